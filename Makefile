@@ -1,0 +1,38 @@
+# `make demo` and `make test` set up their own virtual environment; nothing needs to be installed before.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUN := $(BIN)/tf-unravel
+DEMO := runs/demo
+
+.PHONY: demo test test-long lint benchmark clean
+.DEFAULT_GOAL := demo
+
+$(VENV)/installed: setup.py pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --editable '.[test]'
+	touch $@
+
+demo: $(VENV)/installed
+	$(RUN) train --gin_file=gin/run/demo_classical.gin --run_dir=$(DEMO)/classical
+	$(RUN) train --gin_file=gin/run/demo_feature_clustering.gin --run_dir=$(DEMO)/feature_clustering
+	$(RUN) train --gin_file=gin/run/demo_hyperplane_variation.gin --run_dir=$(DEMO)/hyperplane_variation
+	$(RUN) measure --run_dir=$(DEMO)/classical,$(DEMO)/feature_clustering,$(DEMO)/hyperplane_variation --out=$(DEMO)
+	$(RUN) evaluate --run_dir=$(DEMO)/classical,$(DEMO)/feature_clustering,$(DEMO)/hyperplane_variation --out=$(DEMO)
+	@echo "Figures and tables: $(DEMO). Curves: $(BIN)/tensorboard --logdir $(DEMO)"
+
+test: $(VENV)/installed
+	$(BIN)/python -m pytest -n 2
+
+test-long: $(VENV)/installed
+	$(BIN)/python -m pytest -m long
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+
+benchmark: $(VENV)/installed
+	$(BIN)/pip install --quiet --editable '.[benchmark]'
+	$(RUN) benchmark
+
+clean:
+	rm -rf $(VENV) build *.egg-info

@@ -1,0 +1,100 @@
+"""Every gin file is parsed, and every run file is built and trained for a step."""
+
+import pathlib
+
+import gin
+import numpy as np
+import pytest
+
+from tests.conftest import make_split
+from tf_unravel import runs
+from tf_unravel.runs import config
+
+GIN = config.gin_folder()
+RUN_FILES = sorted(path.name for path in (GIN / "run").glob("*.gin"))
+
+
+@pytest.mark.parametrize("name", RUN_FILES)
+def test_run_file_builds_and_takes_a_step(name, monkeypatch):
+    runs.parse([f"gin/run/{name}"], ["ClassPairs.batch_size = 8"])
+    plan = runs.plan()
+    size = 84 if "mini_imagenet" in name else 32
+    split = make_split(num_classes=4, per_class=3, size=size)
+    learner = plan.build(split)
+    learner.compile(optimizer=plan.optimizer(plan.batches.steps_per_epoch(split)))
+    before = [w.numpy().copy() for w in learner.backbone.trainable_variables]
+    logs = learner.train_step(next(iter(plan.batches.dataset(split, seed=0))))
+    assert np.isfinite(float(logs["loss"]))
+    assert any((a != w.numpy()).any() for a, w in zip(before, learner.backbone.trainable_variables, strict=True))
+    regularized = "classical" not in name
+    assert (float(logs["regularizer"]) > 0) == regularized
+
+
+@pytest.mark.parametrize("name", RUN_FILES)
+def test_run_file_is_at_most_two_includes_deep_and_names_its_command(name):
+    def depth(path: pathlib.Path) -> int:
+        lines = path.read_text().splitlines()
+        included = [line.split("'")[1] for line in lines if line.startswith("include")]
+        return 1 + max((depth(GIN / file) for file in included), default=-1)
+
+    path = GIN / "run" / name
+    assert depth(path) <= 2
+    assert f"tf-unravel train --gin_file=gin/run/{name}" in path.read_text()
+
+
+def test_all_gin_files_are_reached():
+    reached = set()
+
+    def visit(path: pathlib.Path) -> None:
+        reached.add(path)
+        for line in path.read_text().splitlines():
+            if line.startswith("include"):
+                visit(GIN / line.split("'")[1])
+
+    for name in RUN_FILES:
+        visit(GIN / "run" / name)
+    assert reached == set(GIN.glob("*/*.gin"))
+
+
+def test_config_text_reads_back_to_itself():
+    text = runs.parse(["gin/run/demo_feature_clustering.gin"], ["run.epochs = 7"])
+    assert runs.parse(text=text) == text
+    assert runs.plan().epochs == 7
+
+
+def test_bindings_win_over_files():
+    runs.parse(["gin/run/demo_feature_clustering.gin"], ["FeatureClustering.coefficient = 0.7"])
+    assert runs.plan().learner(backbone=_tiny(), num_classes=3).regularizer.coefficient == 0.7
+
+
+def _tiny():
+    from tf_unravel import backbones
+
+    return backbones.conv4((16, 16, 3), filters=2)
+
+
+@pytest.mark.parametrize(
+    ("files", "bindings", "message"),
+    [
+        (["gin/run/absent.gin"], [], "--gin_file gin/run/absent.gin: no such file. Runs that come with"),
+        (["gin/run/demo_classical.gin"], ["run.epoch = 3"], "epoch"),
+        (["gin/run/demo_classical.gin"], ["run.epochs = = 3"], "cannot be read"),
+        (["gin/run/demo_classical.gin"], ["run.learner = @Unknown"], "Unknown"),
+    ],
+)
+def test_bad_configuration_is_one_clear_line(files, bindings, message):
+    with pytest.raises(config.ConfigError, match=message) as caught:
+        runs.parse(files, bindings)
+        runs.plan().build(make_split())
+    assert "\n" not in str(caught.value)
+
+
+def test_no_configuration_says_what_to_give():
+    runs.parse([], [])
+    with pytest.raises(config.ConfigError, match="give --gin_file"):
+        runs.plan()
+
+
+def test_gin_package_is_not_shadowed():
+    assert hasattr(gin, "parse_config")
+    assert not (GIN / "__init__.py").exists()

@@ -1,0 +1,176 @@
+"""A run from start to end: what it writes, how it stops, and that resuming changes nothing."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from tf_unravel import runs
+from tf_unravel.runs import config
+from tf_unravel.runs.training import TrainingDiverged
+
+BINDINGS = (
+    "run.epochs = 2",
+    "ClassPairs.batch_size = 12",
+    "ClassPairs.padding = 2",
+    "conv4.filters = 4",
+    "Validation.num_tasks = 10",
+    "Validation.queries = 5",
+    "Classical.weight_decay = 5e-4",
+)
+
+
+def bindings(photographs, *more: str) -> list[str]:
+    return [f"load.root = '{photographs}'", "load.image_size = 16", *BINDINGS, *more]
+
+
+def train(photographs, run_dir, *more: str):
+    text = runs.parse(["data/image_folder.gin", "backbone/conv4.gin", "learner/feature_clustering.gin"],
+                      bindings(photographs, *more))
+    return runs.train(runs.plan(), runs.RunFolder(run_dir), text)
+
+
+def weights(run_dir) -> dict[str, np.ndarray]:
+    path = runs.RunFolder(run_dir).checkpoints.newest_first()[0]
+    with np.load(path) as file:
+        return {name: file[name] for name in file.files if name != "facts"}
+
+
+@pytest.fixture(scope="module")
+def finished(photographs, tmp_path_factory):
+    run_dir = tmp_path_factory.mktemp("run") / "whole"
+    return run_dir, train(photographs, run_dir)
+
+
+def test_a_run_folder_holds_what_the_contract_says(finished):
+    run_dir, outcome = finished
+    assert outcome.stopped_by is None and outcome.progress.step == outcome.total == 2 * 12
+    for name in ("config.gin", "operative_config.gin", "environment.json", "metrics.jsonl", "results.json"):
+        assert (run_dir / name).stat().st_size > 0
+    assert list((run_dir / "tensorboard").glob("events*"))
+    assert "FeatureClustering.coefficient = 0.05" in (run_dir / "config.gin").read_text()
+    assert "FeatureClustering" in (run_dir / "operative_config.gin").read_text()
+    environment = json.loads((run_dir / "environment.json").read_text())
+    assert environment["seed"] == 0 and len(environment["data"]["train"]) == 64
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "val/1-shot" in line] == [12, 24]
+    assert {"train/loss", "train/regularizer", "train/cross_entropy", "train/accuracy"} <= set(lines[0])
+    training = json.loads((run_dir / "results.json").read_text())["training"]
+    assert training["step"] == 24 and len(training["validations"]) == 2
+
+
+def test_training_learns(photographs, tmp_path):
+    outcome = train(photographs, tmp_path / "run", "run.epochs = 12")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["train/cross_entropy"] for line in lines if "train/loss" in line]
+    assert losses[-1] < 0.5 * losses[0]
+    assert outcome.progress.best > 0.5
+
+
+def test_stop_and_resume_is_bit_identical(photographs, tmp_path, finished, monkeypatch):
+    whole, _ = finished
+    run_dir = tmp_path / "stopped"
+    seen = []
+    original = runs.training._Loop._log
+
+    def interrupt(self, values, bar):
+        original(self, values, bar)
+        seen.append(self.progress.step)
+        if self.progress.step in (5, 17) and seen.count(self.progress.step) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(runs.training._Loop, "_log", interrupt)
+    assert train(photographs, run_dir).stopped_by == signal.SIGTERM
+    assert train(photographs, run_dir).progress.step == 17
+    assert "same command" in str(train(photographs, run_dir)) or runs.RunFolder(run_dir).results.exists()
+    expected, got = weights(whole), weights(run_dir)
+    assert expected.keys() == got.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(value, got[name])
+    steps = [json.loads(line)["step"] for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    assert steps == sorted(steps)
+
+
+def test_a_finished_run_is_not_trained_again(photographs, finished):
+    run_dir, _ = finished
+    before = runs.RunFolder(run_dir).checkpoints.newest_first()[0].stat().st_mtime_ns
+    assert train(photographs, run_dir).progress.step == 24
+    assert runs.RunFolder(run_dir).checkpoints.newest_first()[0].stat().st_mtime_ns == before
+
+
+def test_another_configuration_is_refused(photographs, finished):
+    with pytest.raises(config.ConfigError, match="another configuration .*epochs"):
+        train(photographs, finished[0], "run.epochs = 3")
+
+
+def test_changed_data_is_refused(photographs, finished, tmp_path):
+    import shutil
+
+    copy, run_dir = tmp_path / "copy", tmp_path / "run"
+    shutil.copytree(photographs, copy)
+    train(copy, run_dir)
+    first = sorted((copy / "train" / "train0").iterdir())[0]
+    shutil.copy(sorted((copy / "train" / "train1").iterdir())[0], first)
+    with pytest.raises(config.ConfigError, match="images of the train split have changed"):
+        train(copy, run_dir)
+
+
+def test_a_second_process_is_refused(finished, photographs):
+    with runs.RunFolder(finished[0]).claimed(), pytest.raises(config.ConfigError, match="another process"):
+        train(photographs, finished[0])
+
+
+def test_non_finite_loss_names_the_step_and_the_last_checkpoint(photographs, tmp_path):
+    with pytest.raises(TrainingDiverged, match=r"the loss is (nan|inf) at step \d+; there is no checkpoint yet"):
+        train(photographs, tmp_path / "run", "sgd.rates = (1e30,)")
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip"])
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(photographs, tmp_path, finished, damage, caplog):
+    import shutil
+
+    run_dir = tmp_path / "run"
+    shutil.copytree(finished[0], run_dir)
+    newest = runs.RunFolder(run_dir).checkpoints.newest_first()[0]
+    content = bytearray(newest.read_bytes())
+    if damage == "flip":
+        content[len(content) // 2] ^= 0xFF
+    else:
+        content = content[: len(content) // 2]
+    newest.write_bytes(content)
+    assert train(photographs, run_dir).progress.step == 24
+    assert "cannot be used" in caplog.text
+    for name, value in weights(finished[0]).items():
+        np.testing.assert_array_equal(value, weights(run_dir)[name])
+
+
+@pytest.mark.long
+def test_sigkill_at_ten_random_moments_is_bit_identical(photographs, tmp_path):
+    more = bindings(photographs, "run.epochs = 40")
+    command = [sys.executable, "-m", "tf_unravel.cli", "train", "--gin_file=data/image_folder.gin",
+               "--gin_file=backbone/conv4.gin", "--gin_file=learner/feature_clustering.gin"]
+    command += [f"--gin_bindings={line}" for line in more]
+    began = time.monotonic()
+    subprocess.run([*command, f"--run_dir={tmp_path / 'whole'}"], check=True, capture_output=True)
+    length = time.monotonic() - began
+    rng, kills = random.Random(0), 0
+    while True:
+        process = subprocess.Popen([*command, f"--run_dir={tmp_path / 'killed'}"], stderr=subprocess.DEVNULL)
+        try:
+            process.wait(timeout=rng.uniform(0.3, 1.0) * length if kills < 10 else None)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            kills += 1
+            continue
+        assert process.returncode == 0
+        break
+    assert kills == 10
+    for name, value in weights(tmp_path / "whole").items():
+        np.testing.assert_array_equal(value, weights(tmp_path / "killed")[name])

@@ -1,0 +1,46 @@
+"""tf_unravel: few-shot learning for TensorFlow and Keras 3.
+
+Train a feature extractor classically, with a clustering regularizer, or by meta-learning; measure it on thousands
+of few-shot tasks under every head; see how tightly its classes cluster.
+
+    import tf_unravel as tu
+
+    train = tu.data.load("glyphs", split="train")
+    learner = tu.learners.Classical(tu.backbones.conv4(), train.num_classes)
+    learner.compile(optimizer="sgd")
+    learner.fit(tu.data.class_pairs(train), epochs=1, steps_per_epoch=100)
+    print(tu.evaluate(learner.backbone, tu.heads.Ridge(), tu.data.load("glyphs", split="test")))
+
+Reference: Goldblum et al., "Unraveling Meta-Learning: Understanding Feature Representations for Few-Shot Tasks",
+ICML 2020.
+"""
+
+import importlib
+import os
+from typing import Any
+
+# TensorFlow leaves oneDNN off on processors without AVX-512 VNNI, where it is worth 2x to 4x; the variable only
+# counts if it is set before TensorFlow is first imported.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+# TensorFlow's banner about rebuilding for this processor, once in each of our processes, helps nobody.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+__version__ = "0.1.0"
+
+_ROOMS = ("analysis", "backbones", "data", "evaluation", "heads", "learners", "regularizers")
+_NAMES = {"evaluate": "evaluation", "evaluate_heads": "evaluation", "Accuracy": "evaluation"}
+
+__all__ = [*_ROOMS, *_NAMES]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a room on first use, so that `tf-unravel --help` does not wait for TensorFlow."""
+    if name in _ROOMS:
+        return importlib.import_module(f"tf_unravel.{name}")
+    if name in _NAMES:
+        return getattr(importlib.import_module(f"tf_unravel.{_NAMES[name]}"), name)
+    raise AttributeError(f"module 'tf_unravel' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

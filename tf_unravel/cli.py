@@ -1,0 +1,137 @@
+"""The `tf-unravel` command: arguments in, a table and a JSON file out. The work is done in the rooms it calls."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+_TRAIN = """example:
+  tf-unravel train --gin_file=gin/run/demo_feature_clustering.gin --run_dir=runs/demo \\
+      --gin_bindings="run.epochs = 2"
+Running the same command again goes on where the last one stopped."""
+_EVALUATE = """example:
+  tf-unravel evaluate --run_dir=runs/demo --heads=prototypes,ridge,svm,linear --shots=1,5 --tasks=2000"""
+_MEASURE = """example:
+  tf-unravel measure --run_dir=runs/a,runs/b --out=runs/compared"""
+_BENCHMARK = """example:
+  tf-unravel benchmark --only=evaluation"""
+
+
+def _names(text: str) -> list[str]:
+    return [part for part in text.split(",") if part]
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in _names(text)]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be whole numbers separated by commas. Received: {text!r}") from None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="tf-unravel", description="Few-shot learning: train, measure, understand.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+
+    def command(name: str, summary: str, example: str) -> argparse.ArgumentParser:
+        raw = argparse.RawDescriptionHelpFormatter
+        return commands.add_parser(name, help=summary, description=summary, epilog=example, formatter_class=raw)
+
+    train = command("train", "train a run, or go on with it", _TRAIN)
+    train.add_argument("--gin_file", action="append", default=[], help="a gin file (repeatable); later ones win")
+    train.add_argument("--gin_bindings", action="append", default=[], help="a gin line (repeatable); wins over files")
+    train.add_argument("--run_dir", required=True, help="the run's folder")
+
+    for name, summary, example in (
+        ("evaluate", "accuracy of runs on few-shot tasks, every head on the same tasks", _EVALUATE),
+        ("measure", "how tightly the features of runs cluster, with an LDA projection", _MEASURE),
+    ):
+        reading = command(name, summary, example)
+        reading.add_argument("--run_dir", action="append", type=_names, required=True,
+                             help="one run or several, separated by commas (repeatable)")
+        reading.add_argument("--gin_bindings", action="append", default=[], help="changes the runs' configuration")
+        reading.add_argument("--split", default="test", choices=("train", "val", "test"), help="default: test")
+        reading.add_argument("--checkpoint", default="best", choices=("best", "last"),
+                             help="the best by validation (default), or the last")
+        reading.add_argument("--seed", type=int, default=0, help="of the tasks or pairs that are drawn; default 0")
+        reading.add_argument("--out", help="a folder for the tables of several runs; default: the first run's")
+        if name == "evaluate":
+            reading.add_argument("--heads", type=_names, default=["prototypes", "ridge", "svm", "linear"])
+            reading.add_argument("--ways", type=int, default=5)
+            reading.add_argument("--shots", type=_numbers, default=[1, 5])
+            reading.add_argument("--queries", type=int, default=15, help="per class; default 15")
+            reading.add_argument("--tasks", type=int, default=2000)
+        else:
+            reading.add_argument("--pairs", type=int, default=10000, help="pairs of classes drawn; default 10000")
+
+    benchmark = command("benchmark", "speed on this machine, as ratios within one run (PyTorch needed)", _BENCHMARK)
+    benchmark.add_argument("--only", type=_names, default=[], help="parts to run; default: all")
+    benchmark.add_argument("--out", default="benchmark.json", help="where the figures go; default benchmark.json")
+    return parser
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    from tf_unravel import runs
+
+    text = runs.parse(arguments.gin_file, arguments.gin_bindings)
+    outcome = runs.train(runs.plan(), runs.RunFolder(arguments.run_dir), text)
+    print(outcome)
+    return 128 + outcome.stopped_by if outcome.stopped_by else 0
+
+
+def _reading(arguments: argparse.Namespace) -> Any:
+    from tf_unravel import runs
+
+    run_dirs = [run_dir for group in arguments.run_dir for run_dir in group]
+    return runs.Reading(run_dirs, arguments.split, arguments.checkpoint, arguments.gin_bindings, arguments.out)
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from tf_unravel import runs
+
+    tasks = runs.Tasks(arguments.ways, arguments.shots, arguments.queries, arguments.tasks, arguments.seed)
+    print(runs.evaluate_runs(_reading(arguments), arguments.heads, tasks))
+    return 0
+
+
+def _measure(arguments: argparse.Namespace) -> int:
+    from tf_unravel import runs
+
+    print(runs.measure_runs(_reading(arguments), arguments.pairs, arguments.seed))
+    return 0
+
+
+def _benchmark(arguments: argparse.Namespace) -> int:
+    from tf_unravel import benchmark
+
+    print(benchmark.run(arguments.only, arguments.out))
+    return 0
+
+
+_COMMANDS = {"train": _train, "evaluate": _evaluate, "measure": _measure, "benchmark": _benchmark}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        argv: the arguments after the program's name; None for the process's own.
+
+    Returns:
+        The exit status: 0, 1 for bad input, 2 for bad arguments, 3 for a training that diverged,
+        128 + signal when stopped.
+    """
+    arguments = _parser().parse_args(argv)
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    try:
+        return _COMMANDS[arguments.command](arguments)
+    except (ValueError, OSError) as error:
+        print(f"tf-unravel {arguments.command}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    except ArithmeticError as error:
+        print(f"tf-unravel {arguments.command}: {error}", file=sys.stderr)
+        return 3
+
+
+if __name__ == "__main__":
+    sys.exit(main())

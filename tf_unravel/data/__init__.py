@@ -1,0 +1,64 @@
+"""Data: sources of class images, episodes, class-balanced batches, augmentation.
+
+`load` is the one way in; each source stands in its own module with a function load(split, root, **options).
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+from collections.abc import Callable
+
+from tf_unravel.data import cache
+from tf_unravel.data.class_images import ClassImages, channel_statistics, normalization_of
+
+SPLITS = ("train", "val", "test")
+
+
+def _source(module: str) -> Callable[..., ClassImages]:
+    """The `load` of tf_unravel.data.<module>, imported when it is first called: reading one source needs no other."""
+
+    def load_split(split: str, root: str | os.PathLike | None, **options) -> ClassImages:
+        function = importlib.import_module(f"tf_unravel.data.{module}").load
+        known = [name for name in inspect.signature(function).parameters if name not in ("split", "root")]
+        unknown = sorted(set(options) - set(known))
+        if unknown and "options" not in known:
+            raise ValueError(f"{module} has no option {unknown[0]!r}; its options are: {', '.join(known) or 'none'}.")
+        return function(split, root, **options)
+
+    return load_split
+
+
+SOURCES: dict[str, Callable[..., ClassImages]] = {
+    name: _source(name) for name in ("glyphs", "cifar_fs", "mini_imagenet", "omniglot", "image_folder")
+}
+
+
+def load(name: str, split: str = "train", root: str | os.PathLike | None = None, **options) -> ClassImages:
+    """One split of a dataset.
+
+    Args:
+        name: "glyphs" (nothing to download), "cifar_fs", "mini_imagenet", "omniglot" or "image_folder".
+        split: "train", "val" or "test"; their classes are disjoint.
+        root: the folder with the dataset's files; not needed for glyphs, and for cifar_fs only when the archive
+            should not be downloaded.
+        **options: the source's own, see the `load` of its module.
+
+    Returns:
+        The split's images, class ids and class names.
+
+    Raises:
+        ValueError: an unknown name, split or option, or files that cannot be used (the message names the file).
+
+    Example:
+        >>> split = load("image_folder", split="train", root="my_photographs", image_size=32)
+    """
+    if name not in SOURCES:
+        raise ValueError(f"unknown dataset; choose one of {', '.join(SOURCES)}. Received: {name!r}.")
+    if split not in SPLITS:
+        raise ValueError(f"split must be one of {', '.join(SPLITS)}. Received: {split!r}.")
+    return SOURCES[name](split, root, **options)
+
+
+__all__ = ["SOURCES", "SPLITS", "ClassImages", "cache", "channel_statistics", "load", "normalization_of"]

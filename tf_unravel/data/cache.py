@@ -1,0 +1,218 @@
+"""Arrays computed once and kept on disk, read back as memory maps.
+
+An entry is a folder of `.npy` files and an `entry.json` that lists each file's shape, dtype and size. It is written
+under a temporary name, flushed to the disk and renamed into place: an entry is whole or absent. Processes that want
+the same entry at once wait for the one that builds it; where the file system has no locks each builds its own and the
+first to finish wins. An entry whose files are missing or of the wrong size is rebuilt with a warning.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import logging
+import os
+import pathlib
+import re
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+
+try:
+    import fcntl
+except ImportError:  # Windows: no waiting; the rename alone keeps entries whole
+    fcntl = None
+
+_FORMAT = 1
+_log = logging.getLogger(__name__)
+
+Create = Callable[[str, tuple, object], np.ndarray]
+
+
+def cache_folder() -> pathlib.Path:
+    """The folder of all entries: the environment variable TF_UNRAVEL_CACHE, else ~/.cache/tf_unravel."""
+    chosen = os.environ.get("TF_UNRAVEL_CACHE")
+    return pathlib.Path(chosen).expanduser() if chosen else pathlib.Path.home() / ".cache" / "tf_unravel"
+
+
+def cached_arrays(key: str, build: Callable[[], Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The arrays of entry `key`, built on first use.
+
+    Args:
+        key: names the entry by its contents: everything that decides them must be in it, a version of the code that
+            builds them included. Any text; what stands before the first space, colon or slash begins the folder's name.
+        build: called without arguments when the entry is absent or damaged; returns {name: array}.
+
+    Returns:
+        {name: array}, read-only memory maps.
+
+    Raises:
+        ValueError: the cache folder cannot be written.
+
+    Example:
+        >>> arrays = cached_arrays("squares/10", lambda: {"squares": np.arange(10) ** 2})
+    """
+
+    def fill(create: Create) -> None:
+        for name, array in build().items():
+            array = np.asarray(array)
+            create(name, array.shape, array.dtype)[...] = array
+
+    return cached_fill(key, fill)
+
+
+def cached_fill(key: str, fill: Callable[[Create], None]) -> dict[str, np.ndarray]:
+    """Like `cached_arrays`, for arrays too large to be held twice: `fill` writes straight into the files.
+
+    Args:
+        key: names the entry by its contents.
+        fill: called as fill(create); create(name, shape, dtype) returns a writable memory map of that file, zeroed,
+            with its space on the disk reserved.
+
+    Returns:
+        {name: array}, read-only memory maps.
+
+    Raises:
+        ValueError: the cache folder cannot be written.
+    """
+    folder = cache_folder() / _folder_name(key)
+    arrays = _read(folder, key)
+    if arrays is not None:
+        return arrays
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _lock(folder):
+            arrays = _read(folder, key)  # somebody else may have built it while this process waited
+            return arrays if arrays is not None else _build(folder, key, fill)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR):
+            raise
+        if error.filename is not None and not str(error.filename).startswith(str(folder.parent)):
+            raise
+        raise ValueError(
+            f"the cache folder {folder.parent} cannot be written ({error.strerror}): free space there, or set the "
+            f"environment variable TF_UNRAVEL_CACHE to another folder."
+        ) from error
+
+
+def _folder_name(key: str) -> str:
+    readable = re.sub(r"[^A-Za-z0-9_.-]", "_", re.split(r"[\s/:]", key, maxsplit=1)[0])[:40] or "entry"
+    return f"{readable}-{hashlib.sha256(f'{_FORMAT}:{key}'.encode()).hexdigest()[:20]}"
+
+
+def _read(folder: pathlib.Path, key: str) -> dict[str, np.ndarray] | None:
+    """The entry's arrays, or None when it is absent or damaged (with a warning)."""
+    if not folder.exists():
+        return None
+    try:
+        entry = json.loads((folder / "entry.json").read_text(encoding="utf-8"))
+        if entry["format"] != _FORMAT or entry["key"] != key:
+            raise ValueError("entry.json describes something else")
+        return {name: _open(folder / f"{name}.npy", described) for name, described in entry["arrays"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        _log.warning("cache entry %s is damaged (%s); building it again.", folder, error)
+        return None
+
+
+def _open(path: pathlib.Path, described: Mapping) -> np.ndarray:
+    size = path.stat().st_size
+    if size != described["bytes"]:
+        raise ValueError(f"{path.name} has {size} bytes instead of {described['bytes']}")
+    empty = 0 in described["shape"]  # an empty file region cannot be mapped
+    array = np.load(path, mmap_mode=None if empty else "r", allow_pickle=False)
+    if list(array.shape) != described["shape"] or array.dtype.str != described["dtype"]:
+        raise ValueError(f"{path.name} holds {array.dtype} {array.shape}")
+    return array
+
+
+@contextlib.contextmanager
+def _lock(folder: pathlib.Path) -> Iterator[None]:
+    """Holds the entry's lock; without one where the platform or the file system has none."""
+    with contextlib.ExitStack() as stack:
+        if fcntl is not None:
+            file = stack.enter_context(open(folder.parent / f".{folder.name}.lock", "w", encoding="utf-8"))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                for leftover in folder.parent.glob(f".{folder.name}.*.tmp"):  # its writer was killed
+                    shutil.rmtree(leftover, ignore_errors=True)
+            except OSError as error:
+                _log.debug("no lock for %s: %s", folder, error)
+        yield
+
+
+def _build(folder: pathlib.Path, key: str, fill: Callable[[Create], None]) -> dict[str, np.ndarray]:
+    temporary = folder.parent / f".{folder.name}.{uuid.uuid4().hex}.tmp"
+    temporary.mkdir()
+    try:
+        arrays: dict[str, np.ndarray] = {}
+
+        def create(name: str, shape: tuple, dtype: object) -> np.ndarray:
+            if not re.fullmatch(r"[A-Za-z0-9_]+", name) or name in arrays:
+                raise ValueError(f"array names are letters, digits and '_', each once. Received: {name!r}.")
+            arrays[name] = _create(temporary / f"{name}.npy", tuple(shape), np.dtype(dtype))
+            return arrays[name]
+
+        fill(create)
+        _finish(temporary, key, arrays)
+        arrays.clear()
+        _move_into_place(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    finished = _read(folder, key)
+    if finished is None:
+        raise ValueError(f"cache entry {folder} cannot be read back: delete it, or set TF_UNRAVEL_CACHE.")
+    return finished
+
+
+def _create(path: pathlib.Path, shape: tuple, dtype: np.dtype) -> np.ndarray:
+    if dtype.hasobject:
+        raise ValueError(f"only plain arrays can be cached. Received: {path.stem} of dtype {dtype}.")
+    if 0 in shape:
+        np.save(path, np.zeros(shape, dtype))
+        return np.zeros(shape, dtype)
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    if hasattr(os, "posix_fallocate"):  # a full disk is an error here; later it would kill the process (SIGBUS)
+        with open(path, "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+    return array
+
+
+def _finish(temporary: pathlib.Path, key: str, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes entry.json and flushes everything, the folder included."""
+    described = {}
+    for name, array in arrays.items():
+        path = temporary / f"{name}.npy"
+        if isinstance(array, np.memmap):
+            array.flush()
+        described[name] = {"bytes": path.stat().st_size, "shape": list(array.shape), "dtype": array.dtype.str}
+    entry = {"format": _FORMAT, "key": key, "arrays": described}
+    (temporary / "entry.json").write_text(json.dumps(entry, indent=1), encoding="utf-8")
+    for path in [*temporary.iterdir(), temporary]:
+        _fsync(path)
+
+
+def _fsync(path: pathlib.Path) -> None:
+    with contextlib.suppress(OSError):  # folders cannot be opened on Windows
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _move_into_place(temporary: pathlib.Path, folder: pathlib.Path) -> None:
+    if folder.exists():  # damaged: moved aside first, since a folder cannot be replaced in one step
+        discarded = folder.parent / f".{folder.name}.{uuid.uuid4().hex}.tmp"
+        with contextlib.suppress(FileNotFoundError):
+            folder.rename(discarded)
+        shutil.rmtree(discarded, ignore_errors=True)
+    try:
+        temporary.rename(folder)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):  # without locks another process may have been first
+            raise
+    _fsync(folder.parent)

@@ -1,0 +1,118 @@
+"""Digests of files: what cache entries are keyed by, and what official archives are checked against.
+
+Reading every byte of a dataset at each start would be slow, so the digest of a set of files is remembered under their
+names, sizes, modification and change times (as git's index does), and files are read again when any of these differs.
+Files touched within the last seconds are always read: a second change might leave the times as they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pathlib
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from tf_unravel.data import cache
+
+_RECENT_SECONDS = 2.0
+_BLOCK = 1 << 20
+_FILES_PER_TASK = 256
+
+
+def num_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def file_hash(path: str | os.PathLike, algorithm: str = "sha256") -> bytes:
+    """The hash of one file's bytes, read a block at a time."""
+    digest = hashlib.new(algorithm)
+    with open(path, "rb", buffering=0) as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.digest()
+
+
+def digest_of_files(root: str | os.PathLike, relative_paths: Sequence[str]) -> str:
+    """Hex digest of the names and bytes of files, read with all cores and remembered while the files stay untouched.
+
+    Args:
+        root: the folder that the paths are relative to; not a part of the digest, so that a copy has the same one.
+        relative_paths: paths below `root`, in the order that counts. Unreadable files count by name alone.
+
+    Returns:
+        64 hexadecimal digits (SHA-256).
+    """
+    root = os.path.abspath(root)
+    states, newest = [], 0.0
+    for path in relative_paths:
+        try:
+            found = os.stat(os.path.join(root, path))
+        except OSError:
+            states.append((path, None))
+            continue
+        states.append((path, found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino))
+        newest = max(newest, found.st_mtime, found.st_ctime)
+    if newest > time.time() - _RECENT_SECONDS:
+        return _digest(root, relative_paths)
+    key = digest_of_text(repr((root, states)))
+    built = cache.cached_arrays(f"digest/{key}", lambda: {"digest": np.array(_digest(root, relative_paths))})
+    return str(built["digest"])
+
+
+def _digest(root: str, relative_paths: Sequence[str]) -> str:
+    def hashes(paths: Sequence[str]) -> list[bytes]:
+        return [_hash_or_nothing(os.path.join(root, path)) for path in paths]
+
+    parts = [relative_paths[i : i + _FILES_PER_TASK] for i in range(0, len(relative_paths), _FILES_PER_TASK)]
+    whole = hashlib.sha256()
+    with ThreadPoolExecutor(num_cores()) as pool:  # reading and hashing release the interpreter lock
+        for paths, found in zip(parts, pool.map(hashes, parts), strict=True):
+            for path, digest in zip(paths, found, strict=True):
+                whole.update(path.replace(os.sep, "/").encode("utf-8", "surrogateescape") + b"\0" + digest)
+    return whole.hexdigest()
+
+
+def _hash_or_nothing(path: str) -> bytes:
+    try:
+        return file_hash(path)
+    except OSError:
+        return b""
+
+
+def digest_of_text(text: str) -> str:
+    """Hex digest of a text."""
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def is_html(path: str | os.PathLike) -> bool:
+    """Whether a file begins like a web page: what a failed download leaves behind."""
+    with open(path, "rb") as file:
+        return file.read(64).lstrip().startswith(b"<")
+
+
+def check_hash(path: str | os.PathLike, algorithm: str, expected: str) -> None:
+    """Checks a downloaded file against its published hash.
+
+    Args:
+        path: the file.
+        algorithm: "md5" or "sha256".
+        expected: hexadecimal digits.
+
+    Raises:
+        ValueError: another hash; says whether the file is a web page.
+    """
+    received = file_hash(path, algorithm).hex()
+    if received == expected:
+        return
+    if is_html(path):
+        raise ValueError(f"{path} starts with '<': a web page, not the archive; download it again.")
+    size = pathlib.Path(path).stat().st_size
+    raise ValueError(
+        f"{path} is not the published file (truncated or changed); download it again. "
+        f"Received: {algorithm} {received} ({size} bytes) instead of {expected}."
+    )

@@ -1,0 +1,186 @@
+"""A user's own photographs: folders of images, one folder per class.
+
+Either root/<split>/<class>/<image> with split train, val (or validation) and test, or root/<class>/<image>, whose classes
+are then dealt to the three splits by a seed. Hidden files and files that are no images are passed over.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from tf_unravel.data import decoding
+from tf_unravel.data.class_images import ClassImages
+from tf_unravel.data.image_files import ImageFiles, load_files, size_of
+
+FOLDERS = {"train": ("train",), "val": ("val", "validation"), "test": ("test",)}
+
+
+def load(
+    split: str,
+    root: str | os.PathLike | None = None,
+    image_size: int | Sequence[int] | None = None,
+    resize: str = "bilinear",
+    crop: bool = False,
+    background: Sequence[int] = (255, 255, 255),
+    seed: int = 0,
+    fractions: Sequence[float] = (0.64, 0.16, 0.2),
+    min_images: int = 2,
+    on_corrupt: str = "error",
+) -> ClassImages:
+    """One split of a folder of images.
+
+    Args:
+        split: "train", "val" or "test".
+        root: the folder.
+        image_size: pixels of the square, or (height, width), that images are resized to; None takes the images' own
+            size, which then must be the same for all.
+        resize: filter: "bilinear", "bicubic", "lanczos", "nearest" or "box" (the first three average when shrinking).
+        crop: cut out the centre of the wanted shape before resizing; False stretches the whole image.
+        background: (red, green, blue), 0-255, that transparent pixels are composited on.
+        seed: decides, for root/<class>/<image>, which class goes to which split.
+        fractions: of the classes for train, val and test, for root/<class>/<image>; or three numbers of classes.
+        min_images: the least number of usable images a class must have.
+        on_corrupt: "error" raises for a damaged image and names it, "skip" leaves it out and warns with the count.
+
+    Returns:
+        RGB images, decoded once and then read from the cache as a memory map.
+
+    Raises:
+        ValueError: files or options that cannot be used; the message names the file.
+
+    Example:
+        >>> split = load("train", "photographs", image_size=84, resize="lanczos")
+    """
+    if root is None:
+        raise ValueError("image_folder needs root: the folder that holds <split>/<class>/<image> or <class>/<image>.")
+    root = pathlib.Path(root).expanduser()
+    if not root.is_dir():
+        raise ValueError(f"image_folder: no folder {root}; check the path.")
+    how = decoding.Decoding(size_of(image_size), resize, crop, tuple(background))
+    base, classes = classes_of(root, split, seed, fractions)
+    files = list_files(f"image_folder/{split}", base, classes)
+    return load_files(files, how, min_images, on_corrupt)
+
+
+def classes_of(root: pathlib.Path, split: str, seed: int, fractions: Sequence[float]) -> tuple[pathlib.Path, list[str]]:
+    """(folder that holds the split's class folders, their names)."""
+    if has_split_folders(root):
+        folders = split_folders(root)
+        check_disjoint({name: (folder, subfolders(folder)) for name, folder in folders.items()})
+        if split not in folders:
+            raise ValueError(f"{root} has no folder {split!r}; its splits are: {', '.join(folders)}.")
+        classes = subfolders(folders[split])
+        if not classes:
+            raise ValueError(f"{folders[split]} is empty: add one folder of images per class.")
+        return folders[split], classes
+    classes = subfolders(root)
+    if not classes:
+        raise ValueError(f"{root} holds no class folders; expected <split>/<class>/<image> or <class>/<image>.")
+    return root, split_classes(classes, split, seed, fractions, str(root))
+
+
+def has_split_folders(root: pathlib.Path) -> bool:
+    """Whether root is divided into splits: a folder "train" may be a class of railway photographs as well."""
+    return any(subfolders(folder) for folder in split_folders(root).values())
+
+
+def split_folders(root: pathlib.Path) -> dict[str, pathlib.Path]:
+    """{split: its folder} for those that exist."""
+    found = ((split, root / name) for split, names in FOLDERS.items() for name in names)
+    existing: dict[str, pathlib.Path] = {}
+    for split, folder in found:
+        if folder.is_dir():
+            existing.setdefault(split, folder)
+    return existing
+
+
+def check_disjoint(classes: dict[str, tuple[object, Sequence[str]]]) -> None:
+    """Raises ValueError when a class stands in two splits; classes is {split: (file or folder, class names)}."""
+    seen: dict[str, object] = {}
+    for where, names in classes.values():
+        for name in names:
+            if name in seen:
+                raise ValueError(
+                    f"class {name!r} is in both {seen[name]} and {where}: the classes of train, val and test must be "
+                    f"disjoint; remove it from one."
+                )
+        seen.update(dict.fromkeys(names, where))
+
+
+def subfolders(folder: pathlib.Path) -> list[str]:
+    """Names of the folders in a folder, sorted, hidden ones left out; links are followed."""
+    with os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+
+
+def split_classes(
+    classes: Sequence[str], split: str, seed: int, fractions: Sequence[float], where: str = "image_folder"
+) -> list[str]:
+    """The classes of one split when a seed deals them out; the same for every version of Python and NumPy.
+
+    Classes are put in the order of SHA-256("<seed>:<name>"); the first go to train, the next to val, the rest to test.
+
+    Args:
+        classes: all class names.
+        split: "train", "val" or "test".
+        seed: any integer.
+        fractions: three fractions that sum to 1 (val and test are rounded, train takes the rest; a fraction above 0
+            gets one class at least), or three numbers that sum to the number of classes.
+        where: for messages.
+
+    Returns:
+        The split's classes, sorted.
+
+    Raises:
+        ValueError: fractions that do not fit, or too few classes.
+
+    Example:
+        >>> len(split_classes([str(i) for i in range(100)], "val", 0, (0.64, 0.16, 0.2)))
+        16
+    """
+    sizes = split_sizes(len(classes), fractions, where)
+    shuffled = sorted(classes, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode("utf-8", "surrogateescape")).digest())
+    start = sum(sizes[: list(FOLDERS).index(split)])
+    chosen = sorted(shuffled[start : start + sizes[list(FOLDERS).index(split)]])
+    if not chosen:
+        raise ValueError(f"{where}: split {split!r} gets no classes of {len(classes)}. Received: fractions={tuple(fractions)}.")
+    return chosen
+
+
+def split_sizes(num_classes: int, fractions: Sequence[float], where: str) -> tuple[int, int, int]:
+    """Numbers of classes of train, val and test."""
+    if len(fractions) != 3 or min(fractions) < 0:
+        raise ValueError(f"{where}: fractions must be three numbers for train, val, test. Received: {tuple(fractions)}.")
+    if abs(sum(fractions) - 1) < 1e-6:
+        val, test = (max(1, round(part * num_classes)) if part > 0 else 0 for part in fractions[1:])
+        sizes = (num_classes - val - test, val, test)
+    elif sum(fractions) == num_classes and all(float(part).is_integer() for part in fractions):
+        sizes = tuple(int(part) for part in fractions)
+    else:
+        raise ValueError(
+            f"{where}: fractions must sum to 1, or be numbers of classes that sum to {num_classes}. "
+            f"Received: {tuple(fractions)}."
+        )
+    if sizes[0] < 0 or (sizes[0] == 0 and fractions[0] > 0):
+        raise ValueError(f"{where}: {num_classes} classes are too few to split by fractions {tuple(fractions)}; add classes.")
+    return sizes
+
+
+def list_files(name: str, base: pathlib.Path, classes: Sequence[str]) -> ImageFiles:
+    """The image files of class folders, sorted; hidden files and other kinds of files are passed over."""
+    paths, ids = [], []
+    for class_id, class_name in enumerate(classes):
+        with os.scandir(base / class_name) as entries:
+            names = sorted(e.name for e in entries if _is_image(e.name) and not e.is_dir())
+        paths.extend(os.path.join(class_name, file) for file in names)
+        ids.extend([class_id] * len(names))
+    return ImageFiles(name, str(base), paths, np.array(ids, np.int32), tuple(classes))
+
+
+def _is_image(name: str) -> bool:
+    return not name.startswith(".") and name.lower().endswith(decoding.EXTENSIONS)

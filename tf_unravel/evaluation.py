@@ -1,0 +1,326 @@
+"""Few-shot accuracy of a backbone under one head or several, over many tasks.
+
+    accuracy of a task = correct queries / all queries
+    mean = sum_t accuracy_t / n,   standard error = std(accuracy_t, ddof=1) / sqrt(n),   ci95 = 1.96 * standard error
+
+The features of the split are computed once. Tasks are numbered, and task t is a function of (seed, t) alone, so that
+every backbone and head given the same seed answers the same tasks: compare them by the paired differences of
+`per_task`. The backbone runs with training=False (inductive BatchNorm: running statistics; no task sees its other
+queries), and nothing is augmented.
+
+Kernel heads (those with a `logits(kernels, support_labels, ways)`) read inner products only. For them one Gram matrix
+of the split is computed, and every task becomes a look-up of (S + WQ) x S numbers, whatever the feature size; when the
+matrix would be over its budget, or dearer than the tasks themselves, the products are taken task by task instead
+(`gram.py`, which also says how precise they are). A head that says `translation_invariant = True` gets the products of
+centred features.
+
+
+| symbol | name              | shape                              |
+|--------|-------------------|------------------------------------|
+| N, D   | features          | [N, D], the split's, in its order  |
+| T      | tasks of a block  |                                    |
+| S      | support           | [T, S] indices, S = ways * shots   |
+| WQ     | query             | [T, WQ] indices                    |
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tf_unravel.data.class_images import ClassImages
+from tf_unravel.data.sampling import TaskSampler
+from tf_unravel.gram import (
+    GramProducts,
+    Products,
+    SplitFeatures,
+    TaskProducts,
+    check_finite,
+    feature_tasks_per_block,
+    gram_is_worth_it,
+)
+from tf_unravel.heads.kernel import Kernels
+
+INDUCTIVE = "inductive (running statistics)"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Accuracy:
+    """Accuracy over few-shot tasks.
+
+    Attributes:
+        mean: in [0, 1].
+        standard_error: std(per_task, ddof=1) / sqrt(num_tasks); the interval that the paper prints.
+        ci95: half the width of the 95 % interval, 1.96 * standard_error.
+        num_tasks: n.
+        per_task: float64 [n], in the order of the tasks.
+        batchnorm: how BatchNorm behaved when the features were computed.
+    """
+
+    mean: float
+    standard_error: float
+    ci95: float
+    num_tasks: int
+    per_task: np.ndarray
+    batchnorm: str = INDUCTIVE
+
+    @classmethod
+    def of(cls, per_task: np.ndarray, batchnorm: str = INDUCTIVE) -> Accuracy:
+        """Summarises the accuracies of single tasks, [n] with n >= 2."""
+        per_task = np.asarray(per_task, np.float64)
+        error = float(per_task.std(ddof=1) / np.sqrt(len(per_task)))
+        return cls(float(per_task.mean()), error, 1.96 * error, len(per_task), per_task, batchnorm)
+
+    def __str__(self) -> str:
+        low, high = 100 * (self.mean - self.ci95), 100 * (self.mean + self.ci95)
+        return (
+            f"{100 * self.mean:.2f} % +- {100 * self.standard_error:.2f} (one standard error; "
+            f"95 %: {low:.2f} to {high:.2f}; {self.num_tasks:,} tasks; BatchNorm {self.batchnorm})"
+        )
+
+    __repr__ = __str__
+
+
+def evaluate(
+    backbone: Any,
+    head: Any,
+    split: ClassImages,
+    ways: int = 5,
+    shots: int = 1,
+    queries: int = 15,
+    num_tasks: int = 2000,
+    seed: int = 0,
+) -> Accuracy:
+    """Returns the few-shot accuracy of a backbone under one head.
+
+    Args:
+        backbone: Keras model, images -> [B, D]; or the features [N, D] of the split's images, in its order.
+        head: see `tf_unravel.heads`.
+        split: images of classes that the backbone was not trained on.
+        ways: classes per task.
+        shots: support images per class.
+        queries: query images per class.
+        num_tasks: at least 2.
+        seed: the same seed gives the same tasks for every backbone and head.
+
+    Returns:
+        Accuracy.
+
+    Raises:
+        ValueError: tasks that the split cannot give, features of a wrong shape or not finite.
+
+    Example:
+        >>> print(evaluate(backbone, tf_unravel.heads.Ridge(), test, shots=5))
+        57.31 % +- 0.19 (one standard error; 95 %: 56.94 to 57.68; 2,000 tasks; BatchNorm inductive ...)
+    """
+    return evaluate_heads(backbone, {"head": head}, split, ways, (shots,), queries, num_tasks, seed)["head"][shots]
+
+
+def evaluate_heads(
+    backbone: Any,
+    heads: Mapping[str, Any] | Sequence[Any],
+    split: ClassImages,
+    ways: int = 5,
+    shots: int | Sequence[int] = (1, 5),
+    queries: int = 15,
+    num_tasks: int = 2000,
+    seed: int = 0,
+    gram_bytes: int = 1 << 30,
+    batchnorm: str = INDUCTIVE,
+) -> dict[str, dict[int, Accuracy]]:
+    """Returns the accuracy of several heads over the same tasks, from one pass over the images.
+
+    Args:
+        backbone: Keras model, images -> [B, D]; or the features [N, D] of the split's images, in its order.
+        heads: name -> head, or heads that carry their own `name`.
+        split: images of classes that the backbone was not trained on.
+        ways: classes per task.
+        shots: support images per class, one number or several. Task t has the same classes and queries at each.
+        queries: query images per class.
+        num_tasks: at least 2, for each number of shots.
+        seed: the same seed gives the same tasks for every backbone and head.
+        gram_bytes: a Gram matrix of the split (4 N^2 bytes) larger than this is not built.
+        batchnorm: how the features were computed, if features are given.
+
+    Returns:
+        Accuracy by name of the head, then by shots: `result["ridge"][5]`.
+
+    Raises:
+        ValueError: tasks that the split cannot give, two heads of one name, features or logits that are not finite.
+
+    Example:
+        >>> table = evaluate_heads(backbone, [Prototypes(), Ridge(), SVM()], test, num_tasks=2000)
+        >>> print(table["svm"][1])
+    """
+    heads = _by_name(heads)
+    samplers = [TaskSampler(split, ways, k, queries, seed) for k in ([shots] if isinstance(shots, int) else shots)]
+    if num_tasks < 2:
+        raise ValueError(f"An interval needs at least 2 tasks. Received: num_tasks={num_tasks}.")
+    if callable(backbone):
+        features, batchnorm = extract_features(backbone, split.images), INDUCTIVE
+    else:
+        features = np.asarray(backbone)
+        if features.ndim != 2 or len(features) != len(split.images):
+            raise ValueError(
+                f"Features must be [N, D], one row for each of the {len(split.images)} images of '{split.name}'. "
+                f"Received: shape {features.shape}."
+            )
+    features = SplitFeatures(np.ascontiguousarray(features, np.float32))
+    on_kernels = {name: head for name, head in heads.items() if hasattr(head, "logits")}
+    on_features = {name: head for name, head in heads.items() if name not in on_kernels}
+    products = None
+    if on_kernels:
+        worth_it = gram_is_worth_it(features, samplers, num_tasks, gram_bytes)
+        products = GramProducts(features) if worth_it else TaskProducts(features)
+    results: dict[str, dict[int, Accuracy]] = {name: {} for name in heads}
+    for sampler in samplers:
+        per_task = _kernel_accuracies(on_kernels, products, sampler, num_tasks) if on_kernels else {}
+        if on_features:
+            per_task |= _feature_accuracies(on_features, features, sampler, num_tasks)
+        for name in heads:
+            results[name][sampler.shots] = Accuracy.of(per_task[name], batchnorm)
+    return results
+
+
+def extract_features(backbone: Any, images: np.ndarray, batch_size: int = 256) -> np.ndarray:
+    """Returns the features of images, by the backbone in inference mode.
+
+    BatchNorm uses its running statistics and dropout does nothing, so that a feature does not depend on the images
+    next to it. Besides the result, one batch is in memory at a time.
+
+    Args:
+        backbone: Keras model, images -> [B, D], 0-255.
+        images: [N, H, W, C], uint8 or float 0-255; may be a memmap.
+        batch_size: images per call.
+
+    Returns:
+        float32 [N, D]
+
+    Raises:
+        ValueError: the backbone does not return [B, D], or returns a value that is not finite.
+    """
+    forward = _compiled(backbone)
+    features = None
+    for start in range(0, len(images), batch_size):
+        batch = forward(tf.constant(np.ascontiguousarray(images[start : start + batch_size]))).numpy()
+        if features is None:
+            if batch.ndim != 2:
+                raise ValueError(f"A backbone maps images to features [B, D]. Received: an output {batch.shape}.")
+            features = np.empty((len(images), batch.shape[1]), np.float32)
+        features[start : start + len(batch)] = batch
+        check_finite(np.isfinite(batch).all(axis=1), start)
+    if features is None:
+        raise ValueError("There are no images to take features of. Received: 0 images.")
+    return features
+
+
+_forwards: weakref.WeakKeyDictionary[Any, Callable] = weakref.WeakKeyDictionary()
+
+
+def _compiled(backbone: Any) -> Callable:
+    """The backbone's inference as one graph, traced once for each backbone and kept as long as it lives."""
+    if backbone not in _forwards:
+        reference = weakref.ref(backbone)  # the cache must not keep alive what it is keyed by
+
+        @tf.function(reduce_retracing=True)
+        def forward(images):
+            return tf.cast(reference()(tf.cast(images, tf.float32), training=False), tf.float32)
+
+        _forwards[backbone] = forward
+    return _forwards[backbone]
+
+
+def _kernel_accuracies(
+    heads: Mapping[str, Any], products: GramProducts | TaskProducts, sampler: TaskSampler, num_tasks: int
+) -> dict[str, np.ndarray]:
+    """Returns the per-task accuracy [num_tasks] of every kernel head."""
+    support_labels, query_labels = sampler.labels
+
+    @tf.function
+    def count(block: Products) -> dict[str, tuple[tf.Tensor, tf.Tensor]]:
+        centred = Kernels(block.support, block.cross, block.query_norms, products.dimension)
+        shift = block.support_shift[:, None, :]  # [T, 1, S]
+        raw = Kernels(
+            block.support + (block.support_shift[:, :, None] + shift),  # so bracketed, it stays symmetric
+            block.cross + (block.query_shift[:, :, None] + shift),
+            block.query_norms + 2 * block.query_shift,
+            products.dimension,
+        )
+        labels = tf.tile(support_labels[None], (len(block.support), 1))  # [T, S]
+        counts = {}
+        for name, head in heads.items():
+            invariant = getattr(head, "translation_invariant", False)
+            counts[name] = _correct(head.logits(centred if invariant else raw, labels, sampler.ways), query_labels)
+        return counts
+
+    return _accuracies(count, products, sampler, num_tasks, products.tasks_per_block(sampler))
+
+
+def _feature_accuracies(
+    heads: Mapping[str, Any], features: SplitFeatures, sampler: TaskSampler, num_tasks: int
+) -> dict[str, np.ndarray]:
+    """Returns the per-task accuracy [num_tasks] of heads that want the features themselves."""
+    support_labels, query_labels = sampler.labels
+
+    def gather(support: np.ndarray, query: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return features.values[support], features.values[query]  # [T, S, D], [T, WQ, D]
+
+    @tf.function
+    def count(block: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tuple[tf.Tensor, tf.Tensor]]:
+        support, query = block
+        labels = tf.tile(support_labels[None], (len(support), 1))  # [T, S]
+        logits = {name: head(support, labels, query, sampler.ways) for name, head in heads.items()}
+        return {name: _correct(values, query_labels) for name, values in logits.items()}
+
+    together = feature_tasks_per_block(sampler, features.values.shape[1])
+    return _accuracies(count, gather, sampler, num_tasks, together)
+
+
+def _correct(logits: tf.Tensor, query_labels: np.ndarray) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns (number of right queries [T], whether all logits are finite [])."""
+    right = tf.argmax(logits, axis=-1, output_type=tf.int32) == query_labels  # [T, WQ]
+    return tf.math.count_nonzero(right, axis=-1), tf.reduce_all(tf.math.is_finite(logits))
+
+
+def _accuracies(
+    count: Callable, load: Callable, sampler: TaskSampler, num_tasks: int, together: int
+) -> dict[str, np.ndarray]:
+    """Runs `count(load(support, query))` over all tasks, block by block; the next block loads meanwhile."""
+    together = -(-num_tasks // -(-num_tasks // together))  # equal blocks: one trace, and little beyond num_tasks
+    starts = range(0, num_tasks, together)
+    right: dict[str, list[np.ndarray]] = {}
+    for block in _ahead(lambda start: load(*sampler.indices(start, together)), starts):
+        for name, (counts, finite) in count(tf.nest.map_structure(tf.constant, block)).items():
+            if not finite:
+                raise ValueError(f"A head must give finite logits. Received: NaN or infinity from the head '{name}'.")
+            right.setdefault(name, []).append(counts.numpy())
+    queries = len(sampler.labels[1])
+    return {name: np.concatenate(counts)[:num_tasks] / queries for name, counts in right.items()}
+
+
+def _ahead(function: Callable, items: Iterable, depth: int = 2) -> Iterator:
+    """Yields function(item) in order, computed by a thread that is `depth` items ahead at most."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting: deque = deque()
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > depth:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _by_name(heads: Mapping[str, Any] | Sequence[Any]) -> dict[str, Any]:
+    if isinstance(heads, Mapping):
+        return dict(heads)
+    names = [head.name for head in heads]
+    if len(set(names)) < len(names):
+        raise ValueError(f"Heads in a list need different names; give a dict instead. Received: {names}.")
+    return dict(zip(names, heads, strict=True))

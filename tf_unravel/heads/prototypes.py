@@ -1,0 +1,118 @@
+"""Nearest class mean, the head of ProtoNet (Snell, Swersky, Zemel, 2017, equations 1 and 2).
+
+    p_m = mean of the support features of class m
+    logits_m = -||q - p_m||^2     (divided by D with normalize=True, as MetaOptNet does)
+
+Read from inner products alone: with M the [S, W] matrix that averages each class,
+
+    ||q - p_m||^2 = n - 2 (k M)_m + (M^T K M)_mm.
+
+| symbol  | name          | shape     |
+|---------|---------------|-----------|
+| M       | weights       | [T, S, W] |
+| K, k, n | Kernels       |           |
+| p       | prototypes    | [T, W, D] |
+
+Degenerate case: one shot per class is the nearest neighbour.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import tensorflow as tf
+
+from tf_unravel.heads.kernel import Kernels, checked, features_of, kernels, one_hot_targets
+
+
+def averaging_weights(targets: tf.Tensor) -> tf.Tensor:
+    """M = Y diag(1 / shots): X^T M are the class means, shots may differ between classes.
+
+    Args:
+        targets: one-hot Y, [T, S, W].
+
+    Returns:
+        [T, S, W]; a column of zeros for a class without example.
+    """
+    return tf.math.divide_no_nan(targets, tf.reduce_sum(targets, axis=1, keepdims=True))
+
+
+def squared_distances(inner: Kernels, weights: tf.Tensor) -> tf.Tensor:
+    """||q - p||^2 = n - 2 k M + diag(M^T K M).
+
+    Args:
+        inner: Kernels of the tasks.
+        weights: M, [T, S, W].
+
+    Returns:
+        [T, Q, W]. Rounding can leave values of the order of eps * n below zero.
+    """
+    prototype_norms = tf.reduce_sum(weights * tf.matmul(inner.support, weights), axis=1)  # [T, W]
+    cross = tf.matmul(inner.cross, weights)  # [T, Q, W]
+    return (inner.query_norms[:, :, None] - 2.0 * cross) + prototype_norms[:, None, :]
+
+
+@dataclass(frozen=True)
+class Prototypes:
+    """Nearest class mean by squared Euclidean distance.
+
+    logits = -||q - p||^2, or -||q - p||^2 / D.
+
+    Args:
+        normalize: divide the distances by the number of features D (MetaOptNet's convention). The prediction is the
+            same; it acts as a temperature in training. Default False.
+
+    Example:
+        >>> support = tf.constant([[[0.0, 0.0], [4.0, 0.0]]])
+        >>> Prototypes()(support, tf.constant([[0, 1]]), tf.constant([[[1.0, 0.0]]]), ways=2).numpy().tolist()
+        [[[-1.0, -9.0]]]
+
+    Reference: Snell, Swersky and Zemel, "Prototypical Networks for Few-shot Learning", NeurIPS 2017.
+    """
+
+    normalize: bool = False
+    name: ClassVar[str] = "prototypes"
+
+    def __call__(self, support: tf.Tensor, support_labels: tf.Tensor, query: tf.Tensor, ways: Any) -> tf.Tensor:
+        """Logits of the query features.
+
+        Args:
+            support: [T, S, D] features.
+            support_labels: integers [T, S] in 0..ways-1.
+            query: [T, Q, D] features.
+            ways: W.
+
+        Returns:
+            [T, Q, W], float32 or float64.
+
+        Raises:
+            ValueError: wrong ranks or sizes, labels outside 0..ways-1 or a class without example (eager calls),
+                logits that are not finite (eager calls).
+        """
+        support, query = features_of(support, query)
+        # Distances do not change under a shift, inner products do: a large common offset would cancel badly.
+        centre = tf.stop_gradient(tf.reduce_mean(support, axis=1, keepdims=True))  # [T, 1, D]
+        weights = averaging_weights(one_hot_targets(support_labels, ways, support.dtype))
+        prototypes = tf.matmul(weights, support - centre, transpose_a=True)  # [T, W, D]
+        # The means themselves as a support set of one shot: W instead of S inner products for each query.
+        inner = kernels(prototypes, query - centre)
+        return checked(self._scaled(squared_distances(inner, tf.eye(ways, dtype=support.dtype)[None]), inner))
+
+    def logits(self, inner: Kernels, support_labels: tf.Tensor, ways: Any) -> tf.Tensor:
+        """Logits from inner products: see `__call__`.
+
+        Args:
+            inner: Kernels of T tasks. Features with a large common offset should be shifted by some fixed point (the
+                mean of the split) before their inner products are taken.
+            support_labels: integers [T, S].
+            ways: W.
+
+        Returns:
+            [T, Q, W], in the type of the inner products.
+        """
+        weights = averaging_weights(one_hot_targets(support_labels, ways, inner.support.dtype))
+        return checked(self._scaled(squared_distances(inner, weights), inner))
+
+    def _scaled(self, distances: tf.Tensor, inner: Kernels) -> tf.Tensor:
+        if not self.normalize:
+            return -distances
+        return -distances / tf.cast(inner.dimension, distances.dtype)

@@ -1,0 +1,200 @@
+"""From gin files to a plan: every name that a gin file may use, and what a run is made of."""
+
+import contextlib
+import dataclasses
+import functools
+import logging
+import pathlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import keras
+
+import gin
+from tf_unravel import backbones, data, heads, learners, regularizers
+from tf_unravel.data.batches import ClassPairs
+from tf_unravel.evaluation import Accuracy
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; its message is one line for the user."""
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class Validation:
+    """How a run is watched while it trains, on the validation classes only.
+
+    Args:
+        every_epochs: validate after every so many epochs, and after the last.
+        head: the head to validate with; the best checkpoint has the highest accuracy, averaged over `shots`.
+        ways, shots, queries, num_tasks: the tasks; the same ones each time.
+        projection_every: draw the LDA projection after every so many validations; 0 for never.
+    """
+
+    every_epochs: int = 1
+    head: Any = dataclasses.field(default_factory=heads.SVM)
+    ways: int = 5
+    shots: Sequence[int] = (1, 5)
+    queries: int = 15
+    num_tasks: int = 500
+    projection_every: int = 10
+
+
+@gin.configurable("run")
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """All that a training run is made of; gin fills it.
+
+    Args:
+        dataset: split name -> ClassImages.
+        backbone: (input_shape, normalization) -> keras.Model.
+        learner: (backbone, num_classes) -> learner.
+        batches: what a training batch is (`ClassPairs`).
+        optimizer: steps_per_epoch -> keras optimizer.
+        epochs: how long to train.
+        validation: how to watch it.
+        seed: of weights, batches, augmentation and dropout.
+        checkpoint_minutes: save at least this often, besides after every epoch.
+        dtype: "float32", "mixed_bfloat16" or "mixed_float16"; heads and losses stay in float32.
+    """
+
+    dataset: Callable[..., data.ClassImages]
+    backbone: Callable[..., keras.Model]
+    learner: Callable[..., keras.Model]
+    batches: Any
+    optimizer: Callable[[int], keras.optimizers.Optimizer]
+    epochs: int
+    validation: Validation = dataclasses.field(default_factory=Validation)
+    seed: int = 0
+    checkpoint_minutes: float = 10.0
+    dtype: str = "float32"
+
+    def build(self, split: data.ClassImages) -> keras.Model:
+        """The learner, with weights drawn from `seed` and the pixel normalisation of the training split."""
+        keras.config.set_dtype_policy(self.dtype)
+        keras.utils.set_random_seed(self.seed)
+        backbone = self.backbone(input_shape=split.image_shape, normalization=data.normalization_of(split))
+        learner = self.learner(backbone=backbone, num_classes=split.num_classes)
+        learner.build()
+        return learner
+
+
+@gin.configurable("Classical", module="tf_unravel.learners")
+def _classical(
+    backbone: keras.Model,
+    num_classes: int,
+    regularizer: learners.Regularizer | None = None,
+    weight_decay: float = 0.0,
+) -> learners.Classical:
+    """`learners.Classical`; gin cannot decorate a keras.Model itself."""
+    return learners.Classical(backbone, num_classes, regularizer, weight_decay)
+
+
+def _register() -> None:
+    for module, names in {
+        "data": (data.load, ClassPairs),
+        "backbones": (backbones.conv4, backbones.r2d2, backbones.resnet12),
+        "regularizers": (regularizers.FeatureClustering, regularizers.HyperplaneVariation),
+        "heads": (heads.Prototypes, heads.Ridge, heads.SVM, heads.Linear),
+        "learners": (learners.sgd,),
+    }.items():
+        for thing in names:
+            gin.external_configurable(thing, module=f"tf_unravel.{module}")
+
+
+_register()
+
+
+def gin_folder() -> pathlib.Path:
+    """Where the gin files that come with the package are: beside it in a checkout, inside it when installed."""
+    package = pathlib.Path(__file__).resolve().parents[1]
+    installed = package / "gin_files"
+    return installed if installed.is_dir() else package.parent / "gin"
+
+
+@functools.cache
+def _search_gin_folder() -> None:
+    gin.add_config_file_search_path(str(gin_folder()))
+
+
+@contextlib.contextmanager
+def _quiet_search() -> Iterator[None]:
+    """gin logs an error for every place an include is not found in, before it finds it in the next."""
+
+    def wanted(record: logging.LogRecord) -> bool:
+        return not str(record.msg).startswith("Path not found")
+
+    logging.getLogger().addFilter(wanted)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeFilter(wanted)
+
+
+def _find(name: str) -> str:
+    """The file a user means by --gin_file: a path, or one that comes with the package (with or without `gin/`)."""
+    bundled = gin_folder() / pathlib.Path(name).as_posix().removeprefix("gin/")
+    for candidate in (pathlib.Path(name), bundled, bundled.with_suffix(".gin")):
+        if candidate.is_file():
+            return str(candidate)
+    known = sorted(f"gin/{path.relative_to(gin_folder())}" for path in gin_folder().glob("run/*.gin"))
+    raise ConfigError(f"--gin_file {name}: no such file. Runs that come with the package: {', '.join(known)}")
+
+
+def parse(files: Sequence[str] = (), bindings: Sequence[str] = (), text: str = "") -> str:
+    """Reads gin files, then bindings, and returns the whole configuration as one canonical text.
+
+    Args:
+        files: paths, or names under the package's `gin/`; later ones win.
+        bindings: lines such as "run.epochs = 3"; they win over files.
+        text: gin text that stands before both (a run's `config.gin`).
+
+    Returns:
+        The configuration, readable alone: parsing it again gives the same run.
+
+    Raises:
+        ConfigError: a file is missing or a line cannot be understood.
+    """
+    gin.clear_config()
+    _search_gin_folder()
+    try:
+        with _quiet_search():
+            if text:
+                gin.parse_config(text)
+            gin.parse_config_files_and_bindings([_find(name) for name in files], list(bindings), finalize_config=True)
+    except (ValueError, SyntaxError, TypeError, AttributeError, OSError, KeyError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        line = " ".join(str(error).split())
+        raise ConfigError(f"the configuration cannot be read: {line}") from error
+    return gin.config_str()
+
+
+def plan() -> Plan:
+    """The plan of the configuration last parsed.
+
+    Raises:
+        ConfigError: a part of it is missing or does not fit.
+    """
+    try:
+        return Plan()
+    except (TypeError, RuntimeError, ValueError) as error:
+        line = " ".join(str(error).split())
+        raise ConfigError(f"the configuration does not describe a run (give --gin_file gin/run/...): {line}") from error
+
+
+def operative() -> str:
+    """The values in use, defaults included; complete only after everything was built."""
+    return gin.operative_config_str()
+
+
+def describe(accuracy: Accuracy) -> dict[str, float | int | str]:
+    """An accuracy as JSON, without the per-task values."""
+    return {
+        "mean": accuracy.mean,
+        "standard_error": accuracy.standard_error,
+        "ci95": accuracy.ci95,
+        "num_tasks": accuracy.num_tasks,
+        "batchnorm": accuracy.batchnorm,
+    }

@@ -1,0 +1,148 @@
+"""The run folder: what a run leaves on the disk, and who may write to it."""
+
+import contextlib
+import datetime
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import tf_unravel
+from tf_unravel.runs.checkpoints import Checkpoints, write_atomically
+from tf_unravel.runs.config import ConfigError
+
+try:
+    import fcntl
+except ImportError:  # Windows has no advisory locks of this kind; there two runs in one folder are not refused
+    fcntl = None
+
+
+class RunFolder:
+    """A run's folder: config.gin, operative_config.gin, environment.json, checkpoints/, tensorboard/, metrics.jsonl,
+    results.json, figures/.
+
+    Args:
+        path: the folder; it need not exist.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = pathlib.Path(path)
+        self.checkpoints = Checkpoints(self.path / "checkpoints")
+        self.tensorboard = self.path / "tensorboard"
+        self.figures = self.path / "figures"
+        self.metrics = self.path / "metrics.jsonl"
+        self.config = self.path / "config.gin"
+        self.operative_config = self.path / "operative_config.gin"
+        self.environment = self.path / "environment.json"
+        self.results = self.path / "results.json"
+
+    @contextlib.contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Makes the folder and holds it for this process.
+
+        Raises:
+            ConfigError: it cannot be written, or another process trains in it.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = open(self.path / ".lock", "w", encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"--run_dir {self.path} cannot be written: {error.strerror}") from error
+        with lock:
+            if fcntl is not None:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise ConfigError(f"--run_dir {self.path}: another process is training in it") from None
+            yield
+
+    def adopt_config(self, text: str) -> None:
+        """Writes config.gin, or checks that it says the same.
+
+        Raises:
+            ConfigError: the folder holds a run of another configuration.
+        """
+        if not self.config.exists():
+            self.write_text(self.config, text)
+            return
+        old, new = (set(filter(None, body.splitlines())) for body in (self.config.read_text(encoding="utf-8"), text))
+        if old != new:
+            first = sorted(old ^ new)[0]
+            side = "was" if first in old else "is now"
+            raise ConfigError(
+                f"--run_dir {self.path} holds a run of another configuration ({side}: {first.strip()}); "
+                "choose another folder, or delete this one"
+            )
+
+    def read_config(self) -> str:
+        """The text of config.gin.
+
+        Raises:
+            ConfigError: the folder holds no run.
+        """
+        try:
+            return self.config.read_text(encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"--run_dir {self.path} holds no run: {self.config.name}: {error.strerror}") from error
+
+    def record_start(self, fingerprints: dict[str, str], seed: int, first_step: int) -> None:
+        """Writes environment.json, adding this start to those before it.
+
+        Args:
+            fingerprints: split -> fingerprint of its images.
+            seed: the run's seed.
+            first_step: the step that this start goes on from.
+
+        Raises:
+            ConfigError: a split's images are not those that the run began with.
+        """
+        before = json.loads(self.environment.read_text(encoding="utf-8")) if self.environment.exists() else {}
+        known = before.get("data", {})
+        for split, fingerprint in fingerprints.items():
+            if known.get(split, fingerprint) != fingerprint:
+                raise ConfigError(
+                    f"--run_dir {self.path}: the images of the {split} split have changed since the run began "
+                    f"(fingerprint {known[split][:12]}, now {fingerprint[:12]}); start a new run folder"
+                )
+        start = {"time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"), "step": first_step,
+                 "command": sys.argv, **versions()}
+        self.write_json(self.environment, {"seed": seed, "data": {**known, **fingerprints},
+                                           "starts": [*before.get("starts", []), start]})
+
+    def update_results(self, section: str, values: Any) -> None:
+        """Puts `values` under `section` of results.json, leaving the other sections."""
+        before = json.loads(self.results.read_text(encoding="utf-8")) if self.results.exists() else {}
+        self.write_json(self.results, {**before, section: values})
+
+    @staticmethod
+    def write_text(path: pathlib.Path, text: str) -> None:
+        """Writes a text file that is whole or absent."""
+        write_atomically(path, lambda file: file.write(text.encode("utf-8")))
+
+    @staticmethod
+    def write_json(path: pathlib.Path, values: Any) -> None:
+        """Writes a JSON file that is whole or absent."""
+        RunFolder.write_text(path, json.dumps(values, indent=1) + "\n")
+
+
+def versions() -> dict[str, Any]:
+    """Versions and device, as environment.json records them."""
+    devices = tf.config.list_physical_devices("GPU")
+    return {
+        "tf_unravel": tf_unravel.__version__,
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+        "numpy": np.__version__,
+        "gin": importlib.metadata.version("gin-config"),
+        "python": platform.python_version(),
+        "device": f"{len(devices)} GPU" if devices else f"CPU, {os.cpu_count()} cores",
+        "onednn": os.environ.get("TF_ENABLE_ONEDNN_OPTS", ""),
+    }

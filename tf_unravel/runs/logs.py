@@ -1,0 +1,78 @@
+"""What a run says while it goes: TensorBoard, metrics.jsonl, and a progress bar."""
+
+import contextlib
+import io
+import json
+import sys
+import time
+from typing import Any
+
+import tensorflow as tf
+import tqdm
+from matplotlib.figure import Figure
+
+from tf_unravel.runs.folder import RunFolder
+
+
+def figure_png(figure: Figure) -> bytes:
+    """A matplotlib figure as the bytes of a PNG file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120, bbox_inches="tight")
+    return buffer.getvalue()
+
+
+class Logs(contextlib.AbstractContextManager):
+    """Scalars, figures and text of one run, to TensorBoard and metrics.jsonl at once.
+
+    Args:
+        folder: the run's folder.
+        first_step: the step that this start goes on from; lines of metrics.jsonl beyond it belong to steps that
+            were lost with a killed process, and are dropped.
+    """
+
+    def __init__(self, folder: RunFolder, first_step: int):
+        self._keep_lines(folder, first_step)
+        self._lines = open(folder.metrics, "a", encoding="utf-8")
+        self._writer = tf.summary.create_file_writer(str(folder.tensorboard))
+        self._began = time.monotonic()
+
+    @staticmethod
+    def _keep_lines(folder: RunFolder, first_step: int) -> None:
+        if not folder.metrics.exists():
+            return
+        kept = []
+        for line in folder.metrics.read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(json.JSONDecodeError):  # the last line of a killed process may be cut
+                if json.loads(line)["step"] <= first_step:
+                    kept.append(line + "\n")
+        folder.write_text(folder.metrics, "".join(kept))
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        """Writes named values of one step, names such as "train/loss"."""
+        self._lines.write(json.dumps({"step": step, **values}) + "\n")
+        self._lines.flush()
+        with self._writer.as_default(step=step):
+            for name, value in values.items():
+                tf.summary.scalar(name, value)
+
+    def text(self, name: str, body: str) -> None:
+        """Writes a text, shown as code."""
+        with self._writer.as_default(step=0):
+            tf.summary.text(name, "\n".join("    " + line for line in body.splitlines()))
+
+    def figure(self, name: str, figure: Figure, step: int) -> bytes:
+        """Writes a figure and returns it as PNG."""
+        png = figure_png(figure)
+        with self._writer.as_default(step=step):
+            tf.summary.image(name, tf.image.decode_png(png, channels=4)[None])
+        return png
+
+    def __exit__(self, *_: Any) -> None:
+        self._lines.close()
+        self._writer.close()
+
+
+def progress_bar(first_step: int, total: int) -> tqdm.tqdm:
+    """A bar over training steps on standard error; a line every 30 s where that is not a terminal."""
+    interval = 0.5 if sys.stderr.isatty() else 30.0
+    return tqdm.tqdm(initial=first_step, total=total, unit="step", mininterval=interval, dynamic_ncols=True)

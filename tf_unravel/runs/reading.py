@@ -1,0 +1,49 @@
+"""A trained run, read back: its plan, its backbone with the weights of a checkpoint, its data."""
+
+import os
+from collections.abc import Sequence
+
+import keras
+
+from tf_unravel import data
+from tf_unravel.runs import config
+from tf_unravel.runs.folder import RunFolder
+
+
+class FinishedRun:
+    """The run of a folder, rebuilt from its config.gin.
+
+    Args:
+        run_dir: the run's folder.
+        bindings: gin bindings that change it for this reading, such as another `load.root`.
+        checkpoint: "best" (by validation) or "last".
+
+    Raises:
+        ConfigError: no run is there, or it has no checkpoint yet.
+    """
+
+    def __init__(self, run_dir: str | os.PathLike, bindings: Sequence[str] = (), checkpoint: str = "best"):
+        self.folder = RunFolder(run_dir)
+        self.name = self.folder.path.name
+        config.parse(bindings=bindings, text=self.folder.read_config())
+        self.plan = config.plan()
+        self.learner = self.plan.build(self.plan.dataset(split="train"))
+        self.step = self._restore(checkpoint)
+
+    @property
+    def backbone(self) -> keras.Model:
+        """The trained extractor."""
+        return self.learner.backbone
+
+    def split(self, name: str) -> data.ClassImages:
+        """One split of the run's data."""
+        return self.plan.dataset(split=name)
+
+    def _restore(self, checkpoint: str) -> int:
+        checkpoints = self.folder.checkpoints
+        if checkpoint == "best" and checkpoints.best.exists():
+            return checkpoints.restore(checkpoints.best, self.learner)["step"]
+        facts = checkpoints.restore_latest(self.learner)
+        if facts is None:
+            raise config.ConfigError(f"--run_dir {self.folder.path}: no checkpoint yet; train it first")
+        return facts["step"]

@@ -1,0 +1,167 @@
+"""What `evaluate` and `measure` do: runs in, a table for people and the same as JSON."""
+
+import dataclasses
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from tf_unravel import analysis, data, evaluation, heads
+from tf_unravel.runs.checkpoints import write_atomically
+from tf_unravel.runs.config import ConfigError, describe
+from tf_unravel.runs.folder import RunFolder
+from tf_unravel.runs.logs import Logs, figure_png
+from tf_unravel.runs.reading import FinishedRun
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """Which runs, which of their checkpoints, which split, and where the comparison goes.
+
+    Args:
+        run_dirs: folders of runs.
+        split: "train", "val" or "test".
+        checkpoint: "best" or "last".
+        bindings: gin bindings that change the runs' configuration.
+        out: folder for what compares several runs; None for the first run's.
+    """
+
+    run_dirs: Sequence[str]
+    split: str = "test"
+    checkpoint: str = "best"
+    bindings: Sequence[str] = ()
+    out: str | None = None
+
+    @property
+    def folder(self) -> pathlib.Path:
+        """Where tables and figures over all runs go."""
+        return pathlib.Path(self.out or self.run_dirs[0])
+
+    def features(self) -> Iterator[tuple[FinishedRun, data.ClassImages, np.ndarray]]:
+        """Each run with its split and the features [N, D] of all its images."""
+        for run_dir in self.run_dirs:
+            run = FinishedRun(run_dir, self.bindings, self.checkpoint)
+            split = run.split(self.split)
+            yield run, split, evaluation.extract_features(run.backbone, split.images)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tasks:
+    """Which tasks; the same seed gives the same ones for every run and head."""
+
+    ways: int = 5
+    shots: Sequence[int] = (1, 5)
+    queries: int = 15
+    num_tasks: int = 2000
+    seed: int = 0
+
+
+def evaluate_runs(reading: Reading, head_names: Sequence[str], tasks: Tasks) -> str:
+    """Accuracy of every run under every head; writes results.json of each run and evaluation.json.
+
+    Args:
+        reading: the runs.
+        head_names: names in `heads.by_name`.
+        tasks: the tasks.
+
+    Returns:
+        The table as text.
+
+    Raises:
+        ConfigError: an unknown head, or a folder without a trained run.
+    """
+    unknown = [name for name in head_names if name not in heads.by_name]
+    if unknown or not head_names:
+        raise ConfigError(f"--heads are among {', '.join(heads.by_name)}. Received: {', '.join(unknown) or 'none'}")
+    chosen = {name: heads.by_name[name]() for name in head_names}
+    rows = []
+    for run, split, features in reading.features():
+        accuracies = evaluation.evaluate_heads(features, chosen, split, **dataclasses.asdict(tasks))
+        mine = [
+            {"run": run.name, "checkpoint_step": run.step, "split": split.name, "head": name, "shots": shots,
+             "ways": tasks.ways, "queries": tasks.queries, "seed": tasks.seed, **describe(accuracy)}
+            for name, by_shots in accuracies.items()
+            for shots, accuracy in by_shots.items()
+        ]
+        run.folder.update_results("evaluation", mine)
+        rows += mine
+    _write_json(reading.folder / "evaluation.json", rows)
+    return _accuracy_table(rows, tasks)
+
+
+def _accuracy_table(rows: Sequence[dict[str, Any]], tasks: Tasks) -> str:
+    """One line a run and head, one column a number of shots."""
+    cells: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        cells.setdefault((row["run"], row["head"]), []).append(
+            f"{100 * row['mean']:.2f} ± {100 * row['standard_error']:.2f} (95 %: ± {100 * row['ci95']:.2f})"
+        )
+    lines = [["run", "head", *(f"{tasks.ways}-way {shots}-shot, %" for shots in tasks.shots)]]
+    lines += [[run, head, *values] for (run, head), values in cells.items()]
+    note = (
+        f"Mean ± one standard error over {rows[0]['num_tasks']} tasks of split {rows[0]['split']}, {tasks.queries} "
+        f"queries per class, seed {tasks.seed}; BatchNorm: {rows[0]['batchnorm']}."
+    )
+    return f"{_aligned(lines)}\n{note}"
+
+
+def measure_runs(reading: Reading, num_pairs: int = 10000, seed: int = 0) -> str:
+    """How features cluster; writes results.json of each run, measurement.json and lda.png.
+
+    Args:
+        reading: the runs.
+        num_pairs: pairs of classes drawn for r_fc and r_hv.
+        seed: of the draws.
+
+    Returns:
+        The table as text.
+    """
+    rows, features_of, names = [], {}, None
+    for run, split, features in reading.features():
+        measured = analysis.class_separation(features, split.class_ids, num_pairs=num_pairs, seed=seed)
+        row = {"run": run.name, "checkpoint_step": run.step, "split": split.name, "seed": seed,
+               **dataclasses.asdict(measured)}
+        run.folder.update_results("measurement", row)
+        own = analysis.projection_figure({run.name: features}, split.class_ids, split.class_names, seed=seed)
+        with Logs(run.folder, run.step) as logs:
+            png = logs.figure(f"{reading.split}/lda", own, run.step)
+        _write_bytes(run.folder.figures / f"lda_{reading.split}.png", png)
+        rows.append(row)
+        features_of[run.name], names = features, (split.class_ids, split.class_names)
+    together = analysis.projection_figure(features_of, *names, seed=seed)
+    figure = reading.folder / f"lda_{reading.split}.png"
+    _write_figure(figure, together)
+    _write_json(reading.folder / "measurement.json", rows)
+    lines = [["run", "r_fc", "r_hv", "4 r_fc / (4 + r_fc)", "variance ratio"]]
+    for row in rows:
+        expected = 4 * row["r_fc"] / (4 + row["r_fc"])
+        lines.append([row["run"], f"{row['r_fc']:.3f} ± {row['r_fc_error']:.3f}",
+                      f"{row['r_hv']:.3f} ± {row['r_hv_error']:.3f}",
+                      f"{expected:.3f}", f"{row['variance_ratio']:.3f}"])
+    note = (
+        f"Estimators of Tables 2 and 4 (two classes, two samples each), mean ± one standard error over {num_pairs} "
+        f"pairs of split {rows[0]['split']}, seed {seed}; lower is tighter.\nFigure: {figure}"
+    )
+    return f"{_aligned(lines)}\n{note}"
+
+
+def _aligned(lines: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    return "\n".join([text[0], "-" * len(text[0]), *text[1:]])
+
+
+def _write_json(path: pathlib.Path, values: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    RunFolder.write_json(path, values)
+
+
+def _write_bytes(path: pathlib.Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, lambda file: file.write(content))
+
+
+def _write_figure(path: pathlib.Path, figure: Figure) -> None:
+    _write_bytes(path, figure_png(figure))

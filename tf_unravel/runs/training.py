@@ -1,0 +1,212 @@
+"""The training loop: one for every learner.
+
+    plan, folder -> data -> learner -> [batch -> step -> log -> validate -> checkpoint] -> results.json
+
+Batches depend on (seed, step) alone and a checkpoint holds every variable, so a run that was killed at any moment and
+started again by the same command ends with the same weights, bit for bit on a CPU.
+"""
+
+import contextlib
+import dataclasses
+import logging
+import math
+import signal
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tf_unravel import analysis, data, evaluation
+from tf_unravel.runs import config
+from tf_unravel.runs.folder import RunFolder
+from tf_unravel.runs.logs import Logs, progress_bar
+
+_log = logging.getLogger(__name__)
+_LOG_EVERY = 50
+
+
+class TrainingDiverged(ArithmeticError):
+    """The loss is no longer finite; the message names the step and the last good checkpoint."""
+
+
+@dataclasses.dataclass
+class Stopped:
+    """Set by SIGINT or SIGTERM; the loop looks at it after every step."""
+
+    signal: int | None = None
+
+
+@contextlib.contextmanager
+def _stop_on_signals() -> Iterator[Stopped]:
+    stopped = Stopped()
+
+    def ask(number: int, _: Any) -> None:
+        stopped.signal = number
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stopped
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@dataclasses.dataclass
+class Outcome:
+    """How a training ended; str() says it to a person.
+
+    Args:
+        folder: the run's.
+        progress: how far it came.
+        total: steps it was to take.
+        stopped_by: the number of the signal that stopped it, or None.
+    """
+
+    folder: RunFolder
+    progress: "Progress"
+    total: int
+    stopped_by: int | None
+
+    def __str__(self) -> str:
+        progress = self.progress
+        if progress.step < self.total:
+            return f"stopped after step {progress.step} of {self.total}; the same command goes on from there"
+        best = f"; best validation accuracy {100 * progress.best:.2f} % at step {progress.best_step}"
+        return (
+            f"{self.folder.path}: {self.total} steps in {progress.seconds:.0f} s"
+            f"{best if progress.validations else ''}"
+        )
+
+
+@dataclasses.dataclass
+class Progress:
+    """What a checkpoint knows besides the variables."""
+
+    step: int = 0
+    seconds: float = 0.0
+    best: float = -1.0
+    best_step: int = 0
+    validations: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+
+def train(plan: config.Plan, folder: RunFolder, config_text: str) -> Outcome:
+    """Trains, or goes on training, the run of a folder.
+
+    Args:
+        plan: what to train.
+        folder: where; a folder that holds the same configuration is resumed.
+        config_text: the configuration as `config.parse` returned it.
+
+    Returns:
+        How far it came, and which signal stopped it if one did.
+
+    Raises:
+        ConfigError: the folder holds another run, or the data changed since.
+        TrainingDiverged: the loss is not finite.
+    """
+    with folder.claimed():
+        folder.adopt_config(config_text)
+        splits = {name: plan.dataset(split=name) for name in ("train", "val")}
+        learner = plan.build(splits["train"])
+        steps_per_epoch = plan.batches.steps_per_epoch(splits["train"])
+        learner.compile(optimizer=plan.optimizer(steps_per_epoch))
+        learner.optimizer.build(learner.trainable_variables)
+        facts = folder.checkpoints.restore_latest(learner)
+        progress = Progress(**facts) if facts else Progress()
+        folder.record_start({name: s.fingerprint for name, s in splits.items()}, plan.seed, progress.step)
+        with Logs(folder, progress.step) as logs:
+            logs.text("config.gin", config_text)
+            folder.write_text(folder.operative_config, config.operative())
+            loop = _Loop(plan, folder, learner, splits, steps_per_epoch, progress, logs)
+            stopped_by = loop.run()
+        return Outcome(folder, progress, loop.total, stopped_by)
+
+
+class _Loop:
+    """The state of a running training, so that its parts can be read one at a time."""
+
+    def __init__(self, plan: config.Plan, folder: RunFolder, learner: keras.Model, splits: dict[str, data.ClassImages],
+                 steps_per_epoch: int, progress: Progress, logs: Logs):
+        self.plan, self.folder, self.learner, self.splits = plan, folder, learner, splits
+        self.steps_per_epoch, self.progress, self.logs = steps_per_epoch, progress, logs
+        self.total = plan.epochs * steps_per_epoch
+        self.saved_at = time.monotonic()
+
+    def run(self) -> int | None:
+        progress, began, before = self.progress, time.monotonic(), self.progress.seconds
+        batches = iter(self.plan.batches.dataset(self.splits["train"], self.plan.seed, progress.step))
+        step_function = tf.function(lambda batch: self.learner.train_step(batch))
+        with _stop_on_signals() as stopped, progress_bar(progress.step, self.total) as bar:
+            while progress.step < self.total and stopped.signal is None:
+                values = step_function(next(batches))
+                progress.step += 1
+                progress.seconds = before + time.monotonic() - began
+                bar.update()
+                self._log(values, bar)
+                if progress.step % self.steps_per_epoch == 0:
+                    self._end_epoch()
+                elif time.monotonic() - self.saved_at > 60 * self.plan.checkpoint_minutes:
+                    self._save()
+            if stopped.signal is not None:
+                self._save()
+        self._write_results()
+        return stopped.signal if progress.step < self.total else None
+
+    def _log(self, values: dict[str, tf.Tensor], bar: Any) -> None:
+        step, loss = self.progress.step, float(values["loss"])
+        if not math.isfinite(loss):
+            newest = self.folder.checkpoints.newest_first()
+            last = f"the last good checkpoint is {newest[0]}" if newest else "there is no checkpoint yet"
+            advice = "lower the learning rate, or look at the data"
+            raise TrainingDiverged(f"the loss is {loss} at step {step}; {last}; {advice}")
+        if step % _LOG_EVERY and step % self.steps_per_epoch and step > 1:
+            return
+        scalars = {f"train/{name}": float(value) for name, value in values.items()}
+        rate = bar.format_dict["rate"]
+        if rate:
+            images = rate * self.plan.batches.batch_size
+            scalars["train/images_per_second"] = images
+            bar.set_postfix_str(f"{images:.0f} images/s, loss {loss:.3f}", refresh=False)
+        scalars["train/learning_rate"] = float(self.learner.optimizer.learning_rate)
+        self.logs.scalars(step, scalars)
+        for metric in self.learner.metrics:
+            metric.reset_state()
+
+    def _end_epoch(self) -> None:
+        epoch = self.progress.step // self.steps_per_epoch
+        if epoch % self.plan.validation.every_epochs == 0 or self.progress.step == self.total:
+            self._validate(epoch)
+        self._save()
+
+    def _save(self) -> None:
+        self.folder.checkpoints.save(self.learner, dataclasses.asdict(self.progress))
+        self.saved_at = time.monotonic()
+
+    def _validate(self, epoch: int) -> None:
+        progress, watch, split = self.progress, self.plan.validation, self.splits["val"]
+        features = evaluation.extract_features(self.learner.backbone, split.images)
+        table = evaluation.evaluate_heads(
+            features, {"head": watch.head}, split, ways=watch.ways, shots=watch.shots, queries=watch.queries,
+            num_tasks=watch.num_tasks, seed=self.plan.seed,
+        )
+        accuracies = {shots: accuracy.mean for shots, accuracy in table["head"].items()}
+        separation = analysis.class_separation(features, split.class_ids, num_pairs=2000)
+        scalars = {f"val/{shots}-shot": mean for shots, mean in accuracies.items()}
+        scalars |= {"val/r_fc": separation.r_fc, "val/r_hv": separation.r_hv,
+                    "val/variance_ratio": separation.variance_ratio}
+        self.logs.scalars(progress.step, scalars)
+        progress.validations.append({"epoch": epoch, "step": progress.step, **scalars})
+        if watch.projection_every and (len(progress.validations) - 1) % watch.projection_every == 0:
+            figure = analysis.projection_figure({self.folder.path.name: features}, split.class_ids, split.class_names)
+            self.logs.figure("val/lda", figure, progress.step)
+        mean = float(np.mean(list(accuracies.values())))
+        if mean > progress.best:
+            progress.best, progress.best_step = mean, progress.step
+            self.folder.checkpoints.save_best(self.learner, dataclasses.asdict(progress))
+
+    def _write_results(self) -> None:
+        done = dataclasses.asdict(self.progress)
+        self.folder.update_results("training", {**done, "total_steps": self.total, "epochs": self.plan.epochs})
