@@ -9,11 +9,31 @@ import importlib
 import inspect
 import os
 from collections.abc import Callable
+from typing import Any
 
 from tf_unravel.data import cache
 from tf_unravel.data.class_images import ClassImages, channel_statistics, normalization_of
 
 SPLITS = ("train", "val", "test")
+_MODULES = {  # imported on first use: they need TensorFlow, reading data does not
+    "Episode": "sampling",
+    "TaskSampler": "sampling",
+    "class_pairs": "sampling",
+    "episodes": "sampling",
+    "steps_per_epoch": "sampling",
+    "augment": "augmentation",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """The samplers and the augmentation, imported when they are first asked for."""
+    if name in _MODULES:
+        return getattr(importlib.import_module(f"tf_unravel.data.{_MODULES[name]}"), name)
+    raise AttributeError(f"module 'tf_unravel.data' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_MODULES])
 
 
 def _source(module: str) -> Callable[..., ClassImages]:
@@ -61,4 +81,18 @@ def load(name: str, split: str = "train", root: str | os.PathLike | None = None,
     return SOURCES[name](split, root, **options)
 
 
-__all__ = ["SOURCES", "SPLITS", "ClassImages", "cache", "channel_statistics", "load", "normalization_of"]
+__all__ = [
+    "SOURCES",
+    "SPLITS",
+    "ClassImages",
+    "Episode",
+    "TaskSampler",
+    "augment",
+    "cache",
+    "channel_statistics",
+    "class_pairs",
+    "episodes",
+    "load",
+    "normalization_of",
+    "steps_per_epoch",
+]

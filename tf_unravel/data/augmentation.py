@@ -45,7 +45,7 @@ class Parameters(NamedTuple):
         top: int32 [B], first row of the crop in the padded image, 0..2*padding.
         left: int32 [B], first column of the crop in the padded image, 0..2*padding.
         flip: bool [B], whether the image is mirrored left to right.
-        order: int32 [B, 3], which operation is applied first, second and third (0 brightness, 1 contrast, 2 saturation).
+        order: int32 [B, 3], what is applied first, second and third (0 brightness, 1 contrast, 2 saturation).
         factors: float32 [B, 3], the factors of brightness, contrast and saturation, on a grid of 2^-14.
     """
 
@@ -155,7 +155,7 @@ def _checked(images) -> tf.Tensor:
 
 
 def _crop_and_flip(images: tf.Tensor, parameters: Parameters, padding: int) -> tf.Tensor:
-    """One gather of pixels does both: a flip only reverses the columns that are read. (It commutes with the colours.)"""
+    """One gather of pixels does both: a flip only reverses the columns that are read, and commutes with the colours."""
     height, width, channels = images.shape[1:]
     padded = tf.pad(images, [[0, 0], [padding, padding], [padding, padding], [0, 0]])
     columns = tf.where(parameters.flip[:, None], tf.range(width - 1, -1, -1), tf.range(width))  # [B, W]

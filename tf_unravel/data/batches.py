@@ -20,12 +20,14 @@ class ClassPairs:
     Args:
         batch_size: images in a batch, even.
         augmented: crop, colour jitter and flip (`data.augment`); False for plain images.
-        padding: pixels of black border that the random crop may move over, at 32x32; it grows with the image.
+        padding: pixels of black border that the random crop may move over; MetaOptNet has 4 at 32x32, 8 at 84x84.
+        flip: mirror half of the images; False where the mirror image is another thing (characters).
     """
 
     batch_size: int = 128
     augmented: bool = True
     padding: int = 4
+    flip: bool = True
 
     def steps_per_epoch(self, split: ClassImages) -> int:
         """Steps in which a class-balanced epoch visits every image."""
@@ -36,10 +38,9 @@ class ClassPairs:
         batches = class_pairs(split, self.batch_size, seed=seed, first_step=first_step)
         if not self.augmented:
             return batches
-        padding = self.padding * split.image_shape[0] // 32
 
         def change(step: tf.Tensor, batch: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
             images, class_ids = batch
-            return augment(images, seed, step, padding=padding), class_ids
+            return augment(images, seed, step, padding=self.padding, flip=self.flip), class_ids
 
         return batches.enumerate(first_step).map(change, num_parallel_calls=2, deterministic=True).prefetch(4)

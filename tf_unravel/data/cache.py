@@ -17,6 +17,7 @@ import os
 import pathlib
 import re
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 
@@ -28,6 +29,7 @@ except ImportError:  # Windows: no waiting; the rename alone keeps entries whole
     fcntl = None
 
 _FORMAT = 1
+_PATIENCE = 50
 _log = logging.getLogger(__name__)
 
 Create = Callable[[str, tuple, object], np.ndarray]
@@ -159,13 +161,15 @@ def _build(folder: pathlib.Path, key: str, fill: Callable[[Create], None]) -> di
         fill(create)
         _finish(temporary, key, arrays)
         arrays.clear()
-        _move_into_place(temporary, folder)
+        _move_into_place(temporary, folder, key)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    finished = _read(folder, key)
-    if finished is None:
-        raise ValueError(f"cache entry {folder} cannot be read back: delete it, or set TF_UNRAVEL_CACHE.")
-    return finished
+    for _ in range(_PATIENCE):  # without locks another process may be putting its own, equal entry here right now
+        finished = _read(folder, key)
+        if finished is not None:
+            return finished
+        time.sleep(0.02)
+    raise ValueError(f"cache entry {folder} cannot be read back: delete it, or set TF_UNRAVEL_CACHE.")
 
 
 def _create(path: pathlib.Path, shape: tuple, dtype: np.dtype) -> np.ndarray:
@@ -204,8 +208,8 @@ def _fsync(path: pathlib.Path) -> None:
             os.close(descriptor)
 
 
-def _move_into_place(temporary: pathlib.Path, folder: pathlib.Path) -> None:
-    if folder.exists():  # damaged: moved aside first, since a folder cannot be replaced in one step
+def _move_into_place(temporary: pathlib.Path, folder: pathlib.Path, key: str) -> None:
+    if folder.exists() and _read(folder, key) is None:  # a folder cannot be replaced in one step: it is moved aside
         discarded = folder.parent / f".{folder.name}.{uuid.uuid4().hex}.tmp"
         with contextlib.suppress(FileNotFoundError):
             folder.rename(discarded)

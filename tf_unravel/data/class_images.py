@@ -14,7 +14,7 @@ import hashlib
 
 import numpy as np
 
-_CHUNK_BYTES = 16 * 2**20
+_CHUNK_BYTES = 2 * 2**20
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -107,9 +107,9 @@ def _checked_ids(split: ClassImages) -> np.ndarray:
     if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
         raise ValueError(f"{name}: class_ids must be integers [N]. Received: {ids.dtype} {ids.shape}.")
     if len(ids) != len(split.images):
-        raise ValueError(f"{name}: one class id per image is needed. Received: {len(split.images)} images, {len(ids)} ids.")
+        raise ValueError(f"{name}: every image needs a class id. Received: {len(split.images)} images, {len(ids)} ids.")
     if len(set(split.class_names)) != num_classes:
-        raise ValueError(f"{name}: class names must differ from each other. Received: {_first_repeated(split)!r} twice.")
+        raise ValueError(f"{name}: class names must differ. Received: {_first_repeated(split)!r} twice.")
     found = np.unique(ids)
     if not np.array_equal(found, np.arange(num_classes)):
         raise ValueError(

@@ -17,15 +17,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from tf_unravel.data import cache
+from tf_unravel.data.decoding import num_cores
 
 _RECENT_SECONDS = 2.0
 _BLOCK = 1 << 20
 _FILES_PER_TASK = 256
-
-
-def num_cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def file_hash(path: str | os.PathLike, algorithm: str = "sha256") -> bytes:

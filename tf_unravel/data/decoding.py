@@ -79,6 +79,11 @@ class UnusableImage(ValueError):
     """A file that cannot be used; the message says why and does not name it."""
 
 
+def num_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def decode(data: bytes, how: Decoding) -> np.ndarray:
     """One image file's bytes as uint8 [H, W, 3].
 
@@ -112,7 +117,8 @@ def decode(data: bytes, how: Decoding) -> np.ndarray:
     except MemoryError:
         raise
     except Exception as error:  # damaged files make Pillow's plugins fail in many ways (OSError, SyntaxError, struct)
-        raise UnusableImage(f"it is damaged ({str(error).splitlines()[0] if str(error) else type(error).__name__})") from error
+        what = str(error).partition("\n")[0] or type(error).__name__
+        raise UnusableImage(f"it is damaged ({what})") from error
 
 
 def _prepared(image: Image.Image, how: Decoding) -> Image.Image:
@@ -135,7 +141,7 @@ def _rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
         return image
     if image.mode.startswith("I") or image.mode == "F":  # 16-bit greyscale: Pillow's own conversion clips at 255
         values = np.clip(np.asarray(image, np.int64), 0, 65535)
-        return Image.fromarray((values >> 8).astype(np.uint8), "L").convert("RGB")
+        return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
     if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
         canvas = Image.new("RGBA", image.size, (*background, 255))
         return Image.alpha_composite(canvas, image.convert("RGBA")).convert("RGB")
@@ -156,7 +162,7 @@ def decode_files(paths: Sequence[str], out: np.ndarray, how: Decoding) -> list[F
     Raises:
         ValueError: a worker process ended early.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = num_cores()
     starts = range(0, len(paths), _FILES_PER_TASK)
     file = getattr(out, "filename", None)
     if len(paths) >= _PROCESSES_FROM and cores > 1 and file and sys.executable and os.path.isfile(__file__):

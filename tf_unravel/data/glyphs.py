@@ -1,14 +1,14 @@
 """Glyphs: the embedded default dataset, drawn on first use, so that nothing has to be downloaded.
 
 100 classes (64 train, 16 val, 20 test) of 600 RGB images at 32 x 32. A class is a character: Latin, Greek, Cyrillic and
-phonetic letters, digits and symbols that stay apart under the distortions below, and under rotation and mirroring as far
-as possible. Every image draws the character anew:
+phonetic letters, digits and symbols that stay apart under the distortions below, and as far as possible under quarter
+turns and mirroring. Every image draws the character anew:
 
 ======================  ==================================================================================
 shape                   one of 16 faces (DejaVu Sans, Sans Mono, Serif, and STIX, which matplotlib ships)
 affine                  rotation, size, aspect, shear, shift
-colours                 background and glyph apart in luminance, either one the brighter; any tint
-background              two shades mixed by soft noise or stripes; bars behind the glyph
+colours                 any tint; the glyph brighter than the background, one image in 16 a negative
+background              two shades mixed by soft noise or stripes; a bar behind the glyph
 occlusion               a bar in front of the glyph
 blur, noise             none, once or twice a 3 x 3 binomial filter; additive noise of random strength
 ======================  ==================================================================================
@@ -42,7 +42,7 @@ from tf_unravel.data.class_images import ClassImages, content_fingerprint
 VERSION = 1  # of the code that draws: raise it whenever a pixel changes
 SPLIT_SIZES = {"train": 64, "val": 16, "test": 20}
 CHARACTERS = (
-    "§2345789GHKLMNPQSTUWXZaeqtvy&@#%$!¶©£¥€ßæħŋΔΞΣΨΩαβζμπωБЖЛФЦШЪЫЮЂЋЉЊѢдщяђƕɮʤʘɤϠϡϚϖ№™‡‰÷×±«¤½ÆŒƺƾɸɕʠʝЌҐ"
+    "§2345789GHKLMNPQSTUWXZaeqtvy&@#%$!¶©£¥€ßæħŋΔΞΣΨΩαβζμπωБЖЛФЦШЪЫЮЂЋЉЊѢдщяƕɮʤʘɤϠϡϚϖ№™‡‰÷×±«¤½ÆŒƺƾɸɕʠʝЌҐ"
 )
 FONTS = tuple(
     f"{family}.ttf"
@@ -144,8 +144,8 @@ def _fill(create: cache.Create, images_per_class: int, size: int, threads: int |
         rows = splits[split].reshape(classes, images_per_class, size, size, 3)  # a view
         jobs += zip(split_characters(split), rows, strict=True)
     with concurrent.futures.ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1)) as pool:
-        for _ in pool.map(lambda job: draw_class(job[0], job[1]), jobs):
-            pass
+        for drawn in [pool.submit(draw_class, character, images) for character, images in jobs]:
+            drawn.result()  # raises what went wrong in the thread
     for split, images in splits.items():
         digest = content_fingerprint(images, _class_ids(split, images_per_class), _class_names(split))
         create(f"{split}_fingerprint", (32,), np.uint8)[...] = np.frombuffer(bytes.fromhex(digest), np.uint8)
@@ -188,7 +188,7 @@ class _Draws:
 
     def reals(self, low: float, high: float) -> np.ndarray:
         """float64 [n], uniform in [low, high)."""
-        return low + next(self._columns) * ((high - low) / 65536)
+        return low + next(self._columns).astype(np.float64) * ((high - low) / 65536)
 
 
 def _masks(character: str, size: int) -> list[Image.Image]:
@@ -212,8 +212,8 @@ def _images(masks: list[Image.Image], draws: _Draws, grids: np.ndarray, noise: n
     glyph = _placed(masks, draws, size)
     texture = _texture(draws, grids[:, 0], size)
     shading = _texture(draws, grids[:, 1], size)
-    ground, spread = draws.integers(15, 100), draws.integers(0, 30)
-    level = ground + draws.integers(80, 150)
+    ground, spread = draws.integers(15, 90), draws.integers(0, 30)
+    level = ground + draws.integers(80, 150)  # of the glyph: it stands out from the background
     scene = _mix(_colour(draws, ground - spread), _colour(draws, ground + spread), texture)
     scene = _mix(scene, _colour(draws, draws.integers(0, 256)), _bar(draws, size, 0.06))
     ink = _mix(_colour(draws, level - spread // 2), _colour(draws, level + spread // 2), shading)
@@ -223,9 +223,9 @@ def _images(masks: list[Image.Image], draws: _Draws, grids: np.ndarray, noise: n
     strength = (draws.integers(0, 40) * draws.integers(0, 256) >> 8).astype(np.int16)
     for layer in range(2):  # the sum of two uniform draws: a triangular distribution
         scene += (noise[:, layer].transpose(1, 0, 2).astype(np.int16) - 128) * strength[:, None] >> 7
-    dark = draws.integers(0, 8) == 0
     np.clip(scene, 0, 255, out=scene)
-    scene[:, dark] = 255 - scene[:, dark]
+    negative = draws.integers(0, 16) == 0
+    scene[:, negative] = 255 - scene[:, negative]
     return scene
 
 
@@ -244,9 +244,7 @@ def _placed(masks: list[Image.Image], draws: _Draws, size: int) -> np.ndarray:
     c, f = size - a * centre_x - b * centre_y, size - d * centre_x - e * centre_y
     placed = np.empty((len(fonts), size * size), np.uint16)
     for i, coefficients in enumerate(zip(*(v.tolist() for v in (a, b, c, d, e, f)), strict=True)):
-        image = masks[fonts[i]].transform(
-            (size, size), Image.Transform.AFFINE, coefficients, Image.Resampling.BILINEAR
-        )
+        image = masks[fonts[i]].transform((size, size), Image.Transform.AFFINE, coefficients, Image.Resampling.BILINEAR)
         placed[i] = np.frombuffer(image.tobytes(), np.uint8)
     return placed + (placed >> 7)
 
@@ -294,7 +292,7 @@ def _bar(draws: _Draws, size: int, width: float) -> np.ndarray:
 
 def _colour(draws: _Draws, level: np.ndarray) -> np.ndarray:
     """Any tint of a luminance `level` [n] (but for clipping): uint16 [3, n, 1], 0..255."""
-    tint = np.stack([draws.integers(-80, 81) for _ in range(3)])  # [3, n]
+    tint = np.stack([draws.integers(-64, 65) for _ in range(3)])  # [3, n]
     tint -= (19595 * tint[0] + 38470 * tint[1] + 7471 * tint[2]) >> 16
     return np.clip(level + tint, 0, 255).astype(np.uint16)[:, :, None]
 

@@ -48,7 +48,11 @@ def size_of(image_size: int | Sequence[int] | None) -> tuple[int, int] | None:
 
 
 def load_files(
-    files: ImageFiles, how: decoding.Decoding, min_images: int = 2, on_corrupt: str = "error", normalization=None
+    files: ImageFiles,
+    how: decoding.Decoding,
+    min_images: int = 2,
+    on_corrupt: str = "error",
+    normalization: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
 ) -> ClassImages:
     """Decodes files, or reads what was decoded before.
 
@@ -74,11 +78,10 @@ def load_files(
     class_ids = np.array(arrays["class_ids"])
     skipped = len(files.paths) - len(class_ids)
     if skipped:
-        _log.warning("%s: left out %d of %d images that cannot be used.", files.name, skipped, len(files.paths))
+        _log.warning("%s: left out %d of %d images (they cannot be used).", files.name, skipped, len(files.paths))
     _check_counts(files, np.bincount(class_ids, minlength=len(files.class_names)), min_images)
-    return ClassImages(
-        arrays["images"][: len(class_ids)], class_ids, files.class_names, files.name, str(arrays["fingerprint"]), normalization
-    )  # fmt: skip
+    images, fingerprint = arrays["images"][: len(class_ids)], str(arrays["fingerprint"])
+    return ClassImages(images, class_ids, files.class_names, files.name, fingerprint, normalization)
 
 
 def _grouping(files: ImageFiles) -> str:
@@ -93,8 +96,8 @@ def _check_counts(files: ImageFiles, counts: np.ndarray, min_images: int) -> Non
     if len(few):
         first, more = few[0], f" ({len(few)} such classes)" if len(few) > 1 else ""
         raise ValueError(
-            f"{files.name}: class {files.class_names[first]!r} in {files.root} has {counts[first]} usable images{more}, "
-            f"fewer than min_images={min_images}; add images, remove the class, or lower min_images."
+            f"{files.name}: class {files.class_names[first]!r} in {files.root} has {counts[first]} usable images, "
+            f"fewer than min_images={min_images}{more}; add images, remove the class, or lower min_images."
         )
 
 

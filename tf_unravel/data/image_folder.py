@@ -1,21 +1,21 @@
 """A user's own photographs: folders of images, one folder per class.
 
-Either root/<split>/<class>/<image> with split train, val (or validation) and test, or root/<class>/<image>, whose classes
-are then dealt to the three splits by a seed. Hidden files and files that are no images are passed over.
+Either root/<split>/<class>/<image> with split train, val (or validation) and test, or root/<class>/<image>, whose
+classes are then dealt to the three splits by a seed. Hidden files and files that are no images are passed over.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import pathlib
 from collections.abc import Sequence
 
 import numpy as np
 
-from tf_unravel.data import decoding
+from tf_unravel.data import content, decoding
 from tf_unravel.data.class_images import ClassImages
 from tf_unravel.data.image_files import ImageFiles, load_files, size_of
+from tf_unravel.data.split_lists import check_disjoint
 
 FOLDERS = {"train": ("train",), "val": ("val", "validation"), "test": ("test",)}
 
@@ -54,7 +54,7 @@ def load(
         ValueError: files or options that cannot be used; the message names the file.
 
     Example:
-        >>> split = load("train", "photographs", image_size=84, resize="lanczos")
+        >>> split = load("train", "photographs", image_size=84, resize="lanczos")  # doctest: +SKIP
     """
     if root is None:
         raise ValueError("image_folder needs root: the folder that holds <split>/<class>/<image> or <class>/<image>.")
@@ -86,7 +86,8 @@ def classes_of(root: pathlib.Path, split: str, seed: int, fractions: Sequence[fl
 
 def has_split_folders(root: pathlib.Path) -> bool:
     """Whether root is divided into splits: a folder "train" may be a class of railway photographs as well."""
-    return any(subfolders(folder) for folder in split_folders(root).values())
+    folders = split_folders(root).values()
+    return any(subfolders(folder) or not any(_is_image(name) for name in os.listdir(folder)) for folder in folders)
 
 
 def split_folders(root: pathlib.Path) -> dict[str, pathlib.Path]:
@@ -97,19 +98,6 @@ def split_folders(root: pathlib.Path) -> dict[str, pathlib.Path]:
         if folder.is_dir():
             existing.setdefault(split, folder)
     return existing
-
-
-def check_disjoint(classes: dict[str, tuple[object, Sequence[str]]]) -> None:
-    """Raises ValueError when a class stands in two splits; classes is {split: (file or folder, class names)}."""
-    seen: dict[str, object] = {}
-    for where, names in classes.values():
-        for name in names:
-            if name in seen:
-                raise ValueError(
-                    f"class {name!r} is in both {seen[name]} and {where}: the classes of train, val and test must be "
-                    f"disjoint; remove it from one."
-                )
-        seen.update(dict.fromkeys(names, where))
 
 
 def subfolders(folder: pathlib.Path) -> list[str]:
@@ -144,18 +132,19 @@ def split_classes(
         16
     """
     sizes = split_sizes(len(classes), fractions, where)
-    shuffled = sorted(classes, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode("utf-8", "surrogateescape")).digest())
-    start = sum(sizes[: list(FOLDERS).index(split)])
-    chosen = sorted(shuffled[start : start + sizes[list(FOLDERS).index(split)]])
+    shuffled = sorted(classes, key=lambda name: content.digest_of_text(f"{seed}:{name}"))
+    place = list(FOLDERS).index(split)
+    start = sum(sizes[:place])
+    chosen = sorted(shuffled[start : start + sizes[place]])
     if not chosen:
-        raise ValueError(f"{where}: split {split!r} gets no classes of {len(classes)}. Received: fractions={tuple(fractions)}.")
+        raise ValueError(f"{where}: split {split!r} gets none of {len(classes)} classes. Received: {tuple(fractions)}.")
     return chosen
 
 
 def split_sizes(num_classes: int, fractions: Sequence[float], where: str) -> tuple[int, int, int]:
     """Numbers of classes of train, val and test."""
     if len(fractions) != 3 or min(fractions) < 0:
-        raise ValueError(f"{where}: fractions must be three numbers for train, val, test. Received: {tuple(fractions)}.")
+        raise ValueError(f"{where}: fractions must be three numbers, 0 or more. Received: {tuple(fractions)}.")
     if abs(sum(fractions) - 1) < 1e-6:
         val, test = (max(1, round(part * num_classes)) if part > 0 else 0 for part in fractions[1:])
         sizes = (num_classes - val - test, val, test)
@@ -167,7 +156,7 @@ def split_sizes(num_classes: int, fractions: Sequence[float], where: str) -> tup
             f"Received: {tuple(fractions)}."
         )
     if sizes[0] < 0 or (sizes[0] == 0 and fractions[0] > 0):
-        raise ValueError(f"{where}: {num_classes} classes are too few to split by fractions {tuple(fractions)}; add classes.")
+        raise ValueError(f"{where}: {num_classes} classes are too few for fractions {tuple(fractions)}; add classes.")
     return sizes
 
 

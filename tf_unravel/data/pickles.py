@@ -18,6 +18,7 @@ import math
 import os
 import pickle
 import pickletools
+import re
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, NamedTuple
@@ -26,23 +27,23 @@ import numpy as np
 
 _LARGE = 1 << 16
 _MOST_SMALL = 1 << 27  # bytes of everything but the arrays
-_BLOCK = 1 << 22
+_BLOCK = 1 << 20
 
 
 class _Payload(NamedTuple):
-    """A long string that stayed in the file: where, how long, and how it is written ("raw", "utf-8", "escaped")."""
+    """A long string that stayed in the file: where, how long, and how it is written (see `_blocks`)."""
 
     offset: int
     length: int
     encoding: str
 
 
-def read_pickle(path: str | os.PathLike, file: BinaryIO | None = None) -> Any:
+def read_pickle(file: BinaryIO, path: str | os.PathLike) -> Any:
     """The contents of a pickle of containers, numbers, text and NumPy arrays.
 
     Args:
-        path: the file; names it in messages.
-        file: an open seekable file to read instead, such as a member of an archive.
+        file: open for reading in binary, seekable, at its beginning; must stay open while its arrays are read.
+        path: names it in messages.
 
     Returns:
         The unpickled object, arrays as `PickledArray`, byte strings of Python 2 as str, keys of dicts always as str.
@@ -51,22 +52,25 @@ def read_pickle(path: str | os.PathLike, file: BinaryIO | None = None) -> Any:
         ValueError: a web page, an archive, a damaged or truncated file, or a pickle that asks for any other global.
 
     Example:
-        >>> contents = read_pickle("CIFAR_FS_train.pickle")  # doctest: +SKIP
-        >>> contents["data"].shape  # doctest: +SKIP
-        (38400, 32, 32, 3)
+        >>> file = io.BytesIO(pickle.dumps({"data": np.zeros((2, 4, 4, 3), np.uint8)}))
+        >>> read_pickle(file, "example.pickle")["data"].shape
+        (2, 4, 4, 3)
     """
-    opened = open(path, "rb") if file is None else file  # stays open: the arrays are read from it later
     try:
-        _check_beginning(opened, path)
-        skeleton, payloads = _skeleton(opened, path)
-        contents = _RestrictedUnpickler(skeleton, payloads, opened, path).load()
-    except ValueError as error:
+        _check_beginning(file, path)
+        skeleton, payloads = _skeleton(file, path)
+        contents = _RestrictedUnpickler(skeleton, payloads, file, path).load()
+    except (ValueError, EOFError, LookupError, TypeError, AttributeError, ArithmeticError, MemoryError) as error:
         if str(error).startswith(str(path)):
             raise
-        raise ValueError(f"{path} is damaged or truncated ({error}); download it again.") from error
-    except (pickle.UnpicklingError, EOFError, IndexError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise ValueError(f"{path} is damaged or truncated ({error}); download it again.") from error
+        raise _damaged(path, error) from error
+    except pickle.UnpicklingError as error:
+        raise _damaged(path, error) from error
     return _with_text_keys(contents)
+
+
+def _damaged(path: str | os.PathLike, error: object) -> ValueError:
+    return ValueError(f"{path} is damaged or truncated ({' '.join(str(error).split())}); download it again.")
 
 
 def _check_beginning(file: BinaryIO, path: str | os.PathLike) -> None:
@@ -98,9 +102,10 @@ def _skeleton(file: BinaryIO, path: str | os.PathLike) -> tuple[bytes, dict[str,
         code = file.read(1)
         opcode = pickletools.code2op.get(code.decode("latin1")) if code else None
         if opcode is None:
-            what = f"byte {code!r} at {file.tell() - 1} is no pickle" if code else "it ends early"
-            raise ValueError(f"{path} is damaged or truncated ({what}); download it again.")
-        body, payload = _argument(file, opcode, size)
+            raise _damaged(path, f"byte {code!r} at {file.tell() - 1} is no pickle" if code else "it ends early")
+        body, payload = _argument(file, opcode)
+        if opcode.name in ("PUT", "LONG_BINPUT") and _index(opcode.name, body) > file.tell():
+            raise _damaged(path, "a memo beyond its size")  # the unpickler would reserve memory for all before it
         if payload is not None:
             if payload.offset + payload.length > size:
                 raise ValueError(
@@ -118,7 +123,7 @@ def _skeleton(file: BinaryIO, path: str | os.PathLike) -> tuple[bytes, dict[str,
             return bytes(kept), payloads
 
 
-def _argument(file: BinaryIO, opcode: pickletools.OpcodeInfo, size: int) -> tuple[bytes, _Payload | None]:
+def _argument(file: BinaryIO, opcode: pickletools.OpcodeInfo) -> tuple[bytes, _Payload | None]:
     """The opcode's argument as it stands in the file, or where it is if it is long."""
     if opcode.arg is None:
         return b"", None
@@ -130,10 +135,12 @@ def _argument(file: BinaryIO, opcode: pickletools.OpcodeInfo, size: int) -> tupl
         body = b"".join(file.readline(_LARGE) for _ in range(lines))
         if body.endswith(b"\n"):
             return body, None
-        if opcode.name != "STRING" or len(body) < _LARGE:
+        if opcode.name not in ("STRING", "UNICODE") or len(body) < _LARGE:
             raise EOFError(f"{opcode.name} at {start} has no end")
-        end = _next_newline(file, size)
-        return b"", _Payload(start + 1, end - start - 2, "escaped")  # without the quotes
+        end = _next_newline(file)
+        if opcode.name == "UNICODE":
+            return b"", _Payload(start, end - start, "raw-unicode-escape")
+        return b"", _Payload(start + 1, end - start - 2, "string-escape")  # without the quotes
     width = {
         pickletools.TAKEN_FROM_ARGUMENT1: 1,
         pickletools.TAKEN_FROM_ARGUMENT4: 4,
@@ -149,6 +156,10 @@ def _argument(file: BinaryIO, opcode: pickletools.OpcodeInfo, size: int) -> tupl
     return b"", _Payload(start, length, "utf-8" if "UNICODE" in opcode.name else "raw")
 
 
+def _index(name: str, body: bytes) -> int:
+    return int(body) if name == "PUT" else int.from_bytes(body, "little")
+
+
 def _exactly(file: BinaryIO, length: int) -> bytes:
     found = file.read(length)
     if len(found) < length:
@@ -156,7 +167,7 @@ def _exactly(file: BinaryIO, length: int) -> bytes:
     return found
 
 
-def _next_newline(file: BinaryIO, size: int) -> int:
+def _next_newline(file: BinaryIO) -> int:
     """Position of the next newline; the file then stands behind it."""
     while block := file.read(_BLOCK):
         at = block.find(b"\n")
@@ -171,7 +182,7 @@ def _short(name: str, value: bytes) -> bytes:
         return pickle.SHORT_BINBYTES + bytes([len(value)]) + value
     if name == "BYTEARRAY8":
         return pickle.BYTEARRAY8 + len(value).to_bytes(8, "little") + value
-    if name in ("BINUNICODE", "BINUNICODE8"):
+    if name in ("UNICODE", "BINUNICODE", "BINUNICODE8"):
         return pickle.BINUNICODE + len(value).to_bytes(4, "little") + value
     if name in ("STRING", "BINSTRING"):
         return pickle.SHORT_BINSTRING + bytes([len(value)]) + value
@@ -189,52 +200,58 @@ class PickledArray:
         dtype: as of the array.
     """
 
-    __slots__ = ("_dtype", "_fortran", "_raw", "_read", "shape")
+    __slots__ = ("_fortran", "_path", "_raw", "_read", "dtype", "shape")
 
-    def __init__(self, read: Callable[[Any], Iterator[bytes]]) -> None:
-        self._read = read
-        self.shape, self._dtype, self._fortran, self._raw = (0,), None, False, b""
+    def __init__(self, read: Callable[[Any], Iterator[bytes]], path: str | os.PathLike) -> None:
+        self._read, self._path = read, path
+        self.shape, self.dtype, self._fortran, self._raw = (0,), np.dtype(np.uint8), False, b""
 
     def __setstate__(self, state: tuple) -> None:
         shape, dtype, fortran, raw = state[-4:]
         if not isinstance(dtype, _PickledDType) or not isinstance(raw, (str, bytes, bytearray)):
             raise pickle.UnpicklingError("an array of Python objects")
         self.shape = tuple(int(length) for length in shape)
-        self._dtype, self._fortran, self._raw = dtype, bool(fortran), raw
-
-    @property
-    def dtype(self) -> np.dtype:
-        return self._dtype.dtype()
+        if min(self.shape, default=0) < 0:
+            raise pickle.UnpicklingError(f"an array of shape {self.shape}")
+        self.dtype, self._fortran, self._raw = dtype.dtype(), bool(fortran), raw
 
     def copy_into(self, out: np.ndarray) -> None:
         """Copies the values into `out`, C-contiguous, of this shape and dtype, a few MiB at a time.
 
         Raises:
-            ValueError: the file holds fewer or more bytes than the shape asks for.
+            ValueError: the file holds fewer or more bytes than the shape asks for, or other bytes than text can mean.
         """
         if out.shape != self.shape or out.dtype != self.dtype or not out.flags.c_contiguous:
-            raise ValueError(f"out must be C-contiguous, {self.dtype} {self.shape}. Received: {out.dtype} {out.shape}.")
+            raise ValueError(f"out must be {self.dtype} {self.shape} in C order. Received: {out.dtype} {out.shape}.")
         if self._fortran and sum(length > 1 for length in self.shape) > 1:
-            raise ValueError("the array is stored column by column; save it again through np.ascontiguousarray.")
-        target, filled = out.reshape(-1).view(np.uint8), 0
+            raise ValueError(f"{self._path}: an array is stored in columns; save it through np.ascontiguousarray.")
+        try:
+            self._copy(out.reshape(-1).view(np.uint8))
+        except (ValueError, EOFError) as error:
+            raise _damaged(self._path, error) from error
+
+    def _copy(self, target: np.ndarray) -> None:
+        filled = 0
         for block in self._read(self._raw):
             if filled + len(block) > len(target):
-                raise ValueError(f"the array has more bytes than its shape {self.shape} needs.")
+                raise ValueError(f"an array has more bytes than its shape {self.shape} needs")
             target[filled : filled + len(block)] = np.frombuffer(block, np.uint8)
             filled += len(block)
         if filled != len(target):
-            raise ValueError(f"the array has {filled} bytes instead of {len(target)}.")
+            raise ValueError(f"an array has {filled} bytes instead of {len(target)}")
 
     def array(self) -> np.ndarray:
         """The values, in memory; for small arrays."""
         if math.prod(self.shape) * self.dtype.itemsize > _MOST_SMALL:
-            raise ValueError(f"the array {self.shape} is too large to be read at once.")
+            raise ValueError(f"{self._path}: an array {self.shape} is too large to be read at once.")
         values = np.empty(self.shape, self.dtype)
         self.copy_into(values)
         return values
 
 
 class _PickledDType:
+    """A dtype: bool, integers and floats only."""
+
     __slots__ = ("_order", "_text")
 
     def __init__(self, text: str | bytes, *_: Any) -> None:
@@ -246,9 +263,9 @@ class _PickledDType:
         self._order = order.decode("latin1") if isinstance(order, bytes) else str(order)
 
     def dtype(self) -> np.dtype:
+        if not re.fullmatch("[buif][1248]", self._text) or self._order not in tuple("<>|="):
+            raise pickle.UnpicklingError(f"an array of dtype {self._order}{self._text}")
         dtype = np.dtype(self._text)
-        if dtype.kind not in "buif":
-            raise pickle.UnpicklingError(f"values of dtype {dtype}")
         return dtype.newbyteorder(self._order) if self._order in "<>" else dtype
 
 
@@ -273,10 +290,10 @@ class _RestrictedUnpickler(pickle.Unpickler):
             return _blocks(file, payloads[text]) if text in payloads else iter([text.encode("latin1")])
 
         def reconstruct(*_: Any) -> PickledArray:
-            return PickledArray(read)
+            return PickledArray(read, path)
 
         def from_buffer(raw: Any, dtype: _PickledDType, shape: tuple, order: str = "C") -> PickledArray:
-            array = PickledArray(read)
+            array = PickledArray(read, path)
             array.__setstate__((shape, dtype, order == "F", raw))
             return array
 
@@ -304,8 +321,9 @@ class _RestrictedUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self._known:
+            asked = " ".join(f"{module}.{name}".split())
             raise ValueError(
-                f"{self._path} asks for {module}.{name}, which no dataset needs: it was not loaded; "
+                f"{self._path} asks for {asked}, which no dataset needs: it was not loaded; "
                 f"get the file from a source you trust."
             )
         return self._known[module, name]
@@ -319,21 +337,34 @@ def _blocks(file: BinaryIO, payload: _Payload) -> Iterator[bytes]:
         file.seek(position)
         block = _exactly(file, min(_BLOCK, end - position))
         position += len(block)
-        if payload.encoding == "utf-8":
-            yield utf8.decode(block, position == end).encode("latin1")
-        elif payload.encoding == "escaped":
-            block = carried + block
-            cut = len(block) if position == end else _whole_escapes(block)
-            carried = block[cut:]
-            yield codecs.escape_decode(block[:cut])[0]
-        else:
+        if payload.encoding == "raw":
             yield block
+        elif payload.encoding == "utf-8":
+            yield utf8.decode(block, position == end).encode("latin1")
+        else:
+            block = carried + block
+            cut = len(block) if position == end else _WHOLE[payload.encoding](block)
+            carried = block[cut:]
+            yield _UNESCAPE[payload.encoding](block[:cut])
 
 
-def _whole_escapes(block: bytes) -> int:
+def _whole_string_escapes(block: bytes) -> int:
     r"""Length of the part of `block` that ends in no half escape: \x4, or a backslash that begins one."""
     last = block.rfind(b"\\", max(0, len(block) - 4))
     if last < 0:
         return len(block)
-    run = last - len(block[: last + 1].rstrip(b"\\")) + 1
+    run = last - len(block[: last + 1].rstrip(b"\\")) + 1  # an even run is one of escaped backslashes
     return last if run % 2 else len(block)
+
+
+def _whole_unicode_escapes(block: bytes) -> int:
+    r"""The same for \uXXXX, as which this encoding writes backslashes too."""
+    last = block.rfind(b"\\", max(0, len(block) - 6))
+    return len(block) if last < 0 else last
+
+
+_WHOLE = {"string-escape": _whole_string_escapes, "raw-unicode-escape": _whole_unicode_escapes}
+_UNESCAPE: dict[str, Callable[[bytes], bytes]] = {
+    "string-escape": lambda block: codecs.escape_decode(block)[0],
+    "raw-unicode-escape": lambda block: block.decode("raw-unicode-escape").encode("latin1"),
+}
