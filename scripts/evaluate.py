@@ -1,8 +1,11 @@
-"""`tf-unravel evaluate`, for a checkout that is not installed: python scripts/evaluate.py --help."""
+"""`tf-unravel evaluate` for a checkout that is not installed: python scripts/evaluate.py --help."""
 
+import pathlib
 import sys
 
-from tf_unravel.cli import main
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+from tf_unravel.cli import main  # noqa: E402
 
 if __name__ == "__main__":
     sys.exit(main(["evaluate", *sys.argv[1:]]))

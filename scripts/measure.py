@@ -1,8 +1,11 @@
-"""`tf-unravel measure`, for a checkout that is not installed: python scripts/measure.py --help."""
+"""`tf-unravel measure` for a checkout that is not installed: python scripts/measure.py --help."""
 
+import pathlib
 import sys
 
-from tf_unravel.cli import main
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+from tf_unravel.cli import main  # noqa: E402
 
 if __name__ == "__main__":
     sys.exit(main(["measure", *sys.argv[1:]]))

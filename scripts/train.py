@@ -1,8 +1,11 @@
-"""`tf-unravel train`, for a checkout that is not installed: python scripts/train.py --help."""
+"""`tf-unravel train` for a checkout that is not installed: python scripts/train.py --help."""
 
+import pathlib
 import sys
 
-from tf_unravel.cli import main
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+from tf_unravel.cli import main  # noqa: E402
 
 if __name__ == "__main__":
     sys.exit(main(["train", *sys.argv[1:]]))

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -122,6 +123,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         128 + signal when stopped.
     """
     arguments = _parser().parse_args(argv)
+    # TensorFlow's C++ side reports a missing GPU as an error, several times over; what matters raises in Python.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     try:
         return _COMMANDS[arguments.command](arguments)

@@ -11,9 +11,8 @@ queries), and nothing is augmented.
 Kernel heads (those with a `logits(kernels, support_labels, ways)`) read inner products only. For them one Gram matrix
 of the split is computed, and every task becomes a look-up of (S + WQ) x S numbers, whatever the feature size; when the
 matrix would be over its budget, or dearer than the tasks themselves, the products are taken task by task instead
-(`gram.py`, which also says how precise they are). A head that says `translation_invariant = True` gets the products of
-centred features.
-
+(`gram.py`, which also says how precise they are). Prototypes, and any other head that says
+`translation_invariant = True`, get the products of centred features.
 
 | symbol | name              | shape                              |
 |--------|-------------------|------------------------------------|
@@ -47,6 +46,7 @@ from tf_unravel.gram import (
     gram_is_worth_it,
 )
 from tf_unravel.heads.kernel import Kernels
+from tf_unravel.heads.prototypes import Prototypes
 
 INDUCTIVE = "inductive (running statistics)"
 
@@ -160,7 +160,7 @@ def evaluate_heads(
         >>> print(table["svm"][1])
     """
     heads = _by_name(heads)
-    samplers = [TaskSampler(split, ways, k, queries, seed) for k in ([shots] if isinstance(shots, int) else shots)]
+    samplers = [TaskSampler(split, ways, int(k), queries, seed) for k in np.atleast_1d(shots)]
     if num_tasks < 2:
         raise ValueError(f"An interval needs at least 2 tasks. Received: num_tasks={num_tasks}.")
     if callable(backbone):
@@ -256,7 +256,7 @@ def _kernel_accuracies(
         labels = tf.tile(support_labels[None], (len(block.support), 1))  # [T, S]
         counts = {}
         for name, head in heads.items():
-            invariant = getattr(head, "translation_invariant", False)
+            invariant = getattr(head, "translation_invariant", isinstance(head, Prototypes))
             counts[name] = _correct(head.logits(centred if invariant else raw, labels, sampler.ways), query_labels)
         return counts
 

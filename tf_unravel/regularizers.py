@@ -247,8 +247,19 @@ def filter_normalized_distance(weights: Sequence[tf.Tensor], reference: Sequence
     return _square_root(total)
 
 
+class _Saveable:
+    """What Keras asks of an object that a model holds: its arguments as a configuration, and back."""
+
+    def get_config(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "_Saveable":
+        return cls(**config)
+
+
 @keras.saving.register_keras_serializable(package="tf_unravel")
-class FeatureClustering:
+class FeatureClustering(_Saveable):
     """`feature_clustering` with its coefficient, as an object that a learner holds and a saved model restores.
 
     Args:
@@ -262,12 +273,9 @@ class FeatureClustering:
     def __call__(self, features: tf.Tensor, class_ids: tf.Tensor) -> tf.Tensor:
         return feature_clustering(features, class_ids, self.coefficient, self.pairs)
 
-    def get_config(self) -> dict[str, Any]:
-        return {"coefficient": self.coefficient, "pairs": self.pairs}
-
 
 @keras.saving.register_keras_serializable(package="tf_unravel")
-class HyperplaneVariation:
+class HyperplaneVariation(_Saveable):
     """`hyperplane_variation` with its coefficient, as an object that a learner holds and a saved model restores.
 
     Args:
@@ -280,6 +288,3 @@ class HyperplaneVariation:
 
     def __call__(self, features: tf.Tensor, class_ids: tf.Tensor) -> tf.Tensor:
         return hyperplane_variation(features, class_ids, self.coefficient, self.squared)
-
-    def get_config(self) -> dict[str, Any]:
-        return {"coefficient": self.coefficient, "squared": self.squared}

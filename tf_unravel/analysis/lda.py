@@ -4,14 +4,23 @@ Linear discriminant analysis finds the directions v that maximise
 
     v^T B v / v^T W v,   B, W: covariance of the class means, and within the classes
 
-Three classes have two such directions. With D features and 300 images, D may exceed what 300 images determine: W is
-then singular, and plain LDA pulls apart even pure noise (that is, every extractor would look perfect). So W is shrunk
-towards a multiple of the identity by the amount of Ledoit and Wolf, as scikit-learn's "eigen" solver does it. Before
-that the features are turned, without loss, into the at most N - 1 coordinates that N centred images span, so that no
-D x D matrix appears. With many more images than features the shrinkage tends to 0, which is plain LDA.
+Three classes have two such directions. Two things keep them honest where there are more features than images:
 
-Each panel is drawn to the same unit: the within-class standard deviation along its components, averaged over classes.
-Compare how far apart the clusters are relative to their size, as the paper does, not positions or orientation.
+- W is shrunk towards a multiple of the identity by the amount of Ledoit and Wolf, (1 - d) W + d tr(W)/D I, since 300
+  images do not determine it. With many more images than features d tends to 0, which is plain LDA.
+- Each point is projected onto directions found without it, in ten folds. Projected onto directions that they chose
+  themselves, the three means of pure noise with 8192 features lie 13 standard deviations apart, and every extractor
+  looks perfect. `folds=1` is the paper's projection of the images that also chose the directions.
+
+Before that the features are turned, without loss, into the at most N - 1 coordinates which N centred images span, so
+that no D x D matrix appears. Every panel is drawn to the same unit, the standard deviation within classes: compare how
+far apart the clusters are relative to their size, as the paper does, not positions or orientation.
+
+| symbol | name     | shape                           |
+|--------|----------|---------------------------------|
+| f      | features | [N, D]                          |
+| W, B   |          | [R, R], R <= min(N - 1, D)      |
+| v      | axes     | [R, 2], both v                  |
 """
 
 from __future__ import annotations
@@ -19,9 +28,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import scipy.linalg
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.covariance import ledoit_wolf_shrinkage
 
 # Okabe and Ito's palette: told apart by the colour-blind, and in grey by the markers
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -46,24 +56,25 @@ def choose_images(class_ids: np.ndarray, classes: int = 3, images: int = 100, se
     class_ids = np.asarray(class_ids)
     names = np.unique(class_ids)
     if classes > len(names):
-        raise ValueError(f"More classes are wanted than there are. Received: classes={classes}, there are {len(names)}.")
+        raise ValueError(f"There are not enough classes to draw. Received: classes={classes}, but {len(names)} exist.")
     random = np.random.Generator(np.random.Philox(np.random.SeedSequence(seed)))
     chosen = random.permutation(names)[:classes]
     return np.concatenate([random.permutation(np.flatnonzero(class_ids == name))[:images] for name in chosen])
 
 
-def lda_projection(features: np.ndarray, class_ids: np.ndarray) -> np.ndarray:
+def lda_projection(features: np.ndarray, class_ids: np.ndarray, folds: int = 10) -> np.ndarray:
     """Projects features onto the first two LDA components of their classes.
 
     Args:
         features: [N, D].
-        class_ids: int [N], at least three classes.
+        class_ids: int [N], at least three classes of at least three images.
+        folds: each point is projected onto the directions that the other folds choose; 1: that all points choose.
 
     Returns:
-        float64 [N, 2], centred, in units of the within-class standard deviation along each component.
+        float64 [N, 2], in units of the standard deviation within classes along each component.
 
     Raises:
-        ValueError: fewer than three classes, shapes that do not fit, features not finite or all alike.
+        ValueError: too few classes or images, shapes that do not fit, features not finite or all alike.
 
     Example:
         >>> chosen = choose_images(test.class_ids)
@@ -77,22 +88,50 @@ def lda_projection(features: np.ndarray, class_ids: np.ndarray) -> np.ndarray:
             "Features must be [N, D] with class ids [N]. "
             f"Received: features {features.shape}, class_ids {class_ids.shape}."
         )
-    names, class_ids = np.unique(class_ids, return_inverse=True)
-    if len(names) < 3 or features.shape[1] < 2:
+    names, class_ids, sizes = np.unique(class_ids, return_inverse=True, return_counts=True)
+    if len(names) < 3 or features.shape[1] < 2 or min(sizes) < 3:
         raise ValueError(
-            "Two LDA components need at least three classes and two features. "
-            f"Received: {len(names)} classes, {features.shape[1]} features."
+            "Two LDA components need at least three classes of three images, and two features. "
+            f"Received: {len(names)} classes of {min(sizes, default=0)} images, {features.shape[1]} features."
         )
     if not np.isfinite(features).all():
         raise ValueError("Features must be finite; the backbone has probably diverged. Received: NaN or infinity.")
-    turned = _span(features - features.mean(axis=0))  # [N, rank]
+    turned = _span(features - features.mean(axis=0))  # [N, R]
     if turned.shape[1] < 2:
         raise ValueError(f"Features on one line have no plane to draw. Received: rank {turned.shape[1]}.")
-    model = LinearDiscriminantAnalysis(solver="eigen", shrinkage="auto", n_components=2)
-    points = model.fit_transform(turned, class_ids)  # [N, 2]
-    points = points - points.mean(axis=0)
-    within = np.mean([points[class_ids == number].var(axis=0) for number in range(len(names))], axis=0)
-    return points / np.sqrt(np.maximum(within, np.finfo(np.float64).tiny))
+    axes = _axes(turned, class_ids)  # [R, 2]
+    points = turned @ axes  # [N, 2]
+    means = _means(points, class_ids)  # [C, 2]
+    places = np.empty(len(class_ids), np.int64)
+    places[np.argsort(class_ids, kind="stable")] = np.concatenate([np.arange(size) for size in sizes])
+    for fold in range(folds) if folds > 1 else ():
+        out = places % min(folds, sizes.min()) == fold  # about a tenth of every class
+        if out.any():
+            axes = _axes(turned[~out], class_ids[~out])
+            turn, _ = scipy.linalg.orthogonal_procrustes(_means(turned[~out] @ axes, class_ids[~out]), means)
+            points[out] = turned[out] @ axes @ turn  # else the folds would differ by signs
+    within = points - _means(points, class_ids)[class_ids]
+    return points / np.maximum(within.std(axis=0), np.finfo(np.float64).tiny)
+
+
+def _axes(features: np.ndarray, class_ids: np.ndarray) -> np.ndarray:
+    """The two directions [R, 2] that maximise v^T B v / v^T W v, W shrunk; v^T W v = 1."""
+    means = _means(features, class_ids)  # [C, R]
+    residuals = features - means[class_ids]  # [N, R]
+    within = residuals.T @ residuals / len(features)  # [R, R]
+    shrinkage = ledoit_wolf_shrinkage(residuals, assume_centered=True)
+    size = len(within)
+    floor = 1e-9 * np.trace(features.T @ features) / len(features)  # classes that are points have no W
+    target = max(np.trace(within), floor) / size
+    within = (1 - shrinkage) * within + max(shrinkage, 1e-9) * target * np.eye(size)
+    root = scipy.linalg.cholesky(within, lower=True)
+    whitened = scipy.linalg.solve_triangular(root, (means - means.mean(axis=0)).T, lower=True)  # [R, C]
+    directions = np.linalg.svd(whitened, full_matrices=False)[0][:, :2]  # eigenvectors of B, largest first
+    return scipy.linalg.solve_triangular(root, directions, lower=True, trans=1)
+
+
+def _means(values: np.ndarray, class_ids: np.ndarray) -> np.ndarray:
+    return np.stack([values[class_ids == number].mean(axis=0) for number in range(class_ids.max() + 1)])
 
 
 def _span(centred: np.ndarray) -> np.ndarray:

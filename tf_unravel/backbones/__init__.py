@@ -2,7 +2,7 @@
 
 from tf_unravel.backbones.batch_norm import FusedBatchNormalization
 from tf_unravel.backbones.conv4 import conv4
-from tf_unravel.backbones.dropblock import DropBlock
+from tf_unravel.backbones.dropout import DropBlock, Dropout
 from tf_unravel.backbones.layers import Normalize
 from tf_unravel.backbones.r2d2 import r2d2
 from tf_unravel.backbones.resnet12 import resnet12
@@ -10,4 +10,14 @@ from tf_unravel.backbones.wrap import wrap
 
 by_name = {"conv4": conv4, "r2d2": r2d2, "resnet12": resnet12}
 
-__all__ = ["DropBlock", "FusedBatchNormalization", "Normalize", "by_name", "conv4", "r2d2", "resnet12", "wrap"]
+__all__ = [
+    "DropBlock",
+    "Dropout",
+    "FusedBatchNormalization",
+    "Normalize",
+    "by_name",
+    "conv4",
+    "r2d2",
+    "resnet12",
+    "wrap",
+]

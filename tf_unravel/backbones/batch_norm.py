@@ -15,8 +15,11 @@ Twice:     with (v, s, t) the gradients by (dx, dgamma, dbeta) and q = m(a v) - 
            by a: gamma r P(v) + s z + t                                                   (the same kernel, on v)
            by x: -gamma r^2 [m(a z) P(v) + m(v z) P(a) + q z] + s r P(a)
            by gamma: n r q.
-TensorFlow's own second derivative composes them from some forty elementwise operations; a second-order MAML step
-spends a third of its time there.
+
+Why not Keras's layer: on TensorFlow it composes y from some ten elementwise operations, a third of a step of conv4,
+and its second derivative is wrong by O(1/n): `tf.nn.moments` puts a stop_gradient on the mean, which leaves the
+first derivative intact and changes the second. TensorFlow's own second derivative of the kernel is right, but
+composed of some forty operations, a third of a second-order MAML step.
 
 in PyTorch     here                      value in MetaOptNet's networks
 momentum 0.1   momentum = 1 - 0.1        0.9    (Keras's own default is 0.99)
@@ -26,7 +29,7 @@ running_var    moving_variance           follows the unbiased variance, n / (n -
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import keras
 import tensorflow as tf
@@ -36,10 +39,17 @@ import tensorflow as tf
 class FusedBatchNormalization(keras.layers.BatchNormalization):
     """Batch normalisation of [B, H, W, C] as one kernel: y = gamma (x - mu) / sqrt(var + eps) + beta.
 
-    Keras 3 composes the formula from some ten elementwise operations on TensorFlow; this one has the same
-    variables, arguments and meaning of `training` and `trainable`. One difference: `moving_variance` follows the
-    unbiased batch variance, as PyTorch's running_var. Statistics are in float32 for half-precision inputs. What the
-    kernel does not know takes Keras's path: float64, masks, other ranks or axes, `synchronized` and `renorm`.
+    Same variables, arguments and meaning of `training` and `trainable` as `keras.layers.BatchNormalization`. Two
+    differences: `moving_variance` follows the unbiased batch variance, as PyTorch's running_var, and the second
+    derivative is right (see the module). Statistics are in float32 for half-precision inputs. float64 takes a
+    composed path, right to any order; masks, `synchronized` and `renorm` take Keras's.
+
+    Args:
+        input_bias: whether the layer owns the bias [C] of the convolution in front of it. A batch mean takes any
+            such bias out again: while training it has no effect on y and a gradient of exactly zero (PyTorch's is
+            rounding noise), so it need not be computed; it shifts `moving_mean`, and counts where that is used.
+        input_bias_initializer: of that bias.
+        **kwargs: as for `keras.layers.BatchNormalization`.
 
     Example:
         >>> layer = FusedBatchNormalization(epsilon=1e-5, momentum=0.9)
@@ -47,50 +57,100 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         TensorShape([8, 4, 4, 3])
     """
 
+    def __init__(
+        self, input_bias: bool = False, input_bias_initializer: str | keras.Initializer = "zeros", **kwargs
+    ) -> None:
+        super().__init__(**kwargs)
+        self.input_bias = bool(input_bias)
+        self.input_bias_initializer = keras.initializers.get(input_bias_initializer)
+
+    def build(self, input_shape: Sequence[int | None]) -> None:
+        self.bias = None
+        if self.input_bias:
+            self.bias = self.add_weight(
+                shape=(input_shape[self.axis],), name="bias", initializer=self.input_bias_initializer, autocast=False
+            )
+        super().build(input_shape)
+
     def call(self, inputs: tf.Tensor, training: bool | None = None, mask: tf.Tensor | None = None) -> tf.Tensor:
-        plain = mask is not None or self.synchronized or self.renorm or inputs.dtype == tf.float64
-        if plain or len(inputs.shape) != 4 or self.axis not in (-1, 3):
+        if mask is not None or self.synchronized or self.renorm or self.axis not in (-1, len(inputs.shape) - 1):
+            inputs = inputs if self.bias is None else inputs + tf.cast(self.bias, inputs.dtype)
             return super().call(inputs, training=training, mask=mask)
-        mean = tf.convert_to_tensor(self.moving_mean)
-        variance = tf.convert_to_tensor(self.moving_variance)
-        gamma = tf.convert_to_tensor(self.gamma) if self.scale else tf.ones_like(mean)
-        beta = tf.convert_to_tensor(self.beta) if self.center else tf.zeros_like(mean)
+        dtype = tf.float64 if inputs.dtype == tf.float64 else tf.float32
+        mean = tf.cast(self.moving_mean, dtype)
+        variance = tf.cast(self.moving_variance, dtype)
+        gamma = tf.cast(self.gamma, dtype) if self.scale else tf.ones_like(mean)
+        beta = tf.cast(self.beta, dtype) if self.center else tf.zeros_like(mean)
+        bias = [] if self.bias is None else [tf.cast(self.bias, dtype)]
+        fused = len(inputs.shape) == 4 and dtype == tf.float32
         if not (training and self.trainable):
-            return tf.raw_ops.FusedBatchNormV3(
-                x=inputs, scale=gamma, offset=beta, mean=mean, variance=variance,
-                epsilon=self.epsilon, is_training=False,
-            ).y  # fmt: skip
-        outputs, batch_mean, batch_variance = _normalize(inputs, gamma, beta, self.epsilon)
+            shift = sum(bias) - mean
+            return (_fused_inference if fused else _inference)(inputs, gamma, beta, shift, variance, self.epsilon)
+        normalize = _fused_training if fused else _training
+        outputs, batch_mean, batch_variance = normalize(inputs, gamma, beta, bias, self.epsilon)
         keep = self.momentum
-        self.moving_mean.assign(keep * mean + (1.0 - keep) * batch_mean)
-        self.moving_variance.assign(keep * variance + (1.0 - keep) * batch_variance)
+        batch_mean = batch_mean + sum(bias)
+        self.moving_mean.assign(keep * mean + (1.0 - keep) * tf.stop_gradient(batch_mean))
+        self.moving_variance.assign(keep * variance + (1.0 - keep) * tf.stop_gradient(batch_variance))
         return outputs
 
+    def get_config(self) -> dict:
+        initializer = keras.initializers.serialize(self.input_bias_initializer)
+        return {**super().get_config(), "input_bias": self.input_bias, "input_bias_initializer": initializer}
 
-def _normalize(
-    inputs: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """(y, batch mean, unbiased batch variance); gradients flow through y only."""
+
+def _inference(x, gamma, beta, shift, variance, epsilon):
+    """gamma (x + shift) / sqrt(variance + eps) + beta, composed."""
+    factor = gamma * tf.math.rsqrt(variance + epsilon)
+    wide = tf.cast(x, factor.dtype)
+    return tf.cast(wide * factor + (beta + shift * factor), x.dtype)
+
+
+def _fused_inference(x, gamma, beta, shift, variance, epsilon):
+    """The same as one kernel; the shift goes through the offset, where a gradient by the bias finds it."""
+    offset = beta + gamma * shift * tf.math.rsqrt(variance + epsilon)
+    return tf.raw_ops.FusedBatchNormV3(
+        x=x, scale=gamma, offset=offset, mean=tf.zeros_like(shift), variance=variance, epsilon=epsilon,
+        is_training=False,
+    ).y  # fmt: skip
+
+
+def _training(x, gamma, beta, bias, epsilon):
+    """(y, batch mean, unbiased batch variance), composed and differentiable to any order."""
+    wide = tf.cast(x, gamma.dtype)
+    axes = list(range(len(x.shape) - 1))
+    count = tf.cast(tf.size(x) // tf.size(gamma), gamma.dtype)
+    mean = tf.reduce_mean(wide, axes)
+    centred = wide - mean
+    variance = tf.reduce_mean(tf.square(centred), axes)
+    y = centred * (gamma * tf.math.rsqrt(variance + epsilon)) + beta
+    y += sum(0.0 * value for value in bias)  # a gradient of zero rather than none
+    return tf.cast(y, x.dtype), mean, variance * (count / tf.maximum(count - 1.0, 1.0))
+
+
+def _fused_training(x, gamma, beta, bias, epsilon):
+    """(y, batch mean, unbiased batch variance) from one kernel; gradients flow through y only."""
     statistics = []
 
     @tf.custom_gradient
-    def normalize(x: tf.Tensor, scale: tf.Tensor, offset: tf.Tensor) -> tuple[tf.Tensor, Callable]:
+    def normalize(x: tf.Tensor, scale: tf.Tensor, offset: tf.Tensor, *inert: tf.Tensor) -> tuple[tf.Tensor, Callable]:
         empty = tf.zeros([0], tf.float32)
         y, mean, variance, *reserve = tf.raw_ops.FusedBatchNormV3(
             x=x, scale=scale, offset=offset, mean=empty, variance=empty, epsilon=epsilon, is_training=True
         )
         statistics.extend([mean, variance])
 
-        def backward(grad: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-            return _backward(grad, x, scale, mean, variance, reserve, epsilon)
+        def backward(grad: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            grads = _backward(grad, x, scale, mean, variance, reserve, epsilon)
+            return (*grads, *(tf.zeros_like(value) for value in inert))
 
         return y, backward
 
-    outputs = normalize(inputs, gamma, beta)
+    outputs = normalize(x, gamma, beta, *bias)
     return outputs, *statistics
 
 
-def _kernel(grad: tf.Tensor, x: tf.Tensor, scale: tf.Tensor, reserve: list, epsilon: float) -> tuple:
+def _kernel(grad, x, scale, reserve, epsilon):
     """(gamma r P(a), n m(a z), n m(a)) of the gradient a."""
     return tf.raw_ops.FusedBatchNormGradV3(
         y_backprop=grad, x=x, scale=scale, reserve_space_1=reserve[0], reserve_space_2=reserve[1],
@@ -98,21 +158,23 @@ def _kernel(grad: tf.Tensor, x: tf.Tensor, scale: tf.Tensor, reserve: list, epsi
     )[:3]  # fmt: skip
 
 
-def _backward(
-    grad: tf.Tensor, x: tf.Tensor, scale: tf.Tensor, mean: tf.Tensor, variance: tf.Tensor, reserve: list, epsilon: float
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+def _backward(grad, x, scale, mean, variance, reserve, epsilon):
     """The kernel's (dx, dgamma, dbeta), with the second derivative of the module's docstring."""
 
+    # The statistics are arguments, although nothing flows back to them: tf.custom_gradient searches the whole graph
+    # above whatever its function captures, which would make tracing quadratic in the number of inner steps.
     @tf.custom_gradient
-    def first(a: tf.Tensor, x: tf.Tensor, scale: tf.Tensor) -> tuple[tuple, Callable]:
+    def first(a: tf.Tensor, x: tf.Tensor, scale: tf.Tensor, *statistics: tf.Tensor) -> tuple[tuple, Callable]:
+        mean, variance, *reserve = statistics
         dx, dscale, doffset = _kernel(a, x, scale, reserve, epsilon)
 
-        def second(v: tf.Tensor, s: tf.Tensor, t: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-            return _backward_twice(a, x, scale, (dscale, doffset), (v, s, t), mean, variance, reserve, epsilon)
+        def second(v: tf.Tensor, s: tf.Tensor, t: tf.Tensor) -> tuple:
+            grads = _backward_twice(a, x, scale, (dscale, doffset), (v, s, t), mean, variance, reserve, epsilon)
+            return (*grads, *(None for _ in statistics))
 
         return (dx, dscale, doffset), second
 
-    return first(grad, x, scale)
+    return first(grad, x, scale, mean, variance, *reserve)
 
 
 def _backward_twice(a, x, scale, sums, grads, mean, variance, reserve, epsilon):
@@ -130,16 +192,16 @@ def _backward_twice(a, x, scale, sums, grads, mean, variance, reserve, epsilon):
     k_a = s * inv - scale * inv**2 * m_vz
     k_x = (-scale * inv**2 * q - k_a * m_az) * inv
     by_x = k_pv * wide_pv + k_a * wide_a + (k_x * wide_x - (k_a * m_a + k_x * mean))
-    return _once((tf.cast(by_a, a.dtype), tf.cast(by_x, x.dtype), count * inv * q))
+    return _final(tf.cast(by_a, a.dtype), tf.cast(by_x, x.dtype), count * inv * q)
 
 
 @tf.custom_gradient
-def _once(values: tuple) -> tuple[tuple, Callable]:
-    """The identity, not differentiable: the statistics above are no longer functions of x here."""
+def _final(*values: tf.Tensor) -> tuple[tuple, Callable]:
+    """The identity, with an error for its derivative: the statistics are not functions of x in these formulas."""
 
     def backward(*grads: tf.Tensor) -> tuple:
         raise NotImplementedError(
-            "FusedBatchNormalization is differentiable twice; use keras.layers.BatchNormalization for more."
+            "FusedBatchNormalization is differentiable twice; use dtype float64 or another layer for more."
         )
 
     return tuple(tf.identity(value) for value in values), backward

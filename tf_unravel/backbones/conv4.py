@@ -43,7 +43,7 @@ def conv4(
         input_shape: (H, W, C) of the images.
         filters: of each convolution; 64 in ProtoNet, 32 in MAML and Reptile.
         normalization: (mean, std) per channel in units of 0..255, fixed inside the model; default maps to -1..1.
-        use_bias: whether the convolutions have a bias (MAML and Reptile: yes).
+        use_bias: whether the convolutions have a bias (MAML and Reptile: yes); the normalisation behind each owns it.
         downsampling: "pool" (2x2, an odd last row is left out), "pool_same" (2x2, an odd last row is kept: Reptile)
             or "stride" (convolutions with stride 2 instead of pools: Reptile on Omniglot).
         batch_norm_scale: whether the normalisation has a gamma (MAML: no).
@@ -75,7 +75,7 @@ def conv4(
             3,
             strides=2 if downsampling == "stride" else 1,
             padding="same",
-            use_bias=use_bias,
+            use_bias=False,
             kernel_initializer=_initializer(kernel_initializer, block_seed),
             name=f"block{block}_conv",
         )(x)
@@ -83,6 +83,7 @@ def conv4(
             momentum=batch_norm_momentum,
             epsilon=batch_norm_epsilon,
             scale=batch_norm_scale,
+            input_bias=use_bias,
             name=f"block{block}_norm",
         )(x)
         if downsampling != "stride":

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import keras
 
 from tf_unravel.backbones.batch_norm import FusedBatchNormalization
+from tf_unravel.backbones.dropout import Dropout
 from tf_unravel.backbones.layers import Normalization, check_images, layer_seeds, normalize_images
 
 _FILTERS = (96, 192, 384, 512)
@@ -60,24 +61,22 @@ def r2d2(
     x = normalize_images(inputs, normalization)
     outputs = []
     for block, width in enumerate(filters, start=1):
-        bound = _torch_uniform(fan_in=9 * x.shape[-1], seed=seeds[2 * block - 2])
-        bias_bound = _torch_uniform(fan_in=9 * x.shape[-1], seed=seeds[2 * block - 1])
+        kernel_init, bias_init = (_torch_uniform(9 * x.shape[-1], seed) for seed in seeds[2 * block - 2 : 2 * block])
         x = keras.layers.Conv2D(
-            width,
-            3,
-            padding="same",
-            kernel_initializer=bound,
-            bias_initializer=bias_bound,
-            name=f"block{block}_conv",
+            width, 3, padding="same", use_bias=False, kernel_initializer=kernel_init, name=f"block{block}_conv"
         )(x)
         x = FusedBatchNormalization(
-            momentum=batch_norm_momentum, epsilon=batch_norm_epsilon, name=f"block{block}_norm"
+            input_bias=True,
+            input_bias_initializer=bias_init,
+            momentum=batch_norm_momentum,
+            epsilon=batch_norm_epsilon,
+            name=f"block{block}_norm",
         )(x)
         x = keras.layers.MaxPooling2D(2, name=f"block{block}_pool")(x)
         if block < 4:
             x = keras.layers.LeakyReLU(0.1, name=f"block{block}_leaky_relu")(x)
         if block >= 3:
-            x = keras.layers.Dropout(dropout[block - 3], seed=seeds[5 + block], name=f"block{block}_dropout")(x)
+            x = Dropout(dropout[block - 3], seeds[5 + block], name=f"block{block}_dropout")(x)
             outputs.append(keras.layers.Flatten(name=f"block{block}_flatten")(x))
     features = keras.layers.Concatenate(name="features")(outputs)  # [B, D3 + D4]
     return keras.Model(inputs, features, name="r2d2")

@@ -4,7 +4,7 @@ Block: three times [conv3x3 without bias -> batch normalisation], LeakyReLU(0.1)
 conv1x1 without bias -> batch normalisation; sum -> LeakyReLU -> max-pool 2x2 -> drop. The pool stands before that
 LeakyReLU here, the same function at a quarter of the work. "drop" is element dropout in blocks 1 and 2 (MetaOptNet's
 code and its issue 28: DropBlock of size 1 in the paper's words) and DropBlock in blocks 3 and 4; how its schedule is
-counted, and what the original counted, is said in `dropblock`.
+counted, and what the original counted, is said in `dropout`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import keras
 
 from tf_unravel.backbones.batch_norm import FusedBatchNormalization
-from tf_unravel.backbones.dropblock import DropBlock
+from tf_unravel.backbones.dropout import DropBlock, Dropout
 from tf_unravel.backbones.layers import Normalization, check_images, layer_seeds, normalize_images
 
 _FILTERS = (64, 160, 320, 640)
@@ -72,9 +72,9 @@ def resnet12(
         *conv_seeds, drop_seed = seeds[5 * block - 5 : 5 * block]
         x = _residual(x, width, norm, conv_seeds, f"block{block}")
         if block <= 2:
-            drop = keras.layers.Dropout(drop_rate, seed=drop_seed, name=f"block{block}_dropout")
+            drop = Dropout(drop_rate, drop_seed, name=f"block{block}_dropout")
         else:
-            drop = DropBlock(dropblock_size, drop_rate, dropblock_ramp, drop_seed, name=f"block{block}_dropblock")
+            drop = DropBlock(dropblock_size, drop_rate, drop_seed, dropblock_ramp, name=f"block{block}_dropblock")
         x = drop(x)
     pool = keras.layers.GlobalAveragePooling2D if average_pool else keras.layers.Flatten
     return keras.Model(inputs, pool(name="features")(x), name="resnet12")
@@ -99,7 +99,5 @@ def _conv_norm(
 ) -> keras.KerasTensor:
     # He's initialization over the fan-out with gain sqrt(2): MetaOptNet names leaky_relu but leaves its slope at 0
     initializer = keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal", seed=seed)
-    x = keras.layers.Conv2D(
-        filters, size, padding="same", use_bias=False, kernel_initializer=initializer, name=name
-    )(x)
+    x = keras.layers.Conv2D(filters, size, padding="same", use_bias=False, kernel_initializer=initializer, name=name)(x)
     return FusedBatchNormalization(name=f"{name}_norm", **norm)(x)

@@ -1,10 +1,17 @@
-"""Heads: from the features of a few labelled examples to logits for new ones."""
+"""Heads: from the features of a few labelled examples to logits for new ones.
+
+    head(support [T, S, D], support_labels [T, S], query [T, Q, D], ways) -> logits [T, Q, ways]
+    head.logits(kernels(support, query), support_labels, ways)            -> the same, from inner products alone
+
+`by_name` maps the names of tables and of the command line to the classes.
+"""
 
 from tf_unravel.heads.kernel import Kernels, kernels
+from tf_unravel.heads.linear import Linear
 from tf_unravel.heads.prototypes import Prototypes
 from tf_unravel.heads.ridge import Ridge
 from tf_unravel.heads.svm import SVM
 
-by_name = {head.name: head for head in (Prototypes, Ridge, SVM)}
+by_name = {head.name: head for head in (Prototypes, Ridge, SVM, Linear)}
 
-__all__ = ["Kernels", "Prototypes", "Ridge", "SVM", "by_name", "kernels"]
+__all__ = ["Kernels", "Linear", "Prototypes", "Ridge", "SVM", "by_name", "kernels"]

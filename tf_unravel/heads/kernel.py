@@ -164,7 +164,8 @@ def one_hot_targets(support_labels: Any, ways: Any, dtype: tf.DType = tf.float64
         known_ways = int(known_ways)
         if known.min() < 0 or known.max() >= known_ways:
             raise ValueError(
-                f"support_labels must lie in 0..ways-1. Received: labels {known.min()}..{known.max()}, ways={known_ways}."
+                "support_labels must lie in 0..ways-1. "
+                f"Received: labels {known.min()}..{known.max()}, ways={known_ways}."
             )
         counts = (known[:, :, None] == np.arange(known_ways)).sum(axis=1)  # [T, W]
         if not counts.all():

@@ -67,11 +67,12 @@ class Classical(keras.Model):
             num_classes, kernel_initializer=initializer, dtype="float32", name="classifier"
         )
         self.trackers = [keras.metrics.Mean(name=name) for name in ("loss", "cross_entropy", "regularizer", "accuracy")]
+        self.build()
 
     def build(self, input_shape: Any = None) -> None:
         if not self.classifier.built:
             self.classifier.build(self.backbone.output_shape)
-        super().build(input_shape or self.backbone.input_shape)
+        self.built = True
 
     def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Logits over the training classes, images [B, H, W, C] -> [B, num_classes]."""

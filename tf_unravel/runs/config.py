@@ -8,9 +8,9 @@ import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import gin
 import keras
 
-import gin
 from tf_unravel import backbones, data, heads, learners, regularizers
 from tf_unravel.data.batches import ClassPairs
 from tf_unravel.evaluation import Accuracy
@@ -75,9 +75,7 @@ class Plan:
         keras.config.set_dtype_policy(self.dtype)
         keras.utils.set_random_seed(self.seed)
         backbone = self.backbone(input_shape=split.image_shape, normalization=data.normalization_of(split))
-        learner = self.learner(backbone=backbone, num_classes=split.num_classes)
-        learner.build()
-        return learner
+        return self.learner(backbone=backbone, num_classes=split.num_classes)
 
 
 @gin.configurable("Classical", module="tf_unravel.learners")
@@ -94,9 +92,9 @@ def _classical(
 def _register() -> None:
     for module, names in {
         "data": (data.load, ClassPairs),
-        "backbones": (backbones.conv4, backbones.r2d2, backbones.resnet12),
+        "backbones": tuple(backbones.by_name.values()),
         "regularizers": (regularizers.FeatureClustering, regularizers.HyperplaneVariation),
-        "heads": (heads.Prototypes, heads.Ridge, heads.SVM, heads.Linear),
+        "heads": tuple(heads.by_name.values()),
         "learners": (learners.sgd,),
     }.items():
         for thing in names:

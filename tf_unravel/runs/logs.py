@@ -1,7 +1,6 @@
 """What a run says while it goes: TensorBoard, metrics.jsonl, and a progress bar."""
 
 import contextlib
-import io
 import json
 import sys
 import time
@@ -11,14 +10,8 @@ import tensorflow as tf
 import tqdm
 from matplotlib.figure import Figure
 
+from tf_unravel.runs.figures import figure_png
 from tf_unravel.runs.folder import RunFolder
-
-
-def figure_png(figure: Figure) -> bytes:
-    """A matplotlib figure as the bytes of a PNG file."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120, bbox_inches="tight")
-    return buffer.getvalue()
 
 
 class Logs(contextlib.AbstractContextManager):

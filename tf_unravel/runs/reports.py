@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from tf_unravel import analysis, data, evaluation, heads
 from tf_unravel.runs.checkpoints import write_atomically
 from tf_unravel.runs.config import ConfigError, describe
+from tf_unravel.runs.figures import figure_png, projection_figure
 from tf_unravel.runs.folder import RunFolder
-from tf_unravel.runs.logs import Logs, figure_png
+from tf_unravel.runs.logs import Logs
 from tf_unravel.runs.reading import FinishedRun
 
 
@@ -118,21 +118,22 @@ def measure_runs(reading: Reading, num_pairs: int = 10000, seed: int = 0) -> str
     Returns:
         The table as text.
     """
-    rows, features_of, names = [], {}, None
+    rows, features_of = [], {}
     for run, split, features in reading.features():
         measured = analysis.class_separation(features, split.class_ids, num_pairs=num_pairs, seed=seed)
         row = {"run": run.name, "checkpoint_step": run.step, "split": split.name, "seed": seed,
                **dataclasses.asdict(measured)}
         run.folder.update_results("measurement", row)
-        own = analysis.projection_figure({run.name: features}, split.class_ids, split.class_names, seed=seed)
-        with Logs(run.folder, run.step) as logs:
-            png = logs.figure(f"{reading.split}/lda", own, run.step)
-        _write_bytes(run.folder.figures / f"lda_{reading.split}.png", png)
+        own = projection_figure({run.name: features}, split, seed)
+        if own is not None:
+            with Logs(run.folder, run.step) as logs:
+                png = logs.figure(f"{reading.split}/lda", own, run.step)
+            _write_bytes(run.folder.figures / f"lda_{reading.split}.png", png)
         rows.append(row)
-        features_of[run.name], names = features, (split.class_ids, split.class_names)
-    together = analysis.projection_figure(features_of, *names, seed=seed)
-    figure = reading.folder / f"lda_{reading.split}.png"
-    _write_figure(figure, together)
+        features_of[run.name] = features
+    path, together = reading.folder / f"lda_{reading.split}.png", projection_figure(features_of, split, seed)
+    if together is not None:
+        _write_bytes(path, figure_png(together))
     _write_json(reading.folder / "measurement.json", rows)
     lines = [["run", "r_fc", "r_hv", "4 r_fc / (4 + r_fc)", "variance ratio"]]
     for row in rows:
@@ -142,8 +143,10 @@ def measure_runs(reading: Reading, num_pairs: int = 10000, seed: int = 0) -> str
                       f"{expected:.3f}", f"{row['variance_ratio']:.3f}"])
     note = (
         f"Estimators of Tables 2 and 4 (two classes, two samples each), mean ± one standard error over {num_pairs} "
-        f"pairs of split {rows[0]['split']}, seed {seed}; lower is tighter.\nFigure: {figure}"
+        f"pairs of split {rows[0]['split']}, seed {seed}; lower is tighter."
     )
+    if together is not None:
+        note += f"\nFigure: {path}"
     return f"{_aligned(lines)}\n{note}"
 
 
@@ -161,7 +164,3 @@ def _write_json(path: pathlib.Path, values: Any) -> None:
 def _write_bytes(path: pathlib.Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, lambda file: file.write(content))
-
-
-def _write_figure(path: pathlib.Path, figure: Figure) -> None:
-    _write_bytes(path, figure_png(figure))

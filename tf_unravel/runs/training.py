@@ -21,6 +21,7 @@ import tensorflow as tf
 
 from tf_unravel import analysis, data, evaluation
 from tf_unravel.runs import config
+from tf_unravel.runs.figures import projection_figure
 from tf_unravel.runs.folder import RunFolder
 from tf_unravel.runs.logs import Logs, progress_bar
 
@@ -110,6 +111,7 @@ def train(plan: config.Plan, folder: RunFolder, config_text: str) -> Outcome:
     with folder.claimed():
         folder.adopt_config(config_text)
         splits = {name: plan.dataset(split=name) for name in ("train", "val")}
+        _check_validation(plan.validation, splits["val"])
         learner = plan.build(splits["train"])
         steps_per_epoch = plan.batches.steps_per_epoch(splits["train"])
         learner.compile(optimizer=plan.optimizer(steps_per_epoch))
@@ -123,6 +125,12 @@ def train(plan: config.Plan, folder: RunFolder, config_text: str) -> Outcome:
             loop = _Loop(plan, folder, learner, splits, steps_per_epoch, progress, logs)
             stopped_by = loop.run()
         return Outcome(folder, progress, loop.total, stopped_by)
+
+
+def _check_validation(watch: config.Validation, split: data.ClassImages) -> None:
+    """Tasks that the validation classes cannot give are refused before the first step, not after the first epoch."""
+    for shots in watch.shots:
+        data.TaskSampler(split, watch.ways, shots, watch.queries)
 
 
 class _Loop:
@@ -200,8 +208,9 @@ class _Loop:
         self.logs.scalars(progress.step, scalars)
         progress.validations.append({"epoch": epoch, "step": progress.step, **scalars})
         if watch.projection_every and (len(progress.validations) - 1) % watch.projection_every == 0:
-            figure = analysis.projection_figure({self.folder.path.name: features}, split.class_ids, split.class_names)
-            self.logs.figure("val/lda", figure, progress.step)
+            figure = projection_figure({self.folder.path.name: features}, split)
+            if figure is not None:
+                self.logs.figure("val/lda", figure, progress.step)
         mean = float(np.mean(list(accuracies.values())))
         if mean > progress.best:
             progress.best, progress.best_step = mean, progress.step

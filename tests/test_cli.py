@@ -1,0 +1,99 @@
+"""The command line from end to end, on a folder of small pictures."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.runs.test_training import bindings
+from tf_unravel import cli
+
+
+@pytest.fixture(scope="module")
+def run_dirs(photographs, tmp_path_factory):
+    root = tmp_path_factory.mktemp("runs")
+    for name in ("classical", "hyperplane_variation"):
+        arguments = ["train", f"--run_dir={root / name}", "--gin_file=gin/data/image_folder.gin",
+                     "--gin_file=gin/backbone/conv4.gin", f"--gin_file=gin/learner/{name}.gin"]
+        lines = [line for line in bindings(photographs) if "Classical" not in line]
+        assert cli.main([*arguments, *(f"--gin_bindings={line}" for line in lines)]) == 0
+    return root
+
+
+def both(run_dirs) -> str:
+    return f"--run_dir={run_dirs / 'classical'},{run_dirs / 'hyperplane_variation'}"
+
+
+def test_evaluate_prints_every_run_head_and_shot(run_dirs, tmp_path, capsys):
+    arguments = ["evaluate", both(run_dirs), f"--out={tmp_path}", "--tasks=30", "--queries=5"]
+    assert cli.main(arguments) == 0
+    table = capsys.readouterr().out
+    for word in ("classical", "hyperplane_variation", "prototypes", "ridge", "svm", "linear", "5-way 1-shot",
+                 "5-way 5-shot", "30 tasks", "95 %", "BatchNorm: inductive", "test"):
+        assert word in table
+    rows = json.loads((tmp_path / "evaluation.json").read_text())
+    assert len(rows) == 2 * 4 * 2
+    assert {"run", "head", "shots", "mean", "standard_error", "ci95", "num_tasks", "batchnorm", "seed"} <= set(rows[0])
+    own = json.loads((run_dirs / "classical" / "results.json").read_text())
+    assert own["evaluation"] == [row for row in rows if row["run"] == "classical"] and "training" in own
+    best = {(row["head"], row["shots"]): row["mean"] for row in rows if row["run"] == "classical"}
+    assert best["prototypes", 5] > best["prototypes", 1] > 0.3
+
+
+def test_evaluate_twice_gives_the_same(run_dirs, tmp_path, capsys):
+    arguments = ["evaluate", f"--run_dir={run_dirs / 'classical'}", f"--out={tmp_path}", "--tasks=20", "--queries=5"]
+    tables = []
+    for _ in range(2):
+        cli.main(arguments)
+        tables.append(capsys.readouterr().out)
+    assert tables[0] == tables[1]
+
+
+def test_measure_prints_and_draws(run_dirs, tmp_path, capsys):
+    assert cli.main(["measure", both(run_dirs), f"--out={tmp_path}", "--pairs=500"]) == 0
+    table = capsys.readouterr().out
+    assert "r_fc" in table and "variance ratio" in table and "500 pairs" in table
+    rows = json.loads((tmp_path / "measurement.json").read_text())
+    assert 0 < rows[0]["r_hv"] <= 4 and rows[0]["r_fc"] > 0
+    for path in (tmp_path / "lda_test.png", run_dirs / "classical" / "figures" / "lda_test.png"):
+        assert path.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["evaluate", "--run_dir=absent"], "--run_dir absent holds no run"),
+        (["evaluate", "--run_dir=absent", "--heads=svm,forest"], "--heads are among prototypes"),
+        (["measure", "--run_dir=absent"], "--run_dir absent holds no run"),
+        (["train", "--run_dir=x", "--gin_file=nothing.gin"], "--gin_file nothing.gin: no such file"),
+        (["train", "--run_dir=x"], "give --gin_file"),
+    ],
+)
+def test_bad_input_is_one_line_and_a_status(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(arguments) == 1
+    error = capsys.readouterr().err.strip()
+    assert message in error and "\n" not in error
+    assert not list(tmp_path.iterdir())
+
+
+def test_impossible_tasks_are_refused_before_training(photographs, tmp_path, capsys):
+    lines = [line for line in bindings(photographs, "Validation.ways = 20") if "Classical" not in line]
+    arguments = ["train", f"--run_dir={tmp_path / 'run'}", "--gin_file=gin/data/image_folder.gin",
+                 "--gin_file=gin/backbone/conv4.gin", "--gin_file=gin/learner/classical.gin"]
+    assert cli.main([*arguments, *(f"--gin_bindings={line}" for line in lines)]) == 1
+    assert "Received: ways=20, but split" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "measure", "benchmark"])
+def test_help_shows_an_example_and_needs_no_tensorflow(command):
+    code = f"import sys; from tf_unravel import cli; cli.main(['{command}', '--help'])"
+    done = subprocess.run([sys.executable, "-X", "importtime", "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and f"tf-unravel {command}" in done.stdout and "example:" in done.stdout
+    assert "| tensorflow" not in done.stderr
+
+
+def test_scripts_are_the_commands():
+    done = subprocess.run([sys.executable, "scripts/evaluate.py", "--help"], capture_output=True, text=True)
+    assert done.returncode == 0 and "tf-unravel evaluate" in done.stdout
