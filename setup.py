@@ -25,6 +25,7 @@ setup(
         "numpy>=1.26",
         "pillow>=10.3",
         "scikit-learn>=1.4",
+        "scipy>=1.11",
         "tensorboard>=2.18",
         "tensorflow>=2.18",
         "tqdm>=4.66",

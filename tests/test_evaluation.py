@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from sklearn.linear_model import RidgeClassifier
 
-from tf_unravel import evaluation
+from tf_unravel import evaluation, heads
 from tf_unravel.data.class_images import ClassImages
 from tf_unravel.data.sampling import TaskSampler
 from tf_unravel.evaluation import Accuracy, evaluate, evaluate_heads, extract_features
@@ -65,14 +65,30 @@ def ridge(support, labels, query):
 def test_evaluation_equals_a_plain_loop_over_the_same_tasks(gram_bytes, ways, shots, queries):
     split = make_split()
     features = make_features(split)
-    heads = {"a": Prototypes(), "b": Ridge(l2=1.0), "c": RidgeOnFeatures()}
-    found = evaluate_heads(features, heads, split, ways, shots, queries, 300, seed=3, gram_bytes=gram_bytes)
+    three = {"a": Prototypes(), "b": Ridge(l2=1.0), "c": RidgeOnFeatures()}
+    found = evaluate_heads(features, three, split, ways, shots, queries, 300, seed=3, gram_bytes=gram_bytes)
     expected = loop(features, split, nearest_centroid, ways, shots, queries, 40, seed=3)
     np.testing.assert_array_equal(found["a"][shots].per_task[:40], expected)
     expected = loop(features, split, ridge, ways, shots, queries, 40, seed=3)
     np.testing.assert_array_equal(found["b"][shots].per_task[:40], expected)
     np.testing.assert_array_equal(found["c"][shots].per_task, found["b"][shots].per_task)
     assert 1.2 / ways < found["a"][shots].mean < 0.95
+
+
+@pytest.mark.parametrize("name", sorted(heads.by_name))
+def test_every_head_answers_alike_from_products_and_from_features(name):
+    head = heads.by_name[name]()
+
+    class OnFeatures:
+        def __call__(self, *arguments):
+            return head(*arguments)
+
+    split = make_split()
+    features = make_features(split, offset=1.0)
+    both = {"products": head, "features": OnFeatures()}
+    found = evaluate_heads(features, both, split, 4, 2, 5, 300, seed=0)
+    same = found["products"][2].per_task == found["features"][2].per_task
+    assert same.mean() > 0.99  # the rounding of a tie may fall either way
 
 
 def test_last_block_and_number_of_tasks_change_nothing(monkeypatch):
@@ -97,6 +113,26 @@ def test_the_seed_decides_the_tasks_and_heads_share_them():
             np.testing.assert_array_equal(alone.per_task, together[head.name][shots].per_task)
     other = evaluate(features, Prototypes(), split, queries=5, num_tasks=50, seed=2)
     assert not np.array_equal(other.per_task, together["prototypes"][1].per_task)
+
+
+def test_heads_are_compiled_once_and_never_stale():
+    class Changing:
+        sign = 1.0
+
+        def logits(self, inner, support_labels, ways):
+            return self.sign * Prototypes().logits(inner, support_labels, ways)
+
+    split, head = make_split(), Changing()
+    features = make_features(split)
+    plain = evaluate(features, head, split, queries=5, num_tasks=300)
+    head.sign = -1.0
+    assert evaluate(features, head, split, queries=5, num_tasks=300).mean < plain.mean
+    evaluation._compiled_heads.cache_clear()
+    for _ in range(3):
+        evaluate(features, Prototypes(), split, queries=5, num_tasks=300)
+    assert evaluation._compiled_heads.cache_info().misses == 1
+    evaluate(features, Prototypes(normalize=True), split, queries=5, num_tasks=300)
+    assert evaluation._compiled_heads.cache_info().misses == 2
 
 
 def test_interval_is_one_standard_error_and_its_1_96_fold():

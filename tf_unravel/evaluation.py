@@ -25,6 +25,7 @@ matrix would be over its budget, or dearer than the tasks themselves, the produc
 from __future__ import annotations
 
 import dataclasses
+import functools
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -241,26 +242,38 @@ def _kernel_accuracies(
     heads: Mapping[str, Any], products: GramProducts | TaskProducts, sampler: TaskSampler, num_tasks: int
 ) -> dict[str, np.ndarray]:
     """Returns the per-task accuracy [num_tasks] of every kernel head."""
-    support_labels, query_labels = sampler.labels
+    # Values can be remembered by: a head that may change after it was traced must be traced anew
+    values = all(dataclasses.is_dataclass(head) and head.__dataclass_params__.frozen for head in heads.values())
+    compiled = _compiled_heads if values else _compiled_heads.__wrapped__
+    count = compiled(tuple(heads.items()), sampler.ways, sampler.shots, sampler.queries, products.dimension)
+    return _accuracies(count, products, sampler, num_tasks, products.tasks_per_block(sampler))
+
+
+@functools.lru_cache(maxsize=32)
+def _compiled_heads(
+    heads: tuple[tuple[str, Any], ...], ways: int, shots: int, queries: int, dimension: int
+) -> Callable:
+    """Products -> name of the head -> `_correct`, as one graph; remembered, for the validation after every epoch."""
+    support_labels, query_labels = np.repeat(np.arange(ways), shots), np.repeat(np.arange(ways), queries)
 
     @tf.function
     def count(block: Products) -> dict[str, tuple[tf.Tensor, tf.Tensor]]:
-        centred = Kernels(block.support, block.cross, block.query_norms, products.dimension)
+        centred = Kernels(block.support, block.cross, block.query_norms, dimension)
         shift = block.support_shift[:, None, :]  # [T, 1, S]
         raw = Kernels(
             block.support + (block.support_shift[:, :, None] + shift),  # so bracketed, it stays symmetric
             block.cross + (block.query_shift[:, :, None] + shift),
             block.query_norms + 2 * block.query_shift,
-            products.dimension,
+            dimension,
         )
-        labels = tf.tile(support_labels[None], (len(block.support), 1))  # [T, S]
+        labels = tf.tile(tf.constant(support_labels, tf.int32)[None], (len(block.support), 1))  # [T, S]
         counts = {}
-        for name, head in heads.items():
+        for name, head in heads:
             invariant = getattr(head, "translation_invariant", isinstance(head, Prototypes))
-            counts[name] = _correct(head.logits(centred if invariant else raw, labels, sampler.ways), query_labels)
+            counts[name] = _correct(head.logits(centred if invariant else raw, labels, ways), query_labels)
         return counts
 
-    return _accuracies(count, products, sampler, num_tasks, products.tasks_per_block(sampler))
+    return count
 
 
 def _feature_accuracies(

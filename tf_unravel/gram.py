@@ -76,11 +76,11 @@ class SplitFeatures:
         self.norms, self.shifts = norms.astype(np.float32), shifts.astype(np.float32)
 
     def products(self, found: np.ndarray, support: np.ndarray, query: np.ndarray) -> Products:
-        """Completes the inner products [T, S + WQ, S] of support and query with support."""
+        """Completes the inner products [T, S, S + WQ] of support with support and query."""
         size = support.shape[1]
-        return Products(
-            found[:, :size], found[:, size:], self.norms[query], self.shifts[support], self.shifts[query]
-        )
+        within = np.ascontiguousarray(found[:, :, :size])  # [T, S, S]
+        cross = np.ascontiguousarray(found[:, :, size:].transpose(0, 2, 1))  # [T, WQ, S]
+        return Products(within, cross, self.norms[query], self.shifts[support], self.shifts[query])
 
 
 class GramProducts:
@@ -100,8 +100,9 @@ class GramProducts:
         return max(1, min(_MAX_TASKS_PER_BLOCK, _PRODUCTS_PER_BLOCK // (support * (support + query))))
 
     def __call__(self, support: np.ndarray, query: np.ndarray) -> Products:
-        rows = np.concatenate([support, query], axis=1) * len(self._gram)  # [T, S + WQ]
-        places = rows[:, :, None] + support[:, None, :]  # [T, S + WQ, S]
+        both = np.concatenate([support, query], axis=1)  # [T, S + WQ]
+        rows = support * len(self._gram)  # the fewer rows, the fewer pages of memory are touched
+        places = rows[:, :, None] + both[:, None, :]  # [T, S, S + WQ]
         found = self._gram.reshape(-1).take(places, mode="clip")
         return self._features.products(found, support, query)
 
@@ -121,7 +122,7 @@ class TaskProducts:
         both = np.concatenate([support, query], axis=1)  # [T, S + WQ]
         rows = self._features.values.take(both, axis=0, mode="clip")  # [T, S + WQ, D]
         rows -= self._features.mean
-        found = rows @ rows[:, : support.shape[1]].transpose(0, 2, 1)  # [T, S + WQ, S]
+        found = rows[:, : support.shape[1]] @ rows.transpose(0, 2, 1)  # [T, S, S + WQ]
         return self._features.products(found, support, query)
 
 

@@ -107,8 +107,8 @@ def test_mixed_precision(name, dtype, policy):
     assert all(grad.dtype == tf.float32 and np.isfinite(grad).all() for grad in grads)
 
 
-def meta_gradient(model, inner_steps=1):
-    """Loss after gradient steps from the model's weights, and its gradient: MAML's through stateless_call."""
+def meta_gradient(model):
+    """Loss after a gradient step from the model's weights, and its gradient: MAML's through stateless_call."""
     dtype = model.trainable_variables[0].dtype
     support, query = pixels(model, 4, seed=1), pixels(model, 6, seed=2)
     state = [v.value for v in model.non_trainable_variables]
@@ -116,16 +116,14 @@ def meta_gradient(model, inner_steps=1):
     def loss(weights, x):
         return tf.reduce_mean(tf.sin(model.stateless_call(weights, state, x, training=True)[0]))
 
-    @tf.function
     def compute(start):
         with tf.GradientTape() as outer:
             outer.watch(start)
-            weights = start
-            for _ in range(inner_steps):
-                with tf.GradientTape() as inner:
-                    inner.watch(weights)
-                    value = loss(weights, support)
-                weights = [w - tf.cast(0.1, dtype) * g for w, g in zip(weights, inner.gradient(value, weights))]
+            with tf.GradientTape() as inner:
+                inner.watch(start)
+                value = loss(start, support)
+            grads = inner.gradient(value, start)
+            weights = [w - tf.cast(0.1, dtype) * g for w, g in zip(start, grads, strict=True)]
             final = loss(weights, query)
         return final, outer.gradient(final, start)
 
@@ -137,13 +135,15 @@ def test_second_order_gradient_agrees_with_finite_differences(name, policy):
     policy("float64")
     model = SMALL[name](seed=5)
     start = [tf.convert_to_tensor(v) for v in model.trainable_variables]
-    compute = meta_gradient(model)
+    compute = tf.function(meta_gradient(model))
     rng = np.random.default_rng(0)
     direction = [rng.normal(size=w.shape) for w in start]
     grads = compute(start)[1]
     slope = sum(float(tf.reduce_sum(g * d)) for g, d in zip(grads, direction, strict=True))
     step = 1e-6
-    losses = [float(compute([w + sign * step * d for w, d in zip(start, direction)])[0]) for sign in (1, -1)]
+    losses = [
+        float(compute([w + sign * step * d for w, d in zip(start, direction, strict=True)])[0]) for sign in (1, -1)
+    ]
     assert slope == pytest.approx((losses[0] - losses[1]) / (2 * step), rel=1e-5, abs=1e-9)
 
 
@@ -155,10 +155,11 @@ def test_second_order_gradient_in_float32_is_that_of_float64(name, policy):
         policy(dtype)
         model = SMALL[name](seed=6, **options)
         weights = weights or [v.numpy() for v in model.trainable_variables]
-        value, grads = meta_gradient(model, inner_steps=2)([tf.constant(w, dtype) for w in weights])
+        value, grads = meta_gradient(model)([tf.constant(w, dtype) for w in weights])
         results.append([value.numpy(), np.concatenate([tf.reshape(g, [-1]).numpy() for g in grads])])
     np.testing.assert_allclose(results[1][0], results[0][0], rtol=1e-4)
-    np.testing.assert_allclose(results[1][1], results[0][1], rtol=1e-2, atol=1e-3 * np.abs(results[0][1]).max())
+    error = np.linalg.norm(results[1][1] - results[0][1]) / np.linalg.norm(results[0][1])
+    assert error < 1e-3
 
 
 def test_any_keras_application_is_a_backbone(tmp_path):
@@ -190,22 +191,21 @@ cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 x = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
-for build in (backbones.conv4, backbones.resnet12):
-    options = {"filters": 4} if build is backbones.conv4 else {"filters": (3, 4, 5, 6), "drop_rate": 0.3}
-    with strategy.scope():
-        model = build((32, 32, 3), seed=0, **options)
-    single = build((32, 32, 3), seed=0, **options)
-    batch = tf.data.Dataset.from_tensors(x[:4]).repeat().batch(2).map(lambda v: tf.reshape(v, (8, 32, 32, 3)))
-    data = iter(strategy.experimental_distribute_dataset(batch))
-    step = tf.function(lambda v: strategy.run(lambda images: model(images, training=True), [v]))
-    for _ in range(2):
-        ours = strategy.experimental_local_results(step(next(data)))
-        alone = single(x[:4], training=True)
-    assert len(ours) == 2
-    for features in ours:  # each replica has the images, masks and statistics that one device has
-        np.testing.assert_allclose(features, alone, rtol=1e-3, atol=1e-4)
-    for one, two in zip(model.variables, single.variables):
-        np.testing.assert_allclose(one.numpy(), two.numpy(), rtol=1e-4, atol=1e-5, err_msg=one.path)
+options = {"seed": 0, "filters": (3, 4, 5, 6), "drop_rate": 0.3, "dropblock_ramp": 1}
+with strategy.scope():
+    model = backbones.resnet12(**options)
+single = backbones.resnet12(**options)
+batch = tf.data.Dataset.from_tensors(x[:4]).repeat().batch(2).map(lambda v: tf.reshape(v, (8, 32, 32, 3)))
+data = iter(strategy.experimental_distribute_dataset(batch))
+step = tf.function(lambda v: strategy.run(lambda images: model(images, training=True), [v]))
+for _ in range(2):
+    ours = strategy.experimental_local_results(step(next(data)))
+    alone = single(x[:4], training=True)
+assert len(ours) == 2
+for features in ours:  # each replica has the images, masks and statistics that one device has
+    np.testing.assert_allclose(features, alone, rtol=1e-3, atol=1e-4)
+for one, two in zip(model.variables, single.variables):
+    np.testing.assert_allclose(one.numpy(), two.numpy(), rtol=1e-4, atol=1e-5, err_msg=one.path)
 print("agreed")
 """
 

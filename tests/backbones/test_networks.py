@@ -71,7 +71,7 @@ def test_r2d2_starts_as_pytorch_does():
         if variable.path.endswith(("kernel", "bias")):
             block = int(variable.path.split("_")[0][-1])
             limit = 1 / np.sqrt(9 * (3, 96, 192, 384)[block - 1])
-            assert 0.93 * limit < np.abs(value).max() <= limit
+            assert 0.93 * limit < np.abs(value).max() <= 1.000001 * limit
             assert value.std() == pytest.approx(limit / np.sqrt(3), rel=0.15)
         else:
             np.testing.assert_array_equal(value, float(variable.path.endswith("gamma")))

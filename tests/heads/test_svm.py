@@ -19,10 +19,11 @@ def quadratic_programme(kernel, targets, c, l2):
     root = np.linalg.cholesky(unit * matrix).T
     dual = cp.Variable(targets.shape)
     value = 0.5 * cp.sum_squares(root @ dual) - cp.sum(cp.multiply(targets, dual))
-    bound = min(c / unit, 50.0)  # also for the bound: where 50 is not reached, more would change nothing
-    problem = cp.Problem(cp.Minimize(value), [dual <= bound * targets, cp.sum(dual, axis=1) == 0])
-    problem.solve(solver=cp.CLARABEL, tol_gap_abs=1e-11, tol_gap_rel=1e-11, tol_feas=1e-11)
-    assert bound == c / unit or dual.value.max() < 25.0
+    for bound in sorted({min(c / unit, 50.0), c / unit}):  # also for the bound: one that is not reached can be nearer
+        problem = cp.Problem(cp.Minimize(value), [dual <= bound * targets, cp.sum(dual, axis=1) == 0])
+        problem.solve(solver=cp.CLARABEL, tol_gap_abs=1e-11, tol_gap_rel=1e-11, tol_feas=1e-11)
+        if dual.value is not None and dual.value.max() < 0.5 * bound:
+            break
     return unit * dual.value
 
 
@@ -75,19 +76,18 @@ def test_the_gap_bounds_the_suboptimality():
     targets = tf.one_hot(tasks.labels, 3, dtype=tf.float64)
     best, gap = solve(kernel, targets, tolerance=1e-12)
     problem, unit = crammer_singer.normalized(kernel + tf.eye(12, dtype=tf.float64), targets, 0.1)
-    for sweeps in (0, 1, 3, 10, 30):
-        rough = crammer_singer.feasible(problem, crammer_singer.warm_start(problem, sweeps) + 1e-3)
+    first = None
+    for sweeps in (1, 3, 10, 30):
+        rough = crammer_singer.feasible(problem, crammer_singer.warm_start(problem, sweeps))
         claimed = crammer_singer.relative_gap(problem, rough).numpy()
+        first = claimed if first is None else first
         rough = (unit * rough).numpy()
         assert (rough <= 0.1 * targets.numpy() + 1e-12).all() and np.abs(rough.sum(-1)).max() < 1e-12
         for t in range(4):
             value = objective(kernel[t].numpy(), targets[t].numpy(), rough[t])
             least = objective(kernel[t].numpy(), targets[t].numpy(), best[t].numpy())
-            if sweeps:
-                assert 0 <= value - least <= claimed[t] * abs(value) + 1e-12
-                assert claimed[t] * abs(value) < 1000 * (value - least) + 1e-2 * abs(value)  # and is not a trivial bound
-            else:
-                assert not claimed[t] < 1
+            assert 0 <= value - least <= claimed[t] * abs(value) + 1e-12
+    assert (claimed < 1e-3 * first).all()  # and it is not a trivial bound
 
 
 def test_each_stage_alone_reaches_the_same_point(monkeypatch):
@@ -100,6 +100,15 @@ def test_each_stage_alone_reaches_the_same_point(monkeypatch):
     np.testing.assert_allclose(interior, expected, atol=1e-7 * np.abs(expected).max())
     _, unfinished = solve(kernel, targets, max_iterations=1)
     assert unfinished.numpy().max() > 1e-6  # the gap tells when it was stopped too early
+
+
+def test_active_set_steps_alone_are_enough_for_ordinary_tasks(monkeypatch):
+    monkeypatch.setattr(crammer_singer.warm_start, "__defaults__", (2,))  # sweeps: a rough start
+    monkeypatch.setattr(crammer_singer, "_interior_point_stage", lambda problem, dual, gap, *_: (dual, gap))
+    for shots in ((1,) * 5, (4, 4, 4, 4), (1, 4, 2)):
+        tasks = make_tasks(shots, 60, tasks=8, positive=True)
+        gap = SVM().duality_gap(inner_products(tasks), tasks.labels, tasks.ways)
+        assert gap.numpy().max() < 1e-8
 
 
 def test_badly_conditioned_tasks_go_to_the_interior_point_method():
@@ -155,3 +164,13 @@ def test_active_sets_of_the_tasks_are_mixed():
     dual, _ = solve(inner_products(tasks).support, tf.one_hot(tasks.labels, 3, dtype=tf.float64))
     at_bound = np.isclose(dual, 0.1 * np.eye(3)[tasks.labels], atol=1e-9)
     assert 0 < at_bound.sum() < at_bound.size
+
+
+def test_a_row_believed_wholly_at_its_bounds_is_freed():
+    # Such a row cannot sum to zero; its system would be singular, and TensorFlow would raise for the whole batch.
+    tasks = make_tasks((2, 2, 2), 30, tasks=1, scale=1e-3)
+    targets = tf.one_hot(tasks.labels, 3, dtype=tf.float64)
+    problem, _ = crammer_singer.normalized(inner_products(tasks).support + tf.eye(6, dtype=tf.float64), targets, 10.0)
+    dual, _ = crammer_singer.active_set_step(problem, tf.ones_like(targets, tf.bool))
+    np.testing.assert_allclose(tf.reduce_sum(dual, -1), np.zeros([1, 6]), atol=1e-12)
+    assert np.isfinite(dual).all()

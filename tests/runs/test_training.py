@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -97,6 +98,13 @@ def test_stop_and_resume_is_bit_identical(photographs, tmp_path, finished, monke
     assert steps == sorted(steps)
 
 
+def test_validation_can_be_left_out(photographs, tmp_path):
+    shutil.copytree(photographs / "train", tmp_path / "photographs" / "train")
+    train(tmp_path / "photographs", tmp_path / "run", "Validation.every_epochs = 0", "run.epochs = 1")
+    assert not runs.RunFolder(tmp_path / "run").checkpoints.best.exists()
+    assert runs.FinishedRun(tmp_path / "run").step == 12
+
+
 def test_a_finished_run_is_not_trained_again(photographs, finished):
     run_dir, _ = finished
     before = runs.RunFolder(run_dir).checkpoints.newest_first()[0].stat().st_mtime_ns
@@ -110,8 +118,6 @@ def test_another_configuration_is_refused(photographs, finished):
 
 
 def test_changed_data_is_refused(photographs, finished, tmp_path):
-    import shutil
-
     copy, run_dir = tmp_path / "copy", tmp_path / "run"
     shutil.copytree(photographs, copy)
     train(copy, run_dir)
@@ -133,8 +139,6 @@ def test_non_finite_loss_names_the_step_and_the_last_checkpoint(photographs, tmp
 
 @pytest.mark.parametrize("damage", ["truncate", "flip"])
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(photographs, tmp_path, finished, damage, caplog):
-    import shutil
-
     run_dir = tmp_path / "run"
     shutil.copytree(finished[0], run_dir)
     newest = runs.RunFolder(run_dir).checkpoints.newest_first()[0]

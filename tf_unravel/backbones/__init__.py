@@ -4,6 +4,7 @@ from tf_unravel.backbones.batch_norm import FusedBatchNormalization
 from tf_unravel.backbones.conv4 import conv4
 from tf_unravel.backbones.dropout import DropBlock, Dropout
 from tf_unravel.backbones.layers import Normalize
+from tf_unravel.backbones.max_pool import MaxPool
 from tf_unravel.backbones.r2d2 import r2d2
 from tf_unravel.backbones.resnet12 import resnet12
 from tf_unravel.backbones.wrap import wrap
@@ -14,6 +15,7 @@ __all__ = [
     "DropBlock",
     "Dropout",
     "FusedBatchNormalization",
+    "MaxPool",
     "Normalize",
     "by_name",
     "conv4",

@@ -21,6 +21,7 @@ import keras
 
 from tf_unravel.backbones.batch_norm import FusedBatchNormalization
 from tf_unravel.backbones.layers import Normalization, check_images, layer_seeds, normalize_images
+from tf_unravel.backbones.max_pool import MaxPool
 
 _SMALLEST = {"pool": 16, "pool_same": 1, "stride": 1}
 
@@ -88,7 +89,7 @@ def conv4(
         )(x)
         if downsampling != "stride":
             padding = "same" if downsampling == "pool_same" else "valid"
-            x = keras.layers.MaxPooling2D(2, padding=padding, name=f"block{block}_pool")(x)
+            x = MaxPool(padding, name=f"block{block}_pool")(x)
         x = keras.layers.ReLU(name=f"block{block}_relu")(x)
     features = keras.layers.Flatten(name="features")(x)  # [B, h * w * filters]
     return keras.Model(inputs, features, name="conv4")

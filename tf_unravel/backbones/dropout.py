@@ -1,7 +1,7 @@
 """Dropout of single elements and of blocks (DropBlock: Ghiasi, Lin, Le 2018) as MetaOptNet trains with them.
 
-Masks are a function of (seed, n) alone, n the number of training forwards of the layer so far. n is a weight of the
-layer, so every way of saving the model saves it and a restored model goes on with the masks it would have drawn.
+Masks are a function of (seed, n) alone, n the number of training forwards of the layer so far. The pair is a weight of
+the layer: every way of saving the model saves it, and a restored model goes on with the masks it would have drawn.
 (The state of Keras's own Dropout is in none of `.keras`, `.weights.h5` and `tf.train.Checkpoint`.) The replicas of a
 distribution strategy draw the same masks, each for its own images.
 
@@ -50,6 +50,11 @@ def grow(seeds: tf.Tensor, block_size: int) -> tf.Tensor:
     return tf.nn.max_pool2d(padded, block_size, strides=1, padding="VALID")
 
 
+def _uniform(shape: tf.Tensor | Sequence, state: tf.Tensor) -> tf.Tensor:
+    """Uniform numbers in [0, 1), a function of the state (seed, n) alone."""
+    return tf.random.stateless_uniform(shape, seed=state, alg="philox")
+
+
 @keras.saving.register_keras_serializable(package="tf_unravel")
 class Dropout(keras.layers.Layer):
     """Drops single elements with probability `rate` while training and scales the others by 1 / (1 - rate).
@@ -67,29 +72,30 @@ class Dropout(keras.layers.Layer):
         if not 0.0 <= rate < 1.0:
             raise ValueError(f"a dropout rate is at least 0 and below 1. Received: rate={rate}")
         self.rate = float(rate)
-        self.seed = random.randrange(2**31) if seed is None else int(seed)
+        self.seed = random.randrange(2**31) if seed is None else int(seed) % 2**31
 
     def build(self, input_shape: Sequence[int | None]) -> None:
-        self.forwards = self.add_weight(
-            shape=(), dtype="int32", initializer="zeros", trainable=False, autocast=False,
-            aggregation="only_first_replica", name="forwards",
+        self.state = self.add_weight(
+            shape=(2,), dtype="int32", initializer=lambda shape, dtype: tf.constant([self.seed, 0], dtype),
+            trainable=False, autocast=False, aggregation="only_first_replica", name="seed_and_forwards",
         )  # fmt: skip
+
+    @property
+    def forwards(self) -> tf.Tensor:
+        """Training forwards so far, int32."""
+        return tf.convert_to_tensor(self.state)[1]
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         if not training or self.rate == 0.0:
             return inputs
-        forwards = tf.convert_to_tensor(self.forwards) + 1
-        self.forwards.assign(forwards)
-        return self.drop(inputs, forwards)
+        state = tf.convert_to_tensor(self.state) + [0, 1]
+        self.state.assign(state)
+        return self.drop(inputs, state)
 
-    def drop(self, inputs: tf.Tensor, forwards: tf.Tensor) -> tf.Tensor:
-        """The n-th training forward, n = `forwards` counted from 1."""
-        kept = self.uniform(tf.shape(inputs), forwards) >= self.rate
+    def drop(self, inputs: tf.Tensor, state: tf.Tensor) -> tf.Tensor:
+        """The n-th training forward, n counted from 1; `state` is (seed, n)."""
+        kept = _uniform(tf.shape(inputs), state) >= self.rate
         return tf.where(kept, inputs * tf.cast(1.0 / (1.0 - self.rate), inputs.dtype), 0.0)
-
-    def uniform(self, shape: tf.Tensor | Sequence, forwards: tf.Tensor) -> tf.Tensor:
-        """Uniform numbers in [0, 1), a function of (seed, forwards) alone."""
-        return tf.random.stateless_uniform(shape, seed=tf.stack([self.seed, forwards]), alg="philox")
 
     def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple:
         return tuple(input_shape)
@@ -134,12 +140,12 @@ class DropBlock(Dropout):
             )
         super().build(input_shape)
 
-    def drop(self, inputs: tf.Tensor, forwards: tf.Tensor) -> tf.Tensor:
-        """The n-th training forward, n = `forwards` counted from 1."""
+    def drop(self, inputs: tf.Tensor, state: tf.Tensor) -> tf.Tensor:
+        """The n-th training forward, n counted from 1; `state` is (seed, n)."""
         _, height, width, channels = inputs.shape
-        gamma = seed_rate(keep_rate(forwards, self.rate, self.ramp), self.block_size, height, width)
+        gamma = seed_rate(keep_rate(state[1], self.rate, self.ramp), self.block_size, height, width)
         edge = self.block_size - 1
-        uniform = self.uniform([tf.shape(inputs)[0], height - edge, width - edge, channels], forwards)
+        uniform = _uniform([tf.shape(inputs)[0], height - edge, width - edge, channels], state)
         kept = 1.0 - grow(tf.cast(uniform < gamma, tf.float32), self.block_size)  # [B, H, W, C]
         scale = tf.math.divide_no_nan(tf.cast(tf.size(kept), tf.float32), tf.reduce_sum(kept))
         return inputs * tf.cast(kept * scale, inputs.dtype)

@@ -17,6 +17,7 @@ import keras
 from tf_unravel.backbones.batch_norm import FusedBatchNormalization
 from tf_unravel.backbones.dropout import Dropout
 from tf_unravel.backbones.layers import Normalization, check_images, layer_seeds, normalize_images
+from tf_unravel.backbones.max_pool import MaxPool
 
 _FILTERS = (96, 192, 384, 512)
 
@@ -72,7 +73,7 @@ def r2d2(
             epsilon=batch_norm_epsilon,
             name=f"block{block}_norm",
         )(x)
-        x = keras.layers.MaxPooling2D(2, name=f"block{block}_pool")(x)
+        x = MaxPool(name=f"block{block}_pool")(x)
         if block < 4:
             x = keras.layers.LeakyReLU(0.1, name=f"block{block}_leaky_relu")(x)
         if block >= 3:

@@ -16,6 +16,7 @@ import keras
 from tf_unravel.backbones.batch_norm import FusedBatchNormalization
 from tf_unravel.backbones.dropout import DropBlock, Dropout
 from tf_unravel.backbones.layers import Normalization, check_images, layer_seeds, normalize_images
+from tf_unravel.backbones.max_pool import MaxPool
 
 _FILTERS = (64, 160, 320, 640)
 
@@ -90,7 +91,7 @@ def _residual(
         if index < 3:
             x = keras.layers.LeakyReLU(0.1, name=f"{name}_leaky_relu{index}")(x)
     x = keras.layers.Add(name=f"{name}_add")([x, shortcut])
-    x = keras.layers.MaxPooling2D(2, name=f"{name}_pool")(x)
+    x = MaxPool(name=f"{name}_pool")(x)
     return keras.layers.LeakyReLU(0.1, name=f"{name}_leaky_relu")(x)
 
 

@@ -34,6 +34,7 @@ class Sizes:
         conv4_filters, r2d2_filters: of the two networks.
         conv4_steps, r2d2_steps: steps in one round.
         rounds: of interleaved repeats.
+        names: of the networks to measure.
     """
 
     image_size: int = 32
@@ -45,6 +46,7 @@ class Sizes:
     conv4_steps: int = 24
     r2d2_steps: int = 8
     rounds: int = 7
+    names: Sequence[str] = ("conv4", "r2d2")
 
 
 FULL = Sizes()
@@ -61,15 +63,16 @@ class Network(NamedTuple):
     steps: int  # in one round
 
 
-def networks(sizes: Sizes) -> tuple[Network, Network]:
-    """conv4 and r2d2 at these sizes."""
+def networks(sizes: Sizes) -> list[Network]:
+    """The networks of `sizes.names`."""
     shape = (sizes.image_size, sizes.image_size, 3)
     conv4 = functools.partial(backbones.conv4, shape, filters=sizes.conv4_filters)
     r2d2 = functools.partial(backbones.r2d2, shape, filters=sizes.r2d2_filters)
-    return (
+    known = (
         Network("conv4", conv4, "Conv4", sizes.conv4_filters, sizes.conv4_steps),
         Network("r2d2", r2d2, "R2D2", sizes.r2d2_filters, sizes.r2d2_steps),
     )
+    return [network for network in known if network.name in sizes.names]
 
 
 def random_split(num_classes: int, images_per_class: int, image_size: int) -> ClassImages:

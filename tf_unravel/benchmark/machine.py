@@ -11,6 +11,7 @@ import numpy as np
 from tf_unravel.benchmark.timing import Work, interleaved, summary
 
 _PACKAGES = ("tf_unravel", "tensorflow", "keras", "numpy", "torch", "qpth")
+_BUSY = 0.5  # processes a core that run already
 
 
 def cores() -> int:
@@ -27,6 +28,7 @@ def facts(matrix_size: int = 2048) -> dict[str, Any]:
     Returns:
         Plain values for JSON. `load_1_minute` well above 0 before the start means that others were computing too.
     """
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None  # before the product below adds to it
     return {
         "processor": _processor(),
         "cores": cores(),
@@ -34,7 +36,7 @@ def facts(matrix_size: int = 2048) -> dict[str, Any]:
         "python": sys.version.split()[0],
         "versions": {name: _version(name) for name in _PACKAGES},
         "onednn": os.environ.get("TF_ENABLE_ONEDNN_OPTS"),
-        "load_1_minute": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        "load_1_minute": load,
         "matrix_size": matrix_size,
         "matrix_gflops": matrix_rate(matrix_size),
     }
@@ -48,12 +50,16 @@ def matrix_rate(size: int) -> float:
 
 
 def describe(known: dict[str, Any]) -> str:
-    """The facts as one line for people."""
+    """The facts as one line for people, and a warning if the machine was busy when they were taken."""
     versions = ", ".join(f"{name} {version}" for name, version in known["versions"].items() if version)
-    return (
+    line = (
         f"{known['processor']}, {known['cores']} cores, {known['matrix_gflops']:.0f} GFLOP/s in a float32 matrix "
         f"product of {known['matrix_size']} (NumPy); Python {known['python']}, {versions}"
     )
+    load = known["load_1_minute"]
+    if load is not None and load > _BUSY * known["cores"]:
+        line += f"\nBUSY: load average {load:.1f} before the start; that distorts every figure, most of all PyTorch's."
+    return line
 
 
 def _version(name: str) -> str | None:

@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from tf_unravel.benchmark.tasks import evaluate, random_features
@@ -13,11 +14,13 @@ except ImportError:  # not on Windows; the peak is not measured there
     resource = None
 
 
-def outcome(num_images: int, num_classes: int, dimension: int, num_tasks: int, **_: Any) -> dict[str, Any]:
+def outcome(
+    num_images: int, num_classes: int, dimension: int, num_tasks: int, heads: Sequence[str], **_: Any
+) -> dict[str, Any]:
     """Seconds of the evaluation, peak resident bytes of the process so far, and the mean accuracies."""
     features, split = random_features(num_images, num_classes, dimension)
     began = time.perf_counter()
-    accuracies = evaluate(features, split, ("prototypes", "ridge", "svm"), (1, 5), num_tasks)
+    accuracies = evaluate(features, split, heads, (1, 5), num_tasks)
     seconds = time.perf_counter() - began
     means = {name: {shots: accuracy.mean for shots, accuracy in rows.items()} for name, rows in accuracies.items()}
     return {"seconds": seconds, "peak_bytes": _peak_bytes(), "accuracies": means}

@@ -35,7 +35,7 @@ class Sizes:
 
 
 FULL = Sizes()
-QUICK = Sizes(StepSizes(16, 8, 4, 6, 4, (4, 4, 4, 4), 1, 1), 3, 2)
+QUICK = Sizes(StepSizes(image_size=16, batch_size=8, conv4_filters=4, conv4_steps=1, names=("conv4",)), 3, 2)
 
 REGULARIZERS = {
     "R_FC": regularizers.FeatureClustering(0.05),

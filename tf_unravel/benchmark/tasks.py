@@ -52,7 +52,7 @@ class Sizes:
 
 
 FULL = Sizes()
-QUICK = Sizes((12,), 200, 5, (1, 2), 40, 10, 4, (1, 2), 0.01, 2)
+QUICK = Sizes((12,), 200, 5, (1,), 40, 10, 4, (1, 2), 0.01, 1)
 
 _WAYS, _QUERIES = 5, 15
 _HEADS = {"prototypes": heads.Prototypes(), "ridge": heads.Ridge(), "svm": heads.SVM()}
@@ -106,13 +106,10 @@ def _few(sizes: Sizes, features: np.ndarray, split: ClassImages) -> Measurement:
     def run() -> None:
         evaluate(features, split, list(_HEADS), sizes.shots, sizes.few_tasks)
 
-    seconds = tuple(1 / rate for rate in interleaved({"ours": Work(run)}, sizes.rounds)["ours"])
-    what = f"{sizes.few_tasks:,} tasks under all three heads, {_listed(sizes.shots)} shots, D={features.shape[1]}"
+    seconds = tuple(1 / rate for rate in interleaved({"ours": Work(run)}, sizes.rounds, warm_up=0)["ours"])
+    shots = " and ".join(map(str, sizes.shots))
+    what = f"{sizes.few_tasks:,} tasks under all three heads, shots {shots}, D={features.shape[1]}"
     return Measurement(what, "s", seconds)
-
-
-def _listed(shots: Sequence[int]) -> str:
-    return " and ".join(map(str, shots))
 
 
 def _peer_works(

@@ -72,8 +72,8 @@ def ratios(ours: Sequence[float], peer: Sequence[float]) -> tuple[float, ...]:
 class Summary:
     """Median, smallest and largest of some values, and a 95 % interval of the median.
 
-    The interval runs between order statistics (ranks n/2 -+ 0.98 sqrt(n)), so that it assumes no distribution; with
-    fewer than six values it is the whole range and covers less.
+    The interval runs between order statistics, the value of rank n/2 - 0.98 sqrt(n) (rounded down) from either end,
+    so that it assumes no distribution; with fewer than six values it is the whole range and covers less.
     """
 
     median: float
@@ -85,5 +85,5 @@ class Summary:
 def summary(values: Sequence[float]) -> Summary:
     """Summarises at least one value."""
     ordered, count = sorted(values), len(values)
-    first = max(0, math.floor(count / 2 - 0.98 * math.sqrt(count)))
+    first = max(0, math.floor(count / 2 - 0.98 * math.sqrt(count)) - 1)
     return Summary(statistics.median(ordered), ordered[0], ordered[-1], (ordered[first], ordered[count - 1 - first]))

@@ -223,7 +223,6 @@ def episodes(
     image_bytes = int(np.prod(split.image_shape))
     together = tasks_per_batch or int(np.clip(_IMAGE_BYTES_PER_GATHER // (per_task * image_bytes), 1, 64))
     support_labels, query_labels = (np.tile(labels, (together, 1)) for labels in sampler.labels)
-
     def gather(number):
         support, query = sampler.indices(first_task + int(number) * together, together)
         return _take(split.images, support), _take(split.images, query)
@@ -238,8 +237,8 @@ def episodes(
     dataset = _in_order(load, 0, num_gathers)
     if tasks_per_batch is None:
         dataset = dataset.unbatch()
-        if num_tasks is not None:
-            dataset = dataset.take(num_tasks).apply(tf.data.experimental.assert_cardinality(num_tasks))
+    if tasks_per_batch is None and num_tasks is not None:
+        dataset = dataset.take(num_tasks).apply(tf.data.experimental.assert_cardinality(num_tasks))
     return dataset
 
 
@@ -353,13 +352,12 @@ class _Recent:
 
 
 def _take(images: np.ndarray, indices: np.ndarray) -> np.ndarray:
-    return np.take(images, indices, axis=0, mode="clip").view(np.ndarray)  # without clip, take buffers its output
+    return np.asarray(np.take(images, indices, axis=0, mode="clip"))
 
 
 def _in_order(load: Callable, first: int, count: int | None) -> tf.data.Dataset:
     numbers = tf.data.Dataset.counter(first, dtype=tf.int64)
-    if count is not None:
-        numbers = numbers.take(count)
+    numbers = numbers if count is None else numbers.take(count)
     return numbers.map(load, num_parallel_calls=2, deterministic=True).prefetch(2)
 
 
@@ -373,8 +371,8 @@ def _check_pairs_exist(split: ClassImages) -> None:
     sizes = split.images_per_class
     if sizes.min() < 2:
         name = split.class_names[int(sizes.argmin())]
-        received = f"Received: 1 of class '{name}' in split '{split.name}'."
-        raise ValueError(f"Class pairs need two images of every class. {received}")
+        where = f"of class '{name}' in split '{split.name}'"
+        raise ValueError(f"Class pairs need two images of every class. Received: 1 {where}.")
 
 
 def _check_task_fits(split: ClassImages, ways: int, shots: int, queries: int) -> None:

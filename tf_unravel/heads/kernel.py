@@ -127,10 +127,28 @@ def gram(support: tf.Tensor) -> tf.Tensor:
     Returns:
         [T, S, S], float64 unless S <= D is known when the graph is built.
     """
-    examples, dimension = support.shape[1], support.shape[2]
-    if examples is None or dimension is None or examples > dimension:
-        support = tf.cast(support, tf.float64)
+    support = _exact(support)
     return tf.matmul(support, support, transpose_b=True)  # [T, S, S]
+
+
+def feature_weights(support: tf.Tensor, alpha: tf.Tensor) -> tf.Tensor:
+    """W = X^T alpha, so that logits are q W: fewer products than (q X^T) alpha.
+
+    Args:
+        support: [T, S, D].
+        alpha: float64 [T, S, W].
+
+    Returns:
+        [T, D, W] in the type of `support`, summed in float64 where `gram` is.
+    """
+    exact = _exact(support)
+    return tf.cast(tf.matmul(exact, tf.cast(alpha, exact.dtype), transpose_a=True), support.dtype)  # [T, D, W]
+
+
+def _exact(support: tf.Tensor) -> tf.Tensor:
+    examples, dimension = support.shape[1], support.shape[2]
+    single = examples is not None and dimension is not None and examples <= dimension
+    return support if single else tf.cast(support, tf.float64)
 
 
 def one_hot_targets(support_labels: Any, ways: Any, dtype: tf.DType = tf.float64) -> tf.Tensor:

@@ -12,7 +12,7 @@ By the representer theorem W = X^T a / l2, and (1) with H = K / l2, F = H a + 1 
     a' / P + H a' + nu 1^T + 1 b'^T = (Y - P) / P + F,    rows and columns of a' sum to 0,          (3)
 
 which is the saddle system of `saddle` with D_w = 1 / P_w, that is freedom P / (1 + P). Steps are damped by a line
-search over t = 1, 1/2, 1/4, ...: F and the quadratic term are known along the whole line, so it needs no product of
+search over t = 1, 1/4, 1/16, ...: F and the quadratic term are known along the whole line, so it needs no product of
 matrices.
 
 | symbol | name      | shape     |
@@ -34,9 +34,9 @@ import numpy as np
 import tensorflow as tf
 
 from tf_unravel.heads import saddle
-from tf_unravel.heads.kernel import Kernels, checked, features_of, gram, one_hot_targets, regularized
+from tf_unravel.heads.kernel import Kernels, checked, feature_weights, features_of, gram, one_hot_targets, regularized
 
-LINE_SEARCH = 0.5 ** np.arange(12)
+LINE_SEARCH = 0.25 ** np.arange(6)
 
 
 class Fit(NamedTuple):
@@ -96,7 +96,7 @@ def objective(targets: tf.Tensor, scores: tf.Tensor, quadratic: tf.Tensor) -> tf
 
 
 def line_search(hessian: tf.Tensor, targets: tf.Tensor, fit: Fit, goal: Fit) -> tuple[Fit, tf.Tensor]:
-    """The best of the points fit + t (goal - fit), t = 1, 1/2, ..., 2^-11.
+    """The best of the points fit + t (goal - fit), t = 1, 1/4, ..., 4^-5.
 
     Returns:
         (Fit, improved bool [T]): whether any of them is better than `fit`.
@@ -298,7 +298,7 @@ class Linear:
         """
         support, query = features_of(support, query)
         alpha, offset, _ = self._solve(gram(support), support_labels, ways)
-        weights = tf.matmul(support, tf.cast(alpha, support.dtype), transpose_a=True)  # [T, D, W]
+        weights = feature_weights(support, alpha)  # [T, D, W]
         return checked(tf.matmul(query, weights) + tf.cast(offset, query.dtype)[:, None])  # [T, Q, W]
 
     def logits(self, inner: Kernels, support_labels: tf.Tensor, ways: Any) -> tf.Tensor:

@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 
 import tensorflow as tf
 
-from tf_unravel.heads.kernel import Kernels, checked, features_of, gram, one_hot_targets, regularized
+from tf_unravel.heads.kernel import Kernels, checked, feature_weights, features_of, gram, one_hot_targets, regularized
 
 
 def dual_coefficients(kernel: tf.Tensor, targets: tf.Tensor, l2: float) -> tf.Tensor:
@@ -110,8 +110,7 @@ class Ridge:
             return tf.cast(primal_weights(support, targets, self.l2), support.dtype)
 
         def dual() -> tf.Tensor:
-            alpha = tf.cast(dual_coefficients(gram(support), targets, self.l2), support.dtype)
-            return tf.matmul(support, alpha, transpose_a=True)  # [T, D, W]
+            return feature_weights(support, dual_coefficients(gram(support), targets, self.l2))
 
         examples, dimension = support.shape[1], support.shape[2]
         if examples is not None and dimension is not None:

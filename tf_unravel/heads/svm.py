@@ -25,7 +25,7 @@ from typing import Any, ClassVar
 import tensorflow as tf
 
 from tf_unravel.heads import crammer_singer
-from tf_unravel.heads.kernel import Kernels, checked, features_of, gram, one_hot_targets, regularized
+from tf_unravel.heads.kernel import Kernels, checked, feature_weights, features_of, gram, one_hot_targets, regularized
 
 
 def solve(
@@ -123,7 +123,7 @@ class SVM:
         """
         support, query = features_of(support, query)
         dual, _ = self._solve(gram(support), support_labels, ways)
-        weights = tf.matmul(support, tf.cast(dual, support.dtype), transpose_a=True)  # [T, D, W]
+        weights = feature_weights(support, dual)  # [T, D, W]
         return checked(tf.matmul(query, weights))  # [T, Q, W]
 
     def logits(self, inner: Kernels, support_labels: tf.Tensor, ways: Any) -> tf.Tensor:

@@ -26,7 +26,8 @@ class Validation:
     """How a run is watched while it trains, on the validation classes only.
 
     Args:
-        every_epochs: validate after every so many epochs, and after the last.
+        every_epochs: validate after every so many epochs, and after the last; 0 for never (for data with too few
+            validation classes), and then the last checkpoint is the one that counts.
         head: the head to validate with; the best checkpoint has the highest accuracy, averaged over `shots`.
         ways, shots, queries, num_tasks: the tasks; the same ones each time.
         projection_every: draw the LDA projection after every so many validations; 0 for never.

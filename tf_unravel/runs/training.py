@@ -110,8 +110,10 @@ def train(plan: config.Plan, folder: RunFolder, config_text: str) -> Outcome:
     """
     with folder.claimed():
         folder.adopt_config(config_text)
-        splits = {name: plan.dataset(split=name) for name in ("train", "val")}
-        _check_validation(plan.validation, splits["val"])
+        watched = plan.validation.every_epochs > 0
+        splits = {name: plan.dataset(split=name) for name in (("train", "val") if watched else ("train",))}
+        if watched:
+            _check_validation(plan.validation, splits["val"])
         learner = plan.build(splits["train"])
         steps_per_epoch = plan.batches.steps_per_epoch(splits["train"])
         learner.compile(optimizer=plan.optimizer(steps_per_epoch))
@@ -184,8 +186,8 @@ class _Loop:
             metric.reset_state()
 
     def _end_epoch(self) -> None:
-        epoch = self.progress.step // self.steps_per_epoch
-        if epoch % self.plan.validation.every_epochs == 0 or self.progress.step == self.total:
+        epoch, every = self.progress.step // self.steps_per_epoch, self.plan.validation.every_epochs
+        if every and (epoch % every == 0 or self.progress.step == self.total):
             self._validate(epoch)
         self._save()
 

@@ -29,8 +29,10 @@ def ridge(support: torch.Tensor, targets: torch.Tensor, query: torch.Tensor) -> 
     return query @ weights
 
 
-def svm(support: torch.Tensor, targets: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
-    """The Crammer-Singer dual as one quadratic programme of S W variables for qpth, three iterations.
+def svm(
+    support: torch.Tensor, targets: torch.Tensor, query: torch.Tensor, iterations: int = 3
+) -> torch.Tensor:
+    """The Crammer-Singer dual as one quadratic programme of S W variables for qpth, stopped as MetaOptNet does.
 
     Raises:
         ImportError: qpth is not installed.
@@ -43,7 +45,7 @@ def svm(support: torch.Tensor, targets: torch.Tensor, query: torch.Tensor) -> to
     labels = targets.reshape(tasks, -1)  # [T, SW]
     bounds = torch.eye(size * ways).expand(tasks, -1, -1)
     sums = torch.kron(torch.eye(size), torch.ones(1, ways)).expand(tasks, -1, -1)  # [T, S, SW]
-    solver = QPFunction(verbose=False, maxIter=3)
+    solver = QPFunction(verbose=False, maxIter=iterations)
     dual = solver(hessian, -labels, bounds, 0.1 * labels, sums, torch.zeros(tasks, size)).reshape(tasks, size, ways)
     return query @ (support.transpose(1, 2) @ dual)  # [T, Q, W]
 

@@ -1,12 +1,12 @@
-"""DropBlock against MetaOptNet's figures and a NumPy loop."""
+"""Dropout and DropBlock against MetaOptNet's figures and a NumPy loop."""
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_unravel.backbones import DropBlock
-from tf_unravel.backbones.dropblock import grow, keep_rate, seed_rate
+from tf_unravel.backbones import DropBlock, Dropout
+from tf_unravel.backbones.dropout import grow, keep_rate, seed_rate
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_what_is_kept_is_scaled_by_the_share_over_the_whole_batch():
 def test_share_dropped_at_each_place():
     layer = DropBlock(2, rate=0.1, seed=0)
     layer.build((None, 4, 4, 64))
-    layer.forwards.assign(50000)
+    layer.state.assign([0, 50000])
     dropped = (layer(tf.ones([512, 4, 4, 64]), training=True).numpy() == 0.0).mean((0, 3))
     covering = np.float64([1, 2, 2, 1])  # seeds on a 3-grid whose 2-block covers a row
     expected = 1 - (1 - 0.0444444) ** np.outer(covering, covering)
@@ -59,8 +59,18 @@ def test_block_of_the_maps_size_drops_whole_channels():
     assert (y == y[:, :1]).all() and 0 < (y == 0).mean() < 1
 
 
-def test_counts_training_forwards_only():
-    layer, x = DropBlock(2, rate=0.1, ramp=10, seed=0), tf.ones([2, 4, 4, 3])
+def test_dropout_drops_its_share_and_scales_the_rest():
+    y = Dropout(0.25, seed=0)(tf.ones([100, 20, 20, 3]), training=True).numpy()
+    assert (y == 0).mean() == pytest.approx(0.25, abs=0.01)
+    np.testing.assert_allclose(y[y > 0], 1 / 0.75, rtol=1e-6)
+
+
+both = pytest.mark.parametrize("make", [Dropout, lambda rate, seed: DropBlock(2, rate, seed, ramp=3)])
+
+
+@both
+def test_counts_training_forwards_only(make):
+    layer, x = make(0.1, 0), tf.ones([2, 4, 4, 3])
     np.testing.assert_array_equal(layer(x), x)
     np.testing.assert_array_equal(layer(x, training=False), x)
     assert int(layer.forwards) == 0
@@ -69,28 +79,35 @@ def test_counts_training_forwards_only():
     assert int(layer.forwards) == 2
 
 
-def test_rate_zero_is_the_identity():
+@both
+def test_rate_zero_is_the_identity(make):
     x = tf.ones([2, 4, 4, 3])
-    np.testing.assert_array_equal(DropBlock(2, rate=0.0)(x, training=True), x)
+    np.testing.assert_array_equal(make(0.0, 0)(x, training=True), x)
 
 
-def test_restored_variables_repeat_the_masks():
-    layer, x = DropBlock(2, rate=0.4, ramp=3, seed=5), tf.ones([4, 6, 6, 8])
-    layer(x, training=True)
-    state = [variable.numpy() for variable in layer.variables]
-    first = layer(x, training=True).numpy()
-    other = DropBlock(2, rate=0.4, ramp=3, seed=99)
+@both
+def test_the_count_restores_the_masks(make):
+    x = tf.ones([4, 6, 6, 8])
+    layer, other = make(0.4, 5), make(0.4, 99)
+    masks = [layer(x, training=True).numpy() for _ in range(4)]
+    assert len({mask.tobytes() for mask in masks}) == 4
     other.build(x.shape)
-    for variable, value in zip(other.variables, state, strict=True):
-        variable.assign(value)
-    np.testing.assert_array_equal(other(x, training=True), first)
-    assert (other(x, training=True).numpy() != first).any()
+    other.set_weights([np.int32([5, 2])])
+    for mask in masks[2:]:
+        np.testing.assert_array_equal(other(x, training=True), mask)
+    assert (make(0.4, 6)(x, training=True).numpy() != masks[0]).any()
 
 
 @pytest.mark.parametrize("options", [{"rate": 1.0}, {"rate": -0.1}, {"block_size": 0}, {"ramp": 0}])
 def test_bad_arguments(options):
     with pytest.raises(ValueError, match="Received"):
         DropBlock(**{"block_size": 2, **options})
+
+
+@pytest.mark.parametrize("rate", [1.0, -0.1])
+def test_bad_rate(rate):
+    with pytest.raises(ValueError, match=f"Received: rate={rate}"):
+        Dropout(rate)
 
 
 def test_block_larger_than_the_map():
