@@ -53,7 +53,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
 
     Example:
         >>> layer = FusedBatchNormalization(epsilon=1e-5, momentum=0.9)
-        >>> layer(np.random.rand(8, 4, 4, 3), training=True).shape
+        >>> layer(tf.ones([8, 4, 4, 3]), training=True).shape
         TensorShape([8, 4, 4, 3])
     """
 

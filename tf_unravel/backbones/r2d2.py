@@ -3,6 +3,7 @@
 Four blocks of 96, 192, 384, 512 filters: conv3x3 with bias -> batch normalisation -> max-pool 2x2 -> LeakyReLU(0.1).
 The last block has no LeakyReLU. Dropout 0.1 follows block 3, dropout 0.3 block 4; the features are those of block 3
 and of block 4, flattened and side by side.
+The bias of each convolution belongs to the normalisation layer behind it (`FusedBatchNormalization`, input_bias).
 
 Differs from Bertinetto et al.'s own code, which keeps the last LeakyReLU, pools block 4 with stride 1 and block 3
 once more, and has another dropout rate per dataset: 8064 and 72576 features instead of 8192 and 51200.
