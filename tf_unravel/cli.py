@@ -1,9 +1,11 @@
 """The `tf-unravel` command: arguments in, a table and a JSON file out. The work is done in the rooms it calls."""
 
 import argparse
+import importlib
 import logging
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -65,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
         else:
             reading.add_argument("--pairs", type=int, default=10000, help="pairs of classes drawn; default 10000")
 
-    benchmark = command("benchmark", "speed on this machine, as ratios within one run (PyTorch needed)", _BENCHMARK)
+    benchmark = command("benchmark", "speed on this machine, as ratios within one run (beside PyTorch, where it is installed)", _BENCHMARK)
     benchmark.add_argument("--only", type=_names, default=[], help="parts to run; default: all")
     benchmark.add_argument("--out", default="benchmark.json", help="where the figures go; default benchmark.json")
     return parser
@@ -112,6 +114,25 @@ def _benchmark(arguments: argparse.Namespace) -> int:
 _COMMANDS = {"train": _train, "evaluate": _evaluate, "measure": _measure, "benchmark": _benchmark}
 
 
+def _import_tensorflow() -> None:
+    """Imports TensorFlow without the lines that its C++ side writes before any log level counts.
+
+    Later ones are kept to what is fatal: a missing GPU is reported as an error several times over, and what matters
+    raises in Python.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    sys.stderr.flush()
+    standard_error = os.dup(2)
+    with tempfile.TemporaryFile() as banner:
+        os.dup2(banner.fileno(), 2)
+        try:
+            importlib.import_module("tensorflow")
+            importlib.import_module("tensorboard")
+        finally:
+            os.dup2(standard_error, 2)
+            os.close(standard_error)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command.
 
@@ -123,10 +144,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         128 + signal when stopped.
     """
     arguments = _parser().parse_args(argv)
-    # TensorFlow's C++ side reports a missing GPU as an error, several times over; what matters raises in Python.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     try:
+        _import_tensorflow()
         return _COMMANDS[arguments.command](arguments)
     except (ValueError, OSError) as error:
         print(f"tf-unravel {arguments.command}: {' '.join(str(error).split())}", file=sys.stderr)

@@ -11,7 +11,7 @@ queries), and nothing is augmented.
 Kernel heads (those with a `logits(kernels, support_labels, ways)`) read inner products only. For them one Gram matrix
 of the split is computed, and every task becomes a look-up of (S + WQ) x S numbers, whatever the feature size; when the
 matrix would be over its budget, or dearer than the tasks themselves, the products are taken task by task instead
-(`gram.py`, which also says how precise they are). Prototypes, and any other head that says
+(`gram.py`, which also says how precise they are). A head that says
 `translation_invariant = True`, get the products of centred features.
 
 | symbol | name              | shape                              |
@@ -47,7 +47,6 @@ from tf_unravel.gram import (
     gram_is_worth_it,
 )
 from tf_unravel.heads.kernel import Kernels
-from tf_unravel.heads.prototypes import Prototypes
 
 INDUCTIVE = "inductive (running statistics)"
 
@@ -269,7 +268,7 @@ def _compiled_heads(
         labels = tf.tile(tf.constant(support_labels, tf.int32)[None], (len(block.support), 1))  # [T, S]
         counts = {}
         for name, head in heads:
-            invariant = getattr(head, "translation_invariant", isinstance(head, Prototypes))
+            invariant = getattr(head, "translation_invariant", False)
             counts[name] = _correct(head.logits(centred if invariant else raw, labels, ways), query_labels)
         return counts
 

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.linalg.blas
+import tensorflow as tf
 
 from tf_unravel.data.sampling import TaskSampler
 
@@ -122,7 +123,8 @@ class TaskProducts:
         both = np.concatenate([support, query], axis=1)  # [T, S + WQ]
         rows = self._features.values.take(both, axis=0, mode="clip")  # [T, S + WQ, D]
         rows -= self._features.mean
-        found = rows[:, : support.shape[1]] @ rows.transpose(0, 2, 1)  # [T, S, S + WQ]
+        # TensorFlow shares tasks out over its threads; NumPy starts BLAS's own for each small product.
+        found = tf.matmul(rows[:, : support.shape[1]], rows, transpose_b=True).numpy()  # [T, S, S + WQ]
         return self._features.products(found, support, query)
 
 

@@ -43,13 +43,23 @@ class _Batch(NamedTuple):
 
 
 @tf.custom_gradient
-def _gram(features: tf.Tensor) -> tf.Tensor:
-    """X X^T with the gradient (G + G^T) X: one matrix product where autodiff would take two."""
+def _centred_gram(features: tf.Tensor) -> tf.Tensor:
+    """Z Z^T of the centred features Z = (X - mean) / max |X|.
+
+    No ratio changes when all features are scaled, so the scale is a constant to the gradient, and squares of 1e-20 or
+    1e20 need neither vanish nor overflow. The gradient P (U + U^T) Z / max |X|, with P taking the mean out, is one
+    matrix product where autodiff would take two and four passes over the features.
+    """
+    largest = tf.maximum(tf.reduce_max(features), -tf.reduce_min(features))
+    scale = tf.math.divide_no_nan(tf.ones_like(largest), largest)
+    centred = (features - tf.reduce_mean(features, axis=0, keepdims=True)) * scale  # [B, D]
 
     def gradient(upstream: tf.Tensor) -> tf.Tensor:
-        return tf.matmul(upstream + tf.transpose(upstream), features)
+        weights = upstream + tf.transpose(upstream)  # [B, B]
+        weights -= tf.reduce_mean(weights, axis=0, keepdims=True)
+        return tf.matmul(scale * weights, centred)
 
-    return tf.matmul(features, features, transpose_b=True), gradient
+    return tf.matmul(centred, centred, transpose_b=True), gradient
 
 
 def _batch(features: tf.Tensor, class_ids: tf.Tensor) -> _Batch:
@@ -61,12 +71,9 @@ def _batch(features: tf.Tensor, class_ids: tf.Tensor) -> _Batch:
         )
     if features.dtype != tf.float64:
         features = tf.cast(features, tf.float32)
-    # No ratio changes when all features are scaled, so squares of 1e-20 or 1e20 need neither vanish nor overflow.
-    features = tf.math.divide_no_nan(features, tf.stop_gradient(tf.reduce_max(tf.abs(features))))
-    features -= tf.reduce_mean(features, axis=0, keepdims=True)
     same = tf.cast(class_ids[:, None] == class_ids[None, :], features.dtype)  # [B, B]
     before = tf.linalg.band_part(same, -1, 0) - tf.linalg.band_part(same, 0, 0)  # [B, B] strictly lower triangle
-    return _Batch(_gram(features), same, tf.reduce_sum(before, axis=1), tf.reduce_sum(same, axis=1))
+    return _Batch(_centred_gram(features), same, tf.reduce_sum(before, axis=1), tf.reduce_sum(same, axis=1))
 
 
 def _class_statistics(batch: _Batch) -> tuple[tf.Tensor, tf.Tensor]:
@@ -123,9 +130,10 @@ def scatter(features: tf.Tensor, class_ids: tf.Tensor) -> tf.Tensor:
     Reference: section 4.1, without the factor C/N.
     """
     batch = _batch(features, class_ids)
-    within, mean_gram = _class_statistics(batch)
-    first = tf.cast(batch.rank == 0, within.dtype)
-    return _ratio(tf.reduce_sum(first * within), tf.reduce_sum(first * tf.linalg.diag_part(mean_gram)))
+    # sum_i n_i ||mu_i||^2 and sum_i ||mu_i||^2 of the centred means, as sums of inner products within classes.
+    in_class = tf.reduce_sum(batch.gram * batch.same, axis=1) / batch.count  # [B]
+    within = tf.nn.relu(tf.linalg.trace(batch.gram) - tf.reduce_sum(in_class))
+    return _ratio(within, tf.nn.relu(tf.reduce_sum(in_class / batch.count)))
 
 
 def _pair_scatter(features: tf.Tensor, class_ids: tf.Tensor) -> tf.Tensor:

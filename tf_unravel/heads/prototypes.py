@@ -71,6 +71,7 @@ class Prototypes:
 
     normalize: bool = False
     name: ClassVar[str] = "prototypes"
+    translation_invariant: ClassVar[bool] = True  # adding one vector to all features changes nothing
 
     def __call__(self, support: tf.Tensor, support_labels: tf.Tensor, query: tf.Tensor, ways: Any) -> tf.Tensor:
         """Logits of the query features.
