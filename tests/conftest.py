@@ -12,7 +12,9 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 from tf_unravel.data.class_images import ClassImages
 
 
-def make_split(num_classes: int = 6, per_class: int = 30, size: int = 16, seed: int = 0, name: str = "toy") -> ClassImages:
+def make_split(
+    num_classes: int = 6, per_class: int = 30, size: int = 16, seed: int = 0, name: str = "toy"
+) -> ClassImages:
     """Classes of noisy colour patches: easy to tell apart, quick to train on."""
     rng = np.random.default_rng(seed)
     centres = rng.integers(40, 216, size=(num_classes, 4, 4, 3)).repeat(size // 4, 1).repeat(size // 4, 2)

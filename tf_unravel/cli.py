@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
         else:
             reading.add_argument("--pairs", type=int, default=10000, help="pairs of classes drawn; default 10000")
 
-    benchmark = command("benchmark", "speed on this machine, as ratios within one run (beside PyTorch, where it is installed)", _BENCHMARK)
+    benchmark = command("benchmark", "speed on this machine, beside PyTorch where it is installed", _BENCHMARK)
     benchmark.add_argument("--only", type=_names, default=[], help="parts to run; default: all")
     benchmark.add_argument("--out", default="benchmark.json", help="where the figures go; default benchmark.json")
     return parser

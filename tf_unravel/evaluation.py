@@ -11,8 +11,8 @@ queries), and nothing is augmented.
 Kernel heads (those with a `logits(kernels, support_labels, ways)`) read inner products only. For them one Gram matrix
 of the split is computed, and every task becomes a look-up of (S + WQ) x S numbers, whatever the feature size; when the
 matrix would be over its budget, or dearer than the tasks themselves, the products are taken task by task instead
-(`gram.py`, which also says how precise they are). A head that says
-`translation_invariant = True`, get the products of centred features.
+(`gram.py`, which also says how precise they are). A head that says `translation_invariant = True` gets the products of
+centred features, the others those of the features as they are.
 
 | symbol | name              | shape                              |
 |--------|-------------------|------------------------------------|
