@@ -156,25 +156,30 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(photographs, tmp_path
 
 @pytest.mark.long
 def test_sigkill_at_ten_random_moments_is_bit_identical(photographs, tmp_path):
-    more = bindings(photographs, "run.epochs = 40")
+    more = bindings(photographs, "run.epochs = 200", "Validation.head = @Prototypes()", "Validation.every_epochs = 7")
     command = [sys.executable, "-m", "tf_unravel.cli", "train", "--gin_file=data/image_folder.gin",
                "--gin_file=backbone/conv4.gin", "--gin_file=learner/feature_clustering.gin"]
     command += [f"--gin_bindings={line}" for line in more]
     began = time.monotonic()
     subprocess.run([*command, f"--run_dir={tmp_path / 'whole'}"], check=True, capture_output=True)
     length = time.monotonic() - began
-    rng, kills = random.Random(0), 0
+    seconds = json.loads((tmp_path / "whole" / "results.json").read_text())["training"]["seconds"]
+    # A life that ends in a kill is somewhere between "just started" and a third of the training.
+    shortest, longest = 0.3 * (length - seconds), length - seconds + seconds / 3
+    rng, kills, steps = random.Random(0), 0, []
     while True:
         process = subprocess.Popen([*command, f"--run_dir={tmp_path / 'killed'}"], stderr=subprocess.DEVNULL)
         try:
-            process.wait(timeout=rng.uniform(0.3, 1.0) * length if kills < 10 else None)
+            process.wait(timeout=rng.uniform(shortest, longest) if kills < 10 else None)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
             kills += 1
+            newest = runs.RunFolder(tmp_path / "killed").checkpoints.newest_first()
+            steps.append(newest[0].name if newest else "none")
             continue
         assert process.returncode == 0
         break
-    assert kills == 10
+    assert kills == 10 and len(set(steps)) > 4, steps
     for name, value in weights(tmp_path / "whole").items():
         np.testing.assert_array_equal(value, weights(tmp_path / "killed")[name])
