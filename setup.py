@@ -18,7 +18,6 @@ setup(
     package_dir={"tf_unravel.gin_files": "gin"},
     package_data={"tf_unravel.gin_files": ["*/*.gin"], "tf_unravel.data": ["splits/*.txt"]},
     install_requires=[
-        "absl-py>=2.0",
         "gin-config>=0.5",
         "keras>=3.6",
         "matplotlib>=3.8",

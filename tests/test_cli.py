@@ -1,6 +1,7 @@
 """The command line from end to end, on a folder of small pictures."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -60,11 +61,44 @@ def test_measure_prints_and_draws(run_dirs, tmp_path, capsys):
         assert path.read_bytes().startswith(b"\x89PNG")
 
 
+def test_reading_a_run_leaves_its_training_log_alone(run_dirs, tmp_path):
+    log = run_dirs / "classical" / "metrics.jsonl"
+    before = log.read_bytes()
+    for command in ("measure", "evaluate"):
+        few = [] if command == "measure" else ["--tasks=10", "--queries=5"]
+        assert cli.main([command, f"--run_dir={run_dirs / 'classical'}", f"--out={tmp_path}", *few]) == 0
+    assert log.read_bytes() == before
+
+
+def test_a_gin_binding_reaches_the_heads(run_dirs, tmp_path):
+    means = []
+    for l2 in ("1e-3", "1e9"):
+        cli.main(["evaluate", f"--run_dir={run_dirs / 'classical'}", f"--out={tmp_path}", "--heads=linear",
+                  "--tasks=50", "--queries=5", f"--gin_bindings=Linear.l2 = {l2}"])
+        means.append(json.loads((tmp_path / "evaluation.json").read_text())[0]["mean"])
+    assert means[0] != means[1]
+
+
+def test_runs_of_one_name_are_told_apart(run_dirs, tmp_path, capsys):
+    for seed in ("seed0", "seed1"):
+        shutil.copytree(run_dirs / "classical", tmp_path / seed / "classical")
+    both = f"--run_dir={tmp_path / 'seed0/classical'},{tmp_path / 'seed1/classical'}"
+    assert cli.main(["evaluate", both, f"--out={tmp_path}", "--heads=ridge", "--tasks=10", "--queries=5"]) == 0
+    assert cli.main(["measure", both, f"--out={tmp_path}", "--pairs=100"]) == 0
+    assert capsys.readouterr().out.count(str(tmp_path / "seed1/classical")) == 2
+
+
+@pytest.mark.parametrize("flag", ["--shots=", "--shots=1,1", "--shots=one", "--heads="])
+def test_lists_that_make_no_sense_are_refused(flag, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["evaluate", "--run_dir=runs", flag])
+    assert stopped.value.code == 2 and "Received" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["evaluate", "--run_dir=absent"], "--run_dir absent holds no run"),
-        (["evaluate", "--run_dir=absent", "--heads=svm,forest"], "--heads are among prototypes"),
         (["measure", "--run_dir=absent"], "--run_dir absent holds no run"),
         (["train", "--run_dir=x", "--gin_file=nothing.gin"], "--gin_file nothing.gin: no such file"),
         (["train", "--run_dir=x"], "give --gin_file"),
@@ -76,6 +110,11 @@ def test_bad_input_is_one_line_and_a_status(arguments, message, capsys, tmp_path
     error = capsys.readouterr().err.strip()
     assert message in error and "\n" not in error
     assert not list(tmp_path.iterdir())
+
+
+def test_an_unknown_head_is_named(run_dirs, capsys):
+    assert cli.main(["evaluate", f"--run_dir={run_dirs / 'classical'}", "--heads=svm,forest"]) == 1
+    assert "--heads are among prototypes, ridge, svm, linear. Received: forest" in capsys.readouterr().err
 
 
 def test_impossible_tasks_are_refused_before_training(photographs, tmp_path, capsys):

@@ -113,6 +113,24 @@ def test_gradient_is_the_finite_difference(case):
 
 
 @pytest.mark.parametrize("case", CASES)
+def test_second_derivative_is_the_finite_difference_of_the_first(case):
+    x, direction = features(5), features(6)
+
+    def gradient(values):
+        with tf.GradientTape() as tape:
+            tape.watch(values)
+            loss = CASES[case](values, IDS)
+        return tape.gradient(loss, values)
+
+    variable = tf.constant(x)
+    with tf.GradientTape() as tape:
+        tape.watch(variable)
+        along = tf.reduce_sum(gradient(variable) * direction)
+    numeric = (gradient(tf.constant(x + 1e-6 * direction)) - gradient(tf.constant(x - 1e-6 * direction))) / 2e-6
+    np.testing.assert_allclose(tape.gradient(along, variable), numeric, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 @pytest.mark.parametrize("bad", ["identical", "classes coincide", "constant feature", "one class", "tight classes"])
 def test_degenerate_features_stay_finite(case, dtype, bad):

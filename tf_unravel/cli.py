@@ -22,13 +22,16 @@ _BENCHMARK = """example:
 
 
 def _names(text: str) -> list[str]:
-    return [part for part in text.split(",") if part]
+    parts = [part.strip() for part in text.split(",")]
+    if "" in parts or len(set(parts)) != len(parts):
+        raise argparse.ArgumentTypeError(f"must be names separated by commas, each once. Received: {text!r}")
+    return parts
 
 
 def _numbers(text: str) -> list[int]:
     try:
         return [int(part) for part in _names(text)]
-    except ValueError:
+    except ValueError:  # not a number
         raise argparse.ArgumentTypeError(f"must be whole numbers separated by commas. Received: {text!r}") from None
 
 
@@ -141,15 +144,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0, 1 for bad input, 2 for bad arguments, 3 for a training that diverged,
-        128 + signal when stopped.
+        128 + the number of the signal that stopped it.
     """
     arguments = _parser().parse_args(argv)
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     try:
         _import_tensorflow()
         return _COMMANDS[arguments.command](arguments)
+    except KeyboardInterrupt:
+        print(f"tf-unravel {arguments.command}: interrupted; the same command starts it again", file=sys.stderr)
+        return 130
     except (ValueError, OSError) as error:
-        print(f"tf-unravel {arguments.command}: {' '.join(str(error).split())}", file=sys.stderr)
+        # gin appends the call that an error went through; the message before it says all.
+        message = str(error).split("In call to configurable")[0]
+        print(f"tf-unravel {arguments.command}: {' '.join(message.split())}", file=sys.stderr)
         return 1
     except ArithmeticError as error:
         print(f"tf-unravel {arguments.command}: {error}", file=sys.stderr)

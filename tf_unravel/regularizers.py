@@ -51,7 +51,7 @@ def _centred_gram(features: tf.Tensor) -> tf.Tensor:
     matrix product where autodiff would take two and four passes over the features.
     """
     largest = tf.maximum(tf.reduce_max(features), -tf.reduce_min(features))
-    scale = tf.math.divide_no_nan(tf.ones_like(largest), largest)
+    scale = tf.stop_gradient(tf.math.divide_no_nan(tf.ones_like(largest), largest))
     centred = (features - tf.reduce_mean(features, axis=0, keepdims=True)) * scale  # [B, D]
 
     def gradient(upstream: tf.Tensor) -> tf.Tensor:

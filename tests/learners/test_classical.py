@@ -113,6 +113,8 @@ def test_fit_callbacks_save_and_load(tmp_path):
     learner.compile(optimizer=keras.optimizers.SGD(0.05, momentum=0.9))
     history = learner.fit(data.class_pairs(split, batch_size=12), epochs=4, steps_per_epoch=15, verbose=0).history
     assert history["loss"][-1] < history["loss"][0]
+    watched = learner.evaluate(data.class_pairs(split, batch_size=12, num_steps=5), verbose=0, return_dict=True)
+    assert 0 < watched["loss"] and watched["accuracy"] > 0.5
     learner.save(tmp_path / "learner.keras")
     loaded = keras.models.load_model(tmp_path / "learner.keras")
     assert loaded.weight_decay == 5e-4 and loaded.regularizer.coefficient == 0.2 and loaded.regularizer.squared

@@ -20,7 +20,7 @@ def test_run_file_builds_and_takes_a_step(name, monkeypatch):
     plan = runs.plan()
     size = 84 if "mini_imagenet" in name else 32
     split = make_split(num_classes=4, per_class=3, size=size)
-    learner = plan.build(split)
+    learner = plan.build(config.DataFacts.of(split))
     learner.compile(optimizer=plan.optimizer(plan.batches.steps_per_epoch(split)))
     before = [w.numpy().copy() for w in learner.backbone.trainable_variables]
     logs = learner.train_step(next(iter(plan.batches.dataset(split, seed=0))))
@@ -80,12 +80,14 @@ def _tiny():
         (["gin/run/demo_classical.gin"], ["run.epoch = 3"], "epoch"),
         (["gin/run/demo_classical.gin"], ["run.epochs = = 3"], "cannot be read"),
         (["gin/run/demo_classical.gin"], ["run.learner = @Unknown"], "Unknown"),
+        (["gin/run/demo_classical.gin"], ["run.epochs = '3'"], "Received: '3'"),
+        (["gin/run/demo_classical.gin"], ["run.backbone = @sgd"], "does not fit"),
     ],
 )
 def test_bad_configuration_is_one_clear_line(files, bindings, message):
     with pytest.raises(config.ConfigError, match=message) as caught:
         runs.parse(files, bindings)
-        runs.plan().build(make_split())
+        runs.plan().build(config.DataFacts.of(make_split()))
     assert "\n" not in str(caught.value)
 
 

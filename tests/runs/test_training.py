@@ -117,6 +117,63 @@ def test_another_configuration_is_refused(photographs, finished):
         train(photographs, finished[0], "run.epochs = 3")
 
 
+def test_a_command_that_failed_early_leaves_nothing_that_refuses_the_corrected_one(photographs, tmp_path):
+    with pytest.raises(ValueError, match="absent"):
+        train(tmp_path / "absent", tmp_path / "run")
+    with pytest.raises(config.ConfigError, match="Received: ways=20.*Validation.every_epochs = 0"):
+        train(photographs, tmp_path / "run", "Validation.ways = 20")
+    assert train(photographs, tmp_path / "run", "run.epochs = 1").progress.step == 12
+
+
+def test_a_picture_that_cannot_be_drawn_does_not_end_the_training(photographs, tmp_path, monkeypatch, caplog):
+    def refuse(*_):
+        raise ValueError("Two components are wanted")
+
+    monkeypatch.setattr(runs.figures.analysis, "lda_projection", refuse)
+    assert train(photographs, tmp_path / "run", "run.epochs = 1").progress.step == 12
+    assert "no LDA projection" in caplog.text
+
+
+def test_weights_that_are_not_finite_are_never_saved(photographs, tmp_path, monkeypatch):
+    original = runs.training._Loop._end_epoch
+
+    def poison(self):
+        if self.progress.step == 24:
+            self.learner.classifier.bias.assign([np.nan] * 6)
+        original(self)
+
+    monkeypatch.setattr(runs.training._Loop, "_end_epoch", poison)
+    with pytest.raises(TrainingDiverged, match=r"bias is not finite at step 24; the last good .*00000012"):
+        train(photographs, tmp_path / "run")
+
+
+def test_a_relative_root_is_the_same_run_from_any_folder(photographs, tmp_path, monkeypatch):
+    monkeypatch.chdir(photographs.parent)
+    outcome = train(photographs.name, tmp_path / "run", "run.epochs = 1")
+    monkeypatch.chdir(tmp_path)
+    assert train(photographs, tmp_path / "run", "run.epochs = 1").progress.step == outcome.total
+    assert runs.FinishedRun("run").split("test").num_classes == 5
+
+
+def test_a_run_is_read_without_its_training_images(photographs, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(photographs, copy)
+    train(copy, tmp_path / "run", "run.epochs = 1")
+    normalization = runs.RunFolder(tmp_path / "run").data_facts().normalization
+    shutil.rmtree(copy / "train")
+    run = runs.FinishedRun(tmp_path / "run")
+    assert tuple(run.backbone.get_layer("normalize").mean) == normalization[0]
+
+
+def test_a_damaged_best_checkpoint_is_one_clear_line(finished, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "run")
+    best = runs.RunFolder(tmp_path / "run").checkpoints.best
+    best.write_bytes(best.read_bytes()[:100])
+    with pytest.raises(config.ConfigError, match="best.npz cannot be used.*--checkpoint=last"):
+        runs.FinishedRun(tmp_path / "run")
+    assert runs.FinishedRun(tmp_path / "run", checkpoint="last").step == 24
+
+
 def test_changed_data_is_refused(photographs, finished, tmp_path):
     copy, run_dir = tmp_path / "copy", tmp_path / "run"
     shutil.copytree(photographs, copy)

@@ -82,9 +82,11 @@ class Classical(keras.Model):
     def metrics(self) -> list[keras.metrics.Metric]:
         return self.trackers
 
-    def losses_of(self, images: tf.Tensor, class_ids: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Cross-entropy, regularizer (both scalars) and logits [B, num_classes] of a training batch."""
-        features = tf.cast(self.backbone(images, training=True), tf.float32)  # [B, D]
+    def losses_of(
+        self, images: tf.Tensor, class_ids: tf.Tensor, training: bool = True
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Cross-entropy, regularizer (both scalars) and logits [B, num_classes] of a batch."""
+        features = tf.cast(self.backbone(images, training=training), tf.float32)  # [B, D]
         logits = self.classifier(features)  # [B, num_classes]
         cross_entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(class_ids, logits)  # [B]
         penalty = self.regularizer(features, class_ids) if self.regularizer else tf.constant(0.0)
@@ -101,8 +103,18 @@ class Classical(keras.Model):
             share = self.optimizer.scale_loss(share)
         weights = self.trainable_variables
         self.optimizer.apply_gradients(zip(tape.gradient(share, weights), weights, strict=True))
+        return self._track(cross_entropy, penalty, logits, class_ids)
+
+    def test_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
+        images, class_ids = data[:2]
+        return self._track(*self.losses_of(images, class_ids, training=False), class_ids)
+
+    def _track(
+        self, cross_entropy: tf.Tensor, penalty: tf.Tensor, logits: tf.Tensor, class_ids: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
         hits = tf.equal(tf.argmax(logits, axis=-1, output_type=tf.int32), tf.cast(class_ids, tf.int32))
-        values = (loss, cross_entropy, penalty, tf.reduce_mean(tf.cast(hits, tf.float32)))
+        accuracy = tf.reduce_mean(tf.cast(hits, tf.float32))
+        values = (cross_entropy + penalty, cross_entropy, penalty, accuracy)
         for tracker, value in zip(self.trackers, values, strict=True):
             tracker.update_state(value)
         return {tracker.name: tracker.result() for tracker in self.trackers}

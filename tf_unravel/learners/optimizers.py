@@ -7,7 +7,7 @@ import keras
 
 def sgd(
     steps_per_epoch: int,
-    rates: Sequence[float] = (0.1,),
+    rates: float | Sequence[float] = (0.1,),
     epochs: Sequence[int] = (),
     momentum: float = 0.9,
     nesterov: bool = True,
@@ -20,7 +20,7 @@ def sgd(
 
     Args:
         steps_per_epoch: training steps in an epoch.
-        rates: learning rates, one more than `epochs`.
+        rates: learning rates, one more than `epochs`; a single number is a constant rate.
         epochs: after how many epochs each next rate begins, increasing.
         momentum: 0.9 in the paper.
         nesterov: True in the paper.
@@ -32,12 +32,14 @@ def sgd(
     Raises:
         ValueError: rates and epochs do not pair up.
     """
+    rates = (rates,) if isinstance(rates, int | float) else tuple(rates)
     if len(rates) != len(epochs) + 1 or list(epochs) != sorted(set(epochs)):
         raise ValueError(
             "rates must have one value more than epochs, and epochs must increase. "
             f"Received: rates={tuple(rates)}, epochs={tuple(epochs)}."
         )
     rate = rates[0]
+    rates = (rates,) if isinstance(rates, int | float) else tuple(rates)
     if len(rates) > 1:
         # Keras compares with <=: the rate changes with the first step after the boundary.
         boundaries = [int(epoch * steps_per_epoch) - 1 for epoch in epochs]

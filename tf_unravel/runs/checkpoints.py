@@ -6,6 +6,7 @@ name, flushed and renamed; reading checks the zip's CRC of every array, so a dam
 before is used.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -36,6 +37,12 @@ def write_atomically(path: pathlib.Path, write: Any) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        with contextlib.suppress(OSError):  # folders cannot be opened on Windows
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
     finally:
         temporary.unlink(missing_ok=True)
 

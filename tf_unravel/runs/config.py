@@ -41,6 +41,35 @@ class Validation:
     num_tasks: int = 500
     projection_every: int = 10
 
+    def __post_init__(self) -> None:
+        if isinstance(self.shots, int):
+            object.__setattr__(self, "shots", (self.shots,))
+
+
+@dataclasses.dataclass(frozen=True)
+class DataFacts:
+    """What a model takes from its training data; a run records it, so that reading the run needs no training images.
+
+    Args:
+        image_shape: (H, W, C).
+        num_classes: of the training split.
+        normalization: (mean, std) per channel, 0-255 units.
+    """
+
+    image_shape: tuple[int, int, int]
+    num_classes: int
+    normalization: tuple[tuple[float, ...], tuple[float, ...]]
+
+    @classmethod
+    def of(cls, split: data.ClassImages) -> "DataFacts":
+        """Those of a training split."""
+        return cls(split.image_shape, split.num_classes, data.normalization_of(split))
+
+
+def one_line(error: Exception) -> str:
+    """An error's message on one line, without what gin adds about the call it happened in."""
+    return " ".join(str(error).split("In call to configurable")[0].split())
+
 
 @gin.configurable("run")
 @dataclasses.dataclass(frozen=True)
@@ -71,12 +100,23 @@ class Plan:
     checkpoint_minutes: float = 10.0
     dtype: str = "float32"
 
-    def build(self, split: data.ClassImages) -> keras.Model:
-        """The learner, with weights drawn from `seed` and the pixel normalisation of the training split."""
+    def __post_init__(self) -> None:
+        if not isinstance(self.epochs, int) or self.epochs < 1:
+            raise ConfigError(f"run.epochs must be a whole number above 0. Received: {self.epochs!r}")
+
+    def build(self, facts: "DataFacts") -> keras.Model:
+        """The learner, with weights drawn from `seed`.
+
+        Raises:
+            ConfigError: an argument that gin passes on does not fit.
+        """
         keras.config.set_dtype_policy(self.dtype)
         keras.utils.set_random_seed(self.seed)
-        backbone = self.backbone(input_shape=split.image_shape, normalization=data.normalization_of(split))
-        return self.learner(backbone=backbone, num_classes=split.num_classes)
+        try:
+            backbone = self.backbone(input_shape=facts.image_shape, normalization=facts.normalization)
+            return self.learner(backbone=backbone, num_classes=facts.num_classes)
+        except TypeError as error:
+            raise ConfigError(f"the configuration does not fit: {one_line(error)}") from error
 
 
 @gin.configurable("Classical", module="tf_unravel.learners")
@@ -161,13 +201,22 @@ def parse(files: Sequence[str] = (), bindings: Sequence[str] = (), text: str = "
         with _quiet_search():
             if text:
                 gin.parse_config(text)
-            gin.parse_config_files_and_bindings([_find(name) for name in files], list(bindings), finalize_config=True)
+            gin.parse_config_files_and_bindings([_find(name) for name in files], list(bindings), finalize_config=False)
+            _make_root_absolute()
+            gin.finalize()
     except (ValueError, SyntaxError, TypeError, AttributeError, OSError, KeyError) as error:
         if isinstance(error, ConfigError):
             raise
-        line = " ".join(str(error).split())
-        raise ConfigError(f"the configuration cannot be read: {line}") from error
+        raise ConfigError(f"the configuration cannot be read: {one_line(error)}") from error
     return gin.config_str()
+
+
+def _make_root_absolute() -> None:
+    """A run is the same run whichever folder it is started from, and can be read from any other."""
+    with contextlib.suppress(ValueError):  # no load.root is bound
+        root = gin.query_parameter("load.root")
+        if isinstance(root, str):
+            gin.bind_parameter("load.root", str(pathlib.Path(root).expanduser().absolute()))
 
 
 def plan() -> Plan:
@@ -178,9 +227,23 @@ def plan() -> Plan:
     """
     try:
         return Plan()
+    except ConfigError as error:
+        raise ConfigError(one_line(error)) from error
     except (TypeError, RuntimeError, ValueError) as error:
-        line = " ".join(str(error).split())
+        line = one_line(error)
         raise ConfigError(f"the configuration does not describe a run (give --gin_file gin/run/...): {line}") from error
+
+
+def heads_named(names: Sequence[str]) -> dict[str, Any]:
+    """Heads by the names of `heads.by_name`, with the values that the configuration gives them.
+
+    Raises:
+        ConfigError: an unknown name, or none.
+    """
+    unknown = [name for name in names if name not in heads.by_name]
+    if unknown or not names:
+        raise ConfigError(f"--heads are among {', '.join(heads.by_name)}. Received: {', '.join(unknown) or 'none'}")
+    return {name: gin.get_configurable(heads.by_name[name].__name__)() for name in names}
 
 
 def operative() -> str:

@@ -1,12 +1,14 @@
 """Figures that runs draw, and how they become files."""
 
 import io
-from collections.abc import Mapping
+import logging
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from tf_unravel import analysis, data
+
+_log = logging.getLogger(__name__)
 
 
 def figure_png(figure: Figure) -> bytes:
@@ -16,20 +18,35 @@ def figure_png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def projection_figure(features: Mapping[str, np.ndarray], split: data.ClassImages, seed: int = 0) -> Figure | None:
-    """Figure 2 of the paper: three classes with 100 images each, projected by LDA, the same ones for every extractor.
+def projection(features: np.ndarray, split: data.ClassImages, seed: int = 0) -> tuple[np.ndarray, np.ndarray] | None:
+    """What Figure 2 of the paper shows of one extractor: three classes with 100 images each, projected by LDA.
 
     Args:
-        features: title -> features [N, D] of the split's images.
+        features: features [N, D] of the split's images.
         split: the images.
-        seed: of the choice of classes and images.
+        seed: of the choice of classes and images; the same one draws the same images for every extractor.
 
     Returns:
-        The figure; None for a split of fewer than three classes.
+        (points [n, 2], class ids [n]); None, with a warning, where they cannot be had: fewer than three classes, a
+        network that collapsed. A picture is no reason to end a training.
     """
-    if split.num_classes < 3:
+    try:
+        chosen = analysis.choose_images(split.class_ids, seed=seed)
+        class_ids = split.class_ids[chosen]
+        return analysis.lda_projection(features[chosen], class_ids), class_ids
+    except ValueError as error:
+        _log.warning("no LDA projection of %s: %s", split.name, error)
         return None
-    chosen = analysis.choose_images(split.class_ids, seed=seed)
-    class_ids = split.class_ids[chosen]
-    projections = {title: analysis.lda_projection(values[chosen], class_ids) for title, values in features.items()}
-    return analysis.draw(projections, class_ids, split.class_names)
+
+
+def projection_figure(
+    projections: dict[str, tuple[np.ndarray, np.ndarray]], class_names: tuple[str, ...]
+) -> Figure:
+    """Projections of several extractors side by side.
+
+    Args:
+        projections: title -> result of `projection`.
+        class_names: of the split.
+    """
+    points = {title: values for title, (values, _) in projections.items()}
+    return analysis.draw(points, {title: class_ids for title, (_, class_ids) in projections.items()}, class_names)

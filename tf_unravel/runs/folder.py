@@ -1,6 +1,7 @@
 """The run folder: what a run leaves on the disk, and who may write to it."""
 
 import contextlib
+import dataclasses
 import datetime
 import importlib.metadata
 import json
@@ -17,7 +18,7 @@ import tensorflow as tf
 
 import tf_unravel
 from tf_unravel.runs.checkpoints import Checkpoints, write_atomically
-from tf_unravel.runs.config import ConfigError
+from tf_unravel.runs.config import ConfigError, DataFacts
 
 try:
     import fcntl
@@ -35,6 +36,7 @@ class RunFolder:
 
     def __init__(self, path: str | os.PathLike):
         self.path = pathlib.Path(path)
+        self.name = self.path.resolve().name
         self.checkpoints = Checkpoints(self.path / "checkpoints")
         self.tensorboard = self.path / "tensorboard"
         self.figures = self.path / "figures"
@@ -62,20 +64,22 @@ class RunFolder:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
                     raise ConfigError(f"--run_dir {self.path}: another process is training in it") from None
+            for leftover in [*self.path.glob(".*.tmp"), *self.checkpoints.folder.glob(".*.tmp")]:
+                leftover.unlink(missing_ok=True)  # of a process that was killed while it wrote
             yield
 
-    def adopt_config(self, text: str) -> None:
-        """Writes config.gin, or checks that it says the same.
+    def check_config(self, text: str) -> None:
+        """Refuses a folder that holds the run of another configuration.
 
         Raises:
-            ConfigError: the folder holds a run of another configuration.
+            ConfigError: it does.
         """
         if not self.config.exists():
-            self.write_text(self.config, text)
             return
-        old, new = (set(filter(None, body.splitlines())) for body in (self.config.read_text(encoding="utf-8"), text))
-        if old != new:
-            first = sorted(old ^ new)[0]
+        before = self.config.read_text(encoding="utf-8")
+        if before != text:
+            old, new = set(before.splitlines()), set(text.splitlines())
+            first = next((line for line in sorted(old ^ new) if not line.startswith("#")), "the order of its lines")
             side = "was" if first in old else "is now"
             raise ConfigError(
                 f"--run_dir {self.path} holds a run of another configuration ({side}: {first.strip()}); "
@@ -93,34 +97,68 @@ class RunFolder:
         except OSError as error:
             raise ConfigError(f"--run_dir {self.path} holds no run: {self.config.name}: {error.strerror}") from error
 
-    def record_start(self, fingerprints: dict[str, str], seed: int, first_step: int) -> None:
-        """Writes environment.json, adding this start to those before it.
+    def check_data(self, fingerprints: dict[str, str]) -> None:
+        """Refuses data that are not those which the run began with.
 
         Args:
             fingerprints: split -> fingerprint of its images.
-            seed: the run's seed.
-            first_step: the step that this start goes on from.
 
         Raises:
-            ConfigError: a split's images are not those that the run began with.
+            ConfigError: a split's images have changed.
         """
-        before = json.loads(self.environment.read_text(encoding="utf-8")) if self.environment.exists() else {}
-        known = before.get("data", {})
+        known = self._read_json(self.environment).get("data", {})
         for split, fingerprint in fingerprints.items():
             if known.get(split, fingerprint) != fingerprint:
                 raise ConfigError(
                     f"--run_dir {self.path}: the images of the {split} split have changed since the run began "
                     f"(fingerprint {known[split][:12]}, now {fingerprint[:12]}); start a new run folder"
                 )
-        start = {"time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"), "step": first_step,
-                 "command": sys.argv, **versions()}
-        self.write_json(self.environment, {"seed": seed, "data": {**known, **fingerprints},
-                                           "starts": [*before.get("starts", []), start]})
+
+    def record_start(self, fingerprints: dict[str, str], facts: DataFacts, seed: int, first_step: int) -> None:
+        """Writes environment.json, adding this start to those before it.
+
+        Args:
+            fingerprints: split -> fingerprint of its images.
+            facts: what the model takes from the training data.
+            seed: the run's seed.
+            first_step: the step that this start goes on from.
+        """
+        starts = self._read_json(self.environment).get("starts", [])
+        start = {"time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+                 "step": first_step, "command": sys.argv, **versions()}
+        self.write_json(self.environment, {"seed": seed, "data": fingerprints, "model": dataclasses.asdict(facts),
+                                           "starts": [*starts, start]})
+
+    def data_facts(self) -> DataFacts:
+        """What the model of this run took from its training data.
+
+        Raises:
+            ConfigError: the run was never started.
+        """
+        try:
+            model = self._read_json(self.environment)["model"]
+        except KeyError:
+            raise ConfigError(f"--run_dir {self.path}: it was never trained; train it first") from None
+        mean, std = model["normalization"]
+        return DataFacts(tuple(model["image_shape"]), model["num_classes"], (tuple(mean), tuple(std)))
 
     def update_results(self, section: str, values: Any) -> None:
         """Puts `values` under `section` of results.json, leaving the other sections."""
-        before = json.loads(self.results.read_text(encoding="utf-8")) if self.results.exists() else {}
-        self.write_json(self.results, {**before, section: values})
+        self.write_json(self.results, {**self._read_json(self.results), section: values})
+
+    @staticmethod
+    def _read_json(path: pathlib.Path) -> dict[str, Any]:
+        """A JSON file's object; empty where there is no file.
+
+        Raises:
+            ConfigError: the file is damaged.
+        """
+        if not path.exists():
+            return {}
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ConfigError(f"{path} is damaged ({error}); delete it and run the command again") from error
 
     @staticmethod
     def write_text(path: pathlib.Path, text: str) -> None:

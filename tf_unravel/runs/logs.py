@@ -3,7 +3,6 @@
 import contextlib
 import json
 import sys
-import time
 from typing import Any
 
 import tensorflow as tf
@@ -14,8 +13,16 @@ from tf_unravel.runs.figures import figure_png
 from tf_unravel.runs.folder import RunFolder
 
 
+def log_figure(writer: tf.summary.SummaryWriter, name: str, figure: Figure, step: int) -> bytes:
+    """Writes a figure to TensorBoard and returns it as PNG."""
+    png = figure_png(figure)
+    with writer.as_default(step=step):
+        tf.summary.image(name, tf.image.decode_png(png, channels=4)[None])
+    return png
+
+
 class Logs(contextlib.AbstractContextManager):
-    """Scalars, figures and text of one run, to TensorBoard and metrics.jsonl at once.
+    """Scalars, figures and text of a run in training, to TensorBoard and metrics.jsonl at once.
 
     Args:
         folder: the run's folder.
@@ -27,7 +34,6 @@ class Logs(contextlib.AbstractContextManager):
         self._keep_lines(folder, first_step)
         self._lines = open(folder.metrics, "a", encoding="utf-8")
         self._writer = tf.summary.create_file_writer(str(folder.tensorboard))
-        self._began = time.monotonic()
 
     @staticmethod
     def _keep_lines(folder: RunFolder, first_step: int) -> None:
@@ -53,12 +59,9 @@ class Logs(contextlib.AbstractContextManager):
         with self._writer.as_default(step=0):
             tf.summary.text(name, "\n".join("    " + line for line in body.splitlines()))
 
-    def figure(self, name: str, figure: Figure, step: int) -> bytes:
-        """Writes a figure and returns it as PNG."""
-        png = figure_png(figure)
-        with self._writer.as_default(step=step):
-            tf.summary.image(name, tf.image.decode_png(png, channels=4)[None])
-        return png
+    def figure(self, name: str, figure: Figure, step: int) -> None:
+        """Writes a figure."""
+        log_figure(self._writer, name, figure, step)
 
     def __exit__(self, *_: Any) -> None:
         self._lines.close()

@@ -1,6 +1,7 @@
 """A trained run, read back: its plan, its backbone with the weights of a checkpoint, its data."""
 
 import os
+import zipfile
 from collections.abc import Sequence
 
 import keras
@@ -24,10 +25,9 @@ class FinishedRun:
 
     def __init__(self, run_dir: str | os.PathLike, bindings: Sequence[str] = (), checkpoint: str = "best"):
         self.folder = RunFolder(run_dir)
-        self.name = self.folder.path.name
         config.parse(bindings=bindings, text=self.folder.read_config())
         self.plan = config.plan()
-        self.learner = self.plan.build(self.plan.dataset(split="train"))
+        self.learner = self.plan.build(self.folder.data_facts())
         self.step = self._restore(checkpoint)
 
     @property
@@ -42,7 +42,11 @@ class FinishedRun:
     def _restore(self, checkpoint: str) -> int:
         checkpoints = self.folder.checkpoints
         if checkpoint == "best" and checkpoints.best.exists():
-            return checkpoints.restore(checkpoints.best, self.learner)["step"]
+            try:
+                return checkpoints.restore(checkpoints.best, self.learner)["step"]
+            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+                advice = "give --checkpoint=last"
+                raise config.ConfigError(f"{checkpoints.best} cannot be used ({error}); {advice}") from error
         facts = checkpoints.restore_latest(self.learner)
         if facts is None:
             raise config.ConfigError(f"--run_dir {self.folder.path}: no checkpoint yet; train it first")

@@ -5,14 +5,14 @@ import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
+import tensorflow as tf
 
-from tf_unravel import analysis, data, evaluation, heads
+from tf_unravel import analysis, data, evaluation
 from tf_unravel.runs.checkpoints import write_atomically
-from tf_unravel.runs.config import ConfigError, describe
-from tf_unravel.runs.figures import figure_png, projection_figure
+from tf_unravel.runs.config import describe, heads_named
+from tf_unravel.runs.figures import figure_png, projection, projection_figure
 from tf_unravel.runs.folder import RunFolder
-from tf_unravel.runs.logs import Logs
+from tf_unravel.runs.logs import log_figure
 from tf_unravel.runs.reading import FinishedRun
 
 
@@ -39,12 +39,17 @@ class Reading:
         """Where tables and figures over all runs go."""
         return pathlib.Path(self.out or self.run_dirs[0])
 
-    def features(self) -> Iterator[tuple[FinishedRun, data.ClassImages, np.ndarray]]:
-        """Each run with its split and the features [N, D] of all its images."""
-        for run_dir in self.run_dirs:
+    @property
+    def titles(self) -> list[str]:
+        """What tables call the runs: their folders' names, or the paths where two names are the same."""
+        names = [RunFolder(run_dir).name for run_dir in self.run_dirs]
+        return names if len(set(names)) == len(names) else [str(run_dir) for run_dir in self.run_dirs]
+
+    def runs(self) -> Iterator[tuple[str, FinishedRun, data.ClassImages]]:
+        """Each run's title, the run, and its split."""
+        for title, run_dir in zip(self.titles, self.run_dirs, strict=True):
             run = FinishedRun(run_dir, self.bindings, self.checkpoint)
-            split = run.split(self.split)
-            yield run, split, evaluation.extract_features(run.backbone, split.images)
+            yield title, run, run.split(self.split)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,16 +77,17 @@ def evaluate_runs(reading: Reading, head_names: Sequence[str], tasks: Tasks) -> 
     Raises:
         ConfigError: an unknown head, or a folder without a trained run.
     """
-    unknown = [name for name in head_names if name not in heads.by_name]
-    if unknown or not head_names:
-        raise ConfigError(f"--heads are among {', '.join(heads.by_name)}. Received: {', '.join(unknown) or 'none'}")
-    chosen = {name: heads.by_name[name]() for name in head_names}
     rows = []
-    for run, split, features in reading.features():
+    for title, run, split in reading.runs():
+        chosen = heads_named(head_names)
+        for shots in tasks.shots:
+            data.TaskSampler(split, tasks.ways, shots, tasks.queries, tasks.seed)  # refuses before minutes of features
+        features = evaluation.extract_features(run.backbone, split.images)
         accuracies = evaluation.evaluate_heads(features, chosen, split, **dataclasses.asdict(tasks))
         mine = [
-            {"run": run.name, "checkpoint_step": run.step, "split": split.name, "head": name, "shots": shots,
-             "ways": tasks.ways, "queries": tasks.queries, "seed": tasks.seed, **describe(accuracy)}
+            {"run": title, "checkpoint_step": run.step, "split": split.name, "fingerprint": split.fingerprint,
+             "head": name, "shots": shots, "ways": tasks.ways, "queries": tasks.queries, "seed": tasks.seed,
+             **describe(accuracy)}
             for name, by_shots in accuracies.items()
             for shots, accuracy in by_shots.items()
         ]
@@ -108,7 +114,7 @@ def _accuracy_table(rows: Sequence[dict[str, Any]], tasks: Tasks) -> str:
 
 
 def measure_runs(reading: Reading, num_pairs: int = 10000, seed: int = 0) -> str:
-    """How features cluster; writes results.json of each run, measurement.json and lda.png.
+    """How features cluster; writes results.json of each run, measurement.json and lda_<split>.png.
 
     Args:
         reading: the runs.
@@ -118,35 +124,40 @@ def measure_runs(reading: Reading, num_pairs: int = 10000, seed: int = 0) -> str
     Returns:
         The table as text.
     """
-    rows, features_of = [], {}
-    for run, split, features in reading.features():
+    rows, projections = [], {}
+    for title, run, split in reading.runs():
+        features = evaluation.extract_features(run.backbone, split.images)
         measured = analysis.class_separation(features, split.class_ids, num_pairs=num_pairs, seed=seed)
-        row = {"run": run.name, "checkpoint_step": run.step, "split": split.name, "seed": seed,
-               **dataclasses.asdict(measured)}
-        run.folder.update_results("measurement", row)
-        own = projection_figure({run.name: features}, split, seed)
-        if own is not None:
-            with Logs(run.folder, run.step) as logs:
-                png = logs.figure(f"{reading.split}/lda", own, run.step)
+        rows.append({"run": title, "checkpoint_step": run.step, "split": split.name,
+                     "fingerprint": split.fingerprint, **dataclasses.asdict(measured),
+                     "expected_r_hv": measured.expected_r_hv})
+        run.folder.update_results("measurement", rows[-1])
+        projected = projection(features, split, seed)
+        if projected is not None:
+            projections[title] = projected
+            writer = tf.summary.create_file_writer(str(run.folder.tensorboard))
+            own = projection_figure({title: projected}, split.class_names)
+            png = log_figure(writer, f"{reading.split}/lda", own, run.step)
             _write_bytes(run.folder.figures / f"lda_{reading.split}.png", png)
-        rows.append(row)
-        features_of[run.name] = features
-    path, together = reading.folder / f"lda_{reading.split}.png", projection_figure(features_of, split, seed)
-    if together is not None:
-        _write_bytes(path, figure_png(together))
     _write_json(reading.folder / "measurement.json", rows)
+    table = _separation_table(rows, num_pairs, seed)
+    if projections:
+        path = reading.folder / f"lda_{reading.split}.png"
+        _write_bytes(path, figure_png(projection_figure(projections, split.class_names)))
+        table += f"\nFigure: {path}"
+    return table
+
+
+def _separation_table(rows: Sequence[dict[str, Any]], num_pairs: int, seed: int) -> str:
     lines = [["run", "r_fc", "r_hv", "4 r_fc / (4 + r_fc)", "variance ratio"]]
     for row in rows:
-        expected = 4 * row["r_fc"] / (4 + row["r_fc"])
         lines.append([row["run"], f"{row['r_fc']:.3f} ± {row['r_fc_error']:.3f}",
                       f"{row['r_hv']:.3f} ± {row['r_hv_error']:.3f}",
-                      f"{expected:.3f}", f"{row['variance_ratio']:.3f}"])
+                      f"{row['expected_r_hv']:.3f}", f"{row['variance_ratio']:.3f}"])
     note = (
         f"Estimators of Tables 2 and 4 (two classes, two samples each), mean ± one standard error over {num_pairs} "
         f"pairs of split {rows[0]['split']}, seed {seed}; lower is tighter."
     )
-    if together is not None:
-        note += f"\nFigure: {path}"
     return f"{_aligned(lines)}\n{note}"
 
 

@@ -8,7 +8,6 @@ started again by the same command ends with the same weights, bit for bit on a C
 
 import contextlib
 import dataclasses
-import logging
 import math
 import signal
 import time
@@ -21,11 +20,10 @@ import tensorflow as tf
 
 from tf_unravel import analysis, data, evaluation
 from tf_unravel.runs import config
-from tf_unravel.runs.figures import projection_figure
+from tf_unravel.runs.figures import projection, projection_figure
 from tf_unravel.runs.folder import RunFolder
 from tf_unravel.runs.logs import Logs, progress_bar
 
-_log = logging.getLogger(__name__)
 _LOG_EVERY = 50
 
 
@@ -46,6 +44,7 @@ def _stop_on_signals() -> Iterator[Stopped]:
 
     def ask(number: int, _: Any) -> None:
         stopped.signal = number
+        signal.signal(number, before[number])  # a second one does not wait
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -109,18 +108,23 @@ def train(plan: config.Plan, folder: RunFolder, config_text: str) -> Outcome:
         TrainingDiverged: the loss is not finite.
     """
     with folder.claimed():
-        folder.adopt_config(config_text)
+        folder.check_config(config_text)
         watched = plan.validation.every_epochs > 0
         splits = {name: plan.dataset(split=name) for name in (("train", "val") if watched else ("train",))}
         if watched:
             _check_validation(plan.validation, splits["val"])
-        learner = plan.build(splits["train"])
+        fingerprints = {name: split.fingerprint for name, split in splits.items()}
+        folder.check_data(fingerprints)
+        facts = config.DataFacts.of(splits["train"])
+        learner = plan.build(facts)
         steps_per_epoch = plan.batches.steps_per_epoch(splits["train"])
         learner.compile(optimizer=plan.optimizer(steps_per_epoch))
         learner.optimizer.build(learner.trainable_variables)
-        facts = folder.checkpoints.restore_latest(learner)
-        progress = Progress(**facts) if facts else Progress()
-        folder.record_start({name: s.fingerprint for name, s in splits.items()}, plan.seed, progress.step)
+        saved = folder.checkpoints.restore_latest(learner)
+        progress = Progress(**saved) if saved else Progress()
+        # Only now: a command that failed above has left nothing that would refuse the corrected one.
+        folder.write_text(folder.config, config_text)
+        folder.record_start(fingerprints, facts, plan.seed, progress.step)
         with Logs(folder, progress.step) as logs:
             logs.text("config.gin", config_text)
             folder.write_text(folder.operative_config, config.operative())
@@ -131,8 +135,12 @@ def train(plan: config.Plan, folder: RunFolder, config_text: str) -> Outcome:
 
 def _check_validation(watch: config.Validation, split: data.ClassImages) -> None:
     """Tasks that the validation classes cannot give are refused before the first step, not after the first epoch."""
-    for shots in watch.shots:
-        data.TaskSampler(split, watch.ways, shots, watch.queries)
+    try:
+        for shots in watch.shots:
+            data.TaskSampler(split, watch.ways, shots, watch.queries)
+    except ValueError as error:
+        ask = "set Validation.ways, Validation.shots and Validation.queries, or Validation.every_epochs = 0 for none"
+        raise config.ConfigError(f"validation during training: {error} To go on, {ask}") from error
 
 
 class _Loop:
@@ -168,10 +176,7 @@ class _Loop:
     def _log(self, values: dict[str, tf.Tensor], bar: Any) -> None:
         step, loss = self.progress.step, float(values["loss"])
         if not math.isfinite(loss):
-            newest = self.folder.checkpoints.newest_first()
-            last = f"the last good checkpoint is {newest[0]}" if newest else "there is no checkpoint yet"
-            advice = "lower the learning rate, or look at the data"
-            raise TrainingDiverged(f"the loss is {loss} at step {step}; {last}; {advice}")
+            self._diverged(f"the loss is {loss}")
         if step % _LOG_EVERY and step % self.steps_per_epoch and step > 1:
             return
         scalars = {f"train/{name}": float(value) for name, value in values.items()}
@@ -185,13 +190,28 @@ class _Loop:
         for metric in self.learner.metrics:
             metric.reset_state()
 
+    def _diverged(self, what: str) -> None:
+        newest = self.folder.checkpoints.newest_first()
+        last = f"the last good checkpoint is {newest[0]}" if newest else "there is no checkpoint yet"
+        advice = "lower the learning rate, or look at the data"
+        raise TrainingDiverged(f"{what} at step {self.progress.step}; {last}; {advice}")
+
+    def _check_weights(self) -> None:
+        """A finite loss may still have been followed by an update that is not; nothing may be built on that."""
+        for variable in self.learner.variables:
+            values = keras.ops.convert_to_numpy(variable)
+            if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
+                self._diverged(f"{variable.path} is not finite")
+
     def _end_epoch(self) -> None:
+        self._check_weights()
         epoch, every = self.progress.step // self.steps_per_epoch, self.plan.validation.every_epochs
         if every and (epoch % every == 0 or self.progress.step == self.total):
             self._validate(epoch)
         self._save()
 
     def _save(self) -> None:
+        self._check_weights()
         self.folder.checkpoints.save(self.learner, dataclasses.asdict(self.progress))
         self.saved_at = time.monotonic()
 
@@ -210,8 +230,9 @@ class _Loop:
         self.logs.scalars(progress.step, scalars)
         progress.validations.append({"epoch": epoch, "step": progress.step, **scalars})
         if watch.projection_every and (len(progress.validations) - 1) % watch.projection_every == 0:
-            figure = projection_figure({self.folder.path.name: features}, split)
-            if figure is not None:
+            projected = projection(features, split)
+            if projected is not None:
+                figure = projection_figure({self.folder.name: projected}, split.class_names)
                 self.logs.figure("val/lda", figure, progress.step)
         mean = float(np.mean(list(accuracies.values())))
         if mean > progress.best:
