@@ -49,6 +49,7 @@ from tf_unravel.gram import (
 from tf_unravel.heads.kernel import Kernels
 
 INDUCTIVE = "inductive (running statistics)"
+IMAGE_TASKS_PER_BLOCK = 16
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -138,7 +139,8 @@ def evaluate_heads(
     """Returns the accuracy of several heads over the same tasks, from one pass over the images.
 
     Args:
-        backbone: Keras model, images -> [B, D]; or the features [N, D] of the split's images, in its order.
+        backbone: Keras model, images -> [B, D]; or the features [N, D] of the split's images, in its order (not for
+            heads that adapt the backbone, such as FineTune).
         heads: name -> head, or heads that carry their own `name`.
         split: images of classes that the backbone was not trained on.
         ways: classes per task.
@@ -163,6 +165,15 @@ def evaluate_heads(
     samplers = [TaskSampler(split, ways, int(k), queries, seed) for k in np.atleast_1d(shots)]
     if num_tasks < 2:
         raise ValueError(f"An interval needs at least 2 tasks. Received: num_tasks={num_tasks}.")
+    on_images = {name: head for name, head in heads.items() if getattr(head, "on_images", False)}
+    others = {name: head for name, head in heads.items() if name not in on_images}
+    results: dict[str, dict[int, Accuracy]] = {name: {} for name in heads}
+    for name, head in on_images.items():
+        for sampler in samplers:
+            per_task = _image_accuracies(name, head, backbone, split, sampler, num_tasks)
+            results[name][sampler.shots] = Accuracy.of(per_task, head.batchnorm)
+    if not others:
+        return results
     if callable(backbone):
         features, batchnorm = extract_features(backbone, split.images), INDUCTIVE
     else:
@@ -173,18 +184,17 @@ def evaluate_heads(
                 f"Received: shape {features.shape}."
             )
     features = SplitFeatures(np.ascontiguousarray(features, np.float32))
-    on_kernels = {name: head for name, head in heads.items() if hasattr(head, "logits")}
-    on_features = {name: head for name, head in heads.items() if name not in on_kernels}
+    on_kernels = {name: head for name, head in others.items() if hasattr(head, "logits")}
+    on_features = {name: head for name, head in others.items() if name not in on_kernels}
     products = None
     if on_kernels:
         worth_it = gram_is_worth_it(features, samplers, num_tasks, gram_bytes)
         products = GramProducts(features) if worth_it else TaskProducts(features)
-    results: dict[str, dict[int, Accuracy]] = {name: {} for name in heads}
     for sampler in samplers:
         per_task = _kernel_accuracies(on_kernels, products, sampler, num_tasks) if on_kernels else {}
         if on_features:
             per_task |= _feature_accuracies(on_features, features, sampler, num_tasks)
-        for name in heads:
+        for name in others:
             results[name][sampler.shots] = Accuracy.of(per_task[name], batchnorm)
     return results
 
@@ -293,6 +303,31 @@ def _feature_accuracies(
 
     together = feature_tasks_per_block(sampler, features.values.shape[1])
     return _accuracies(count, gather, sampler, num_tasks, together)
+
+
+def _image_accuracies(
+    name: str, head: Any, backbone: Any, split: ClassImages, sampler: TaskSampler, num_tasks: int
+) -> np.ndarray:
+    """Returns the per-task accuracy [num_tasks] of a head that adapts the backbone itself to each task's images."""
+    if not callable(backbone):
+        raise ValueError(f"The head '{name}' adapts a backbone: give the model. Received: features.")
+    support_labels, query_labels = sampler.labels
+
+    def gather(support: np.ndarray, query: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return split.images[support], split.images[query]  # [T, S, H, W, C], [T, WQ, H, W, C]
+
+    together = min(num_tasks, IMAGE_TASKS_PER_BLOCK)
+    done = 0
+
+    def count(block: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tuple[tf.Tensor, tf.Tensor]]:
+        nonlocal done
+        support, query = block
+        labels = tf.tile(support_labels[None], (len(support), 1))  # [T, S]
+        logits = head(backbone, support, labels, query, sampler.ways, first_task=done)
+        done += len(support)
+        return {name: _correct(logits, query_labels)}
+
+    return _accuracies(count, gather, sampler, num_tasks, together)[name]
 
 
 def _correct(logits: tf.Tensor, query_labels: np.ndarray) -> tuple[tf.Tensor, tf.Tensor]:

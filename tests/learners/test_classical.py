@@ -84,7 +84,7 @@ def test_coefficient_zero_is_no_regularizer():
 
 def test_metrics_are_means_over_the_steps():
     learner = learner_of(rates=(0.0,))
-    losses = [float(learner.losses_of(images(step), IDS)[0]) for step in range(2)]
+    losses = [float(learner.objective((images(step), IDS), training=True)["cross_entropy"]) for step in range(2)]
     for step in range(2):
         logs = learner.train_step((images(step), IDS))
     np.testing.assert_allclose(logs["cross_entropy"], np.mean(losses), rtol=1e-6)

@@ -41,8 +41,8 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
 
     Same variables, arguments and meaning of `training` and `trainable` as `keras.layers.BatchNormalization`. Two
     differences: `moving_variance` follows the unbiased batch variance, as PyTorch's running_var, and the second
-    derivative is right (see the module). Statistics are in float32 for half-precision inputs. float64 takes a
-    composed path, right to any order; masks, `synchronized` and `renorm` take Keras's.
+    derivative is right (see the module). Statistics are in float32 for half-precision inputs. float64, and
+    `synchronized=True` on several replicas, take a composed path; masks and `renorm` take Keras's.
 
     Args:
         input_bias: whether the layer owns the bias [C] of the convolution in front of it. A batch mean takes any
@@ -73,7 +73,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         super().build(input_shape)
 
     def call(self, inputs: tf.Tensor, training: bool | None = None, mask: tf.Tensor | None = None) -> tf.Tensor:
-        if mask is not None or self.synchronized or self.renorm or self.axis not in (-1, len(inputs.shape) - 1):
+        if mask is not None or self.renorm or self.axis not in (-1, len(inputs.shape) - 1):
             inputs = inputs if self.bias is None else inputs + tf.cast(self.bias, inputs.dtype)
             return super().call(inputs, training=training, mask=mask)
         dtype = tf.float64 if inputs.dtype == tf.float64 else tf.float32
@@ -87,6 +87,8 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
             shift = sum(bias) - mean
             return (_fused_inference if fused else _inference)(inputs, gamma, beta, shift, variance, self.epsilon)
         normalize = _fused_training if fused else _training
+        if self.synchronized and tf.distribute.get_strategy().num_replicas_in_sync > 1:
+            normalize = _synchronized_training
         outputs, batch_mean, batch_variance = normalize(inputs, gamma, beta, bias, self.epsilon)
         keep = self.momentum
         batch_mean = batch_mean + sum(bias)
@@ -97,6 +99,21 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
     def get_config(self) -> dict:
         initializer = keras.initializers.serialize(self.input_bias_initializer)
         return {**super().get_config(), "input_bias": self.input_bias, "input_bias_initializer": initializer}
+
+
+def synchronize(model: keras.Model, on: bool = True) -> None:
+    """Makes every BatchNorm of a model use the statistics of all replicas' batches (or of its own alone).
+
+    One replica behaves the same either way. A learner whose batch is one batch, shared out over replicas, wants the
+    statistics of the whole; one whose tasks are normalised each by itself does not.
+
+    Args:
+        model: any Keras model, nested ones included.
+        on: whether to.
+    """
+    for layer in model._flatten_layers(include_self=False):
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.synchronized = on
 
 
 def _inference(x, gamma, beta, shift, variance, epsilon):
@@ -123,6 +140,20 @@ def _training(x, gamma, beta, bias, epsilon):
     mean = tf.reduce_mean(wide, axes)
     centred = wide - mean
     variance = tf.reduce_mean(tf.square(centred), axes)
+    y = centred * (gamma * tf.math.rsqrt(variance + epsilon)) + beta
+    y += sum(0.0 * value for value in bias)  # a gradient of zero rather than none
+    return tf.cast(y, x.dtype), mean, variance * (count / tf.maximum(count - 1.0, 1.0))
+
+
+def _synchronized_training(x, gamma, beta, bias, epsilon):
+    """(y, mean, unbiased variance) with the statistics of the batches of all replicas, equal in size."""
+    context = tf.distribute.get_replica_context()
+    wide = tf.cast(x, gamma.dtype)
+    axes = list(range(len(x.shape) - 1))
+    count = tf.cast(tf.size(x) // tf.size(gamma), gamma.dtype) * context.num_replicas_in_sync
+    mean = context.all_reduce(tf.distribute.ReduceOp.MEAN, tf.reduce_mean(wide, axes))
+    centred = wide - mean
+    variance = context.all_reduce(tf.distribute.ReduceOp.MEAN, tf.reduce_mean(tf.square(centred), axes))
     y = centred * (gamma * tf.math.rsqrt(variance + epsilon)) + beta
     y += sum(0.0 * value for value in bias)  # a gradient of zero rather than none
     return tf.cast(y, x.dtype), mean, variance * (count / tf.maximum(count - 1.0, 1.0))

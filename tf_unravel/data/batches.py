@@ -1,7 +1,8 @@
 """Training batches of a run: what is sampled, how it is augmented, how many make an epoch.
 
-A run draws its batches from one object with two methods, whatever the learner:
-`steps_per_epoch(split)` and `dataset(split, seed, first_step)`. Both are functions of their arguments alone.
+A run draws its batches from one object, whatever the learner: `steps_per_epoch(split)` and
+`dataset(split, seed, first_step)` are functions of their arguments alone; `batch_size` is how many images a step
+takes, and `num_labels(split's classes)` how many labels there are to tell apart.
 """
 
 import dataclasses
@@ -10,7 +11,8 @@ import tensorflow as tf
 
 from tf_unravel.data.augmentation import augment
 from tf_unravel.data.class_images import ClassImages
-from tf_unravel.data.sampling import class_pairs, steps_per_epoch
+from tf_unravel.data.meta_batches import inner_batches
+from tf_unravel.data.sampling import Episode, class_pairs, episodes, steps_per_epoch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +31,10 @@ class ClassPairs:
     padding: int = 4
     flip: bool = True
 
+    def num_labels(self, num_classes: int) -> int:
+        """Every class of the split has its label."""
+        return num_classes
+
     def steps_per_epoch(self, split: ClassImages) -> int:
         """Steps in which a class-balanced epoch visits every image."""
         return steps_per_epoch(split, self.batch_size)
@@ -44,3 +50,92 @@ class ClassPairs:
             return augment(images, seed, step, padding=self.padding, flip=self.flip), class_ids
 
         return batches.enumerate(first_step).map(change, num_parallel_calls=2, deterministic=True).prefetch(4)
+
+
+@dataclasses.dataclass(frozen=True)
+class Episodes:
+    """Batches of few-shot tasks, for learners that are trained on them.
+
+    Args:
+        ways, shots, queries: of a task, each image drawn without replacement.
+        tasks: tasks in a batch (MetaOptNet 8, MAML 4).
+        batches_per_epoch: what an epoch is; MetaOptNet's has 1000 batches.
+        augmented, padding, flip: as for `ClassPairs`.
+    """
+
+    ways: int = 5
+    shots: int = 5
+    queries: int = 6
+    tasks: int = 8
+    batches_per_epoch: int = 1000
+    augmented: bool = True
+    padding: int = 4
+    flip: bool = True
+
+    @property
+    def batch_size(self) -> int:
+        """Images in a batch."""
+        return self.tasks * self.ways * (self.shots + self.queries)
+
+    def num_labels(self, num_classes: int) -> int:
+        """The ways."""
+        return self.ways
+
+    def steps_per_epoch(self, split: ClassImages) -> int:
+        """`batches_per_epoch`: tasks are drawn, not used up."""
+        return self.batches_per_epoch
+
+    def dataset(self, split: ClassImages, seed: int, first_step: int = 0) -> tf.data.Dataset:
+        """Endless Episodes with a leading axis of tasks, from a step on."""
+        first_task = first_step * self.tasks
+        batches = episodes(split, self.ways, self.shots, self.queries, seed=seed, first_task=first_task,
+                           tasks_per_batch=self.tasks)
+        if not self.augmented:
+            return batches
+
+        def change(step: tf.Tensor, episode: Episode) -> Episode:
+            count = episode.support_images.shape[1]
+            images = tf.concat([episode.support_images, episode.query_images], axis=1)  # [T, S + WQ, H, W, C]
+            changed = augment(tf.reshape(images, [-1, *split.image_shape]), seed, step, padding=self.padding,
+                              flip=self.flip)
+            changed = tf.reshape(changed, images.shape)  # [T, S + WQ, H, W, C]
+            return episode._replace(support_images=changed[:, :count], query_images=changed[:, count:])
+
+        return batches.enumerate(first_step).map(change, num_parallel_calls=2, deterministic=True).prefetch(4)
+
+
+@dataclasses.dataclass(frozen=True)
+class InnerBatches:
+    """Reptile's batches: the inner batches of a meta-batch of tasks, in order (`data.inner_batches`). Not augmented.
+
+    Args:
+        ways: of a task.
+        shots: images per class that a task trains on (the original's --train-shots).
+        steps, batch: inner steps, and images in each.
+        tasks: tasks in a meta-batch.
+        batches_per_epoch: what an epoch is.
+    """
+
+    ways: int = 5
+    shots: int = 15
+    steps: int = 8
+    batch: int = 10
+    tasks: int = 5
+    batches_per_epoch: int = 1000
+
+    @property
+    def batch_size(self) -> int:
+        """Images in a meta-batch."""
+        return self.tasks * self.steps * self.batch
+
+    def num_labels(self, num_classes: int) -> int:
+        """The ways."""
+        return self.ways
+
+    def steps_per_epoch(self, split: ClassImages) -> int:
+        """`batches_per_epoch`: tasks are drawn, not used up."""
+        return self.batches_per_epoch
+
+    def dataset(self, split: ClassImages, seed: int, first_step: int = 0) -> tf.data.Dataset:
+        """Endless (images [T, k, B, H, W, C], labels [T, k, B]) from a step on."""
+        return inner_batches(split, self.ways, self.shots, self.steps, self.batch, self.tasks, seed, first_step)

@@ -2,8 +2,7 @@
 
 Everything drawn here is a function of (seed, step) or (seed, task) alone. There is no generator whose hidden state
 could depend on how often, in how many threads or on how many machines it was asked, so that a resumed run, another
-number of replicas or another number of reader threads draws the same batches. Random words come from NumPy's Philox
-counter generator, keyed by (seed, stream, block); only its raw words are used, whose stream NumPy guarantees.
+number of replicas or another number of reader threads draws the same batches (`drawing.py` has the draws).
 
 Class pairs (appendix A.2 of the paper: "two images per class in each mini-batch"): an epoch is planned as rounds. A
 round visits every class once in a fresh order and takes the next two images of that class's own shuffled sequence;
@@ -18,17 +17,25 @@ shots, and its support at K shots is contained in its support at K + 1 shots.
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from tf_unravel.data.class_images import ClassImages
+from tf_unravel.data.drawing import (
+    PAIR_STREAM,
+    TASK_CLASS_STREAM,
+    TASK_IMAGE_STREAM,
+    Recent,
+    check_counts,
+    in_order,
+    permutations,
+    take,
+    uniform_words,
+    without_replacement,
+)
 
-_PAIR_STREAM, _TASK_CLASS_STREAM, _TASK_IMAGE_STREAM = 1, 2, 3
 _TASKS_PER_BLOCK = 1024
 _IMAGE_BYTES_PER_GATHER = 8 << 20
 
@@ -96,20 +103,20 @@ def class_pairs(
         >>> pairs = class_pairs(split, batch_size=128, seed=0)
         >>> images, class_ids = next(iter(pairs))
     """
-    _check_counts(seed=seed, first_step=first_step, num_steps=num_steps)
+    check_counts(seed=seed, first_step=first_step, num_steps=num_steps)
     epoch_steps = steps_per_epoch(split, batch_size)
     _check_pairs_exist(split)
-    plans = _Recent(lambda epoch: pair_plan(split, batch_size, seed, epoch))
+    plans = Recent(lambda epoch: pair_plan(split, batch_size, seed, epoch))
 
     def batch(step):
         indices = plans(int(step) // epoch_steps)[int(step) % epoch_steps]
-        return _take(split.images, indices), split.class_ids[indices].astype(np.int32)
+        return take(split.images, indices), split.class_ids[indices].astype(np.int32)
 
     def load(step):
         images, class_ids = tf.numpy_function(batch, [step], [tf.uint8, tf.int32])
         return tf.ensure_shape(images, (batch_size, *split.image_shape)), tf.ensure_shape(class_ids, (batch_size,))
 
-    return _in_order(load, first_step, num_steps)
+    return in_order(load, first_step, num_steps)
 
 
 def pair_plan(split: ClassImages, batch_size: int, seed: int, epoch: int) -> np.ndarray:
@@ -126,7 +133,7 @@ def pair_plan(split: ClassImages, batch_size: int, seed: int, epoch: int) -> np.
     """
     pairs, steps = _pairs_per_batch(batch_size), steps_per_epoch(split, batch_size)
     rounds = -(-steps * pairs // split.num_classes)  # the last, partial one fills up the last batch
-    words = np.random.Philox(np.random.SeedSequence(seed, spawn_key=(_PAIR_STREAM, epoch)))
+    words = np.random.Philox(np.random.SeedSequence(seed, spawn_key=(PAIR_STREAM, epoch)))
     classes = _class_rounds(words, split.num_classes, rounds, pairs)  # [rounds, C]
     order, offsets = split.class_index
     in_one_batch = 2 * -(-pairs // split.num_classes)
@@ -144,7 +151,7 @@ def _class_rounds(words: np.random.Philox, num_classes: int, rounds: int, pairs:
     Where a batch straddles rounds, the round that it ends in begins with the classes it does not yet hold, so that
     no class comes more than ceil(pairs / C) times in a batch.
     """
-    classes = _permutations(words, rounds, num_classes)
+    classes = permutations(words, rounds, num_classes)
     for number in range(1, rounds):
         batch_start = number * num_classes // pairs * pairs
         head = batch_start + pairs - number * num_classes  # slots of this round in that batch
@@ -155,7 +162,7 @@ def _class_rounds(words: np.random.Philox, num_classes: int, rounds: int, pairs:
         held[classes[batch_start // num_classes, num_classes - tail :]] = True
         row = classes[number]
         row = np.concatenate([row[~held[row]], row[held[row]]])
-        rest = row[head:][_permutations(words, 1, num_classes - head)[0]]  # or the held classes would always follow
+        rest = row[head:][permutations(words, 1, num_classes - head)[0]]  # or the held classes would always follow
         classes[number] = np.concatenate([row[:head], rest])
     return classes
 
@@ -165,7 +172,7 @@ def _image_sequence(words: np.random.Philox, size: int, length: int, apart: int)
 
     The same image comes again after at least `apart` places (or `size`, if that is less).
     """
-    cycles = _permutations(words, -(-length // size), size)  # [cycles, size]
+    cycles = permutations(words, -(-length // size), size)  # [cycles, size]
     apart = min(apart, size)
     if apart == 2 and size % 2:  # pairs straddle cycles; an even class has none, and column 1 is not the last
         again = np.flatnonzero(cycles[1:, 0] == cycles[:-1, -1]) + 1
@@ -213,7 +220,7 @@ def episodes(
         ...     ...
     """
     sampler = TaskSampler(split, ways, shots, queries, seed)
-    _check_counts(first_task=first_task, num_tasks=num_tasks)
+    check_counts(first_task=first_task, num_tasks=num_tasks)
     if tasks_per_batch is not None and (tasks_per_batch < 1 or (num_tasks or 0) % tasks_per_batch):
         raise ValueError(
             "tasks_per_batch must be at least 1 and divide num_tasks. "
@@ -225,7 +232,7 @@ def episodes(
     support_labels, query_labels = (np.tile(labels, (together, 1)) for labels in sampler.labels)
     def gather(number):
         support, query = sampler.indices(first_task + int(number) * together, together)
-        return _take(split.images, support), _take(split.images, query)
+        return take(split.images, support), take(split.images, query)
 
     def load(number):
         support, query = tf.numpy_function(gather, [number], [tf.uint8, tf.uint8])
@@ -234,7 +241,7 @@ def episodes(
         return Episode(support, tf.constant(support_labels), query, tf.constant(query_labels))
 
     num_gathers = None if num_tasks is None else -(-num_tasks // together)
-    dataset = _in_order(load, 0, num_gathers)
+    dataset = in_order(load, 0, num_gathers)
     if tasks_per_batch is None:
         dataset = dataset.unbatch()
     if tasks_per_batch is None and num_tasks is not None:
@@ -260,12 +267,12 @@ class TaskSampler:
     """
 
     def __init__(self, split: ClassImages, ways: int = 5, shots: int = 1, queries: int = 15, seed: int = 0):
-        _check_counts(seed=seed)
+        check_counts(seed=seed)
         _check_task_fits(split, ways, shots, queries)
         self.ways, self.shots, self.queries, self.seed = ways, shots, queries, seed
         self.labels = tuple(np.repeat(np.arange(ways, dtype=np.int32), count) for count in (shots, queries))
         self._order, self._offsets = split.class_index
-        self._blocks = _Recent(self._block)
+        self._blocks = Recent(self._block)
 
     def indices(self, first_task: int, num_tasks: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns (support int64 [T, S], query int64 [T, WQ]): indices into `split.images`."""
@@ -283,82 +290,15 @@ class TaskSampler:
 
     def _block(self, block: int) -> np.ndarray:
         """Returns the images of tasks block * 1024 onwards, int64 [1024, W, Q + K]."""
-        classes = self._choose(_TASK_CLASS_STREAM, block, len(self._offsets) - 1, self.ways, (_TASKS_PER_BLOCK,))
+        classes = self._choose(TASK_CLASS_STREAM, block, len(self._offsets) - 1, self.ways, (_TASKS_PER_BLOCK,))
         classes = classes.T  # [1024, W]
         sizes = np.diff(self._offsets)[classes]  # [1024, W]
-        chosen = self._choose(_TASK_IMAGE_STREAM, block, sizes, self.queries + self.shots, sizes.shape)
+        chosen = self._choose(TASK_IMAGE_STREAM, block, sizes, self.queries + self.shots, sizes.shape)
         return self._order[np.moveaxis(chosen, 0, -1) + self._offsets[classes][:, :, None]]  # [1024, W, Q + K]
 
     def _choose(self, stream: int, block: int, sizes: np.ndarray | int, count: int, shape: tuple) -> np.ndarray:
         words = np.random.Philox(np.random.SeedSequence(self.seed, spawn_key=(stream, block)))
-        return _without_replacement(_uniform_words(words, (count, *shape)), sizes)
-
-
-def _uniform_words(words: np.random.Philox, shape: tuple[int, ...]) -> np.ndarray:
-    """Returns uniform uint64 in 0..2**32-1; leading rows do not depend on how many rows follow."""
-    size = int(np.prod(shape))
-    return words.random_raw(-(-size // 2)).view(np.uint32)[:size].astype(np.uint64).reshape(shape)
-
-
-def _permutations(words: np.random.Philox, rows: int, size: int) -> np.ndarray:
-    return np.argsort(words.random_raw(rows * size).reshape(rows, size), axis=1, kind="stable")
-
-
-def _without_replacement(words: np.ndarray, sizes: np.ndarray | int) -> np.ndarray:
-    """Draws without replacement from range(sizes), in random order, for many draws at once.
-
-    The j-th draw picks a rank among the sizes - j values that are left; stepping over the values already taken, in
-    ascending order, turns the rank into the value. It needs no array as long as the class. The multiplication that
-    maps a word to a rank is uneven by sizes / 2**32 at most.
-
-    Args:
-        words: uint64 [k, ...], uniform in 0..2**32-1.
-        sizes: scalar or [...], at least k.
-
-    Returns:
-        int64 [k, ...]
-    """
-    drawn = np.empty(words.shape, np.int64)
-    taken = np.empty(words.shape, np.int64)  # the rows so far, ascending
-    sizes = np.asarray(sizes, np.uint64)
-    for j, word in enumerate(words):
-        value = ((word * (sizes - np.uint64(j))) >> np.uint64(32)).astype(np.int64)
-        for i in range(j):
-            value += value >= taken[i]
-        drawn[j] = value
-        for i in range(j):  # insertion: pushes the larger one on
-            smaller = np.minimum(taken[i], value)
-            value = np.maximum(taken[i], value)
-            taken[i] = smaller
-        taken[j] = value
-    return drawn
-
-
-class _Recent:
-    """Remembers the last two results of a function of one integer, for threads that are at most one apart."""
-
-    def __init__(self, function: Callable[[int], np.ndarray]):
-        self._function = function
-        self._results: OrderedDict[int, np.ndarray] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def __call__(self, number: int) -> np.ndarray:
-        with self._lock:
-            if number not in self._results:
-                while len(self._results) >= 2:
-                    self._results.popitem(last=False)
-                self._results[number] = self._function(number)
-            return self._results[number]
-
-
-def _take(images: np.ndarray, indices: np.ndarray) -> np.ndarray:
-    return np.asarray(np.take(images, indices, axis=0, mode="clip"))
-
-
-def _in_order(load: Callable, first: int, count: int | None) -> tf.data.Dataset:
-    numbers = tf.data.Dataset.counter(first, dtype=tf.int64)
-    numbers = numbers if count is None else numbers.take(count)
-    return numbers.map(load, num_parallel_calls=2, deterministic=True).prefetch(2)
+        return without_replacement(uniform_words(words, (count, *shape)), sizes)
 
 
 def _pairs_per_batch(batch_size: int) -> int:
@@ -392,9 +332,3 @@ def _check_task_fits(split: ClassImages, ways: int, shots: int, queries: int) ->
             f"Received: shots={shots} and queries={queries}, "
             f"but class '{name}' of split '{split.name}' has {sizes.min()} images."
         )
-
-
-def _check_counts(**counts: int | None) -> None:
-    for name, value in counts.items():
-        if value is not None and value < 0:
-            raise ValueError(f"{name} must not be negative. Received: {name}={value}.")

@@ -14,7 +14,7 @@ training, the "-C" models of the paper.
 
 What differs from the paper: nothing that is known; its printed regularizers contain C/N, its coefficients too
 (Table 8), so a coefficient here multiplies the raw ratio. BatchNorm uses the batch in training and the running
-statistics in evaluation.
+statistics in evaluation. On several replicas BatchNorm and the regularizer see the whole batch, as on one.
 """
 
 from collections.abc import Callable
@@ -23,11 +23,14 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tf_unravel.backbones.batch_norm import synchronize
+from tf_unravel.learners.learner import Learner, gathered
+
 Regularizer = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
 @keras.saving.register_keras_serializable(package="tf_unravel")
-class Classical(keras.Model):
+class Classical(Learner):
     """Cross-entropy over all training classes, plus a regularizer on the features.
 
     Args:
@@ -46,6 +49,8 @@ class Classical(keras.Model):
     Reference: sections 4.4, 4.5, appendix A.2.
     """
 
+    tracked = ("loss", "cross_entropy", "regularizer", "accuracy")
+
     def __init__(
         self,
         backbone: keras.Model,
@@ -54,19 +59,17 @@ class Classical(keras.Model):
         weight_decay: float = 0.0,
         **kwargs: Any,
     ):
-        super().__init__(**kwargs)
+        super().__init__(backbone, weight_decay, **kwargs)
         if num_classes < 2:
             raise ValueError(f"A classifier needs at least two classes. Received: num_classes={num_classes}.")
-        self.backbone = backbone
         self.num_classes = num_classes
         self.regularizer = regularizer
-        self.weight_decay = weight_decay
         # PyTorch's default for a linear layer, uniform in +-1/sqrt(D), as the authors' classifier has.
         initializer = keras.initializers.VarianceScaling(1 / 3, mode="fan_in", distribution="uniform")
         self.classifier = keras.layers.Dense(
             num_classes, kernel_initializer=initializer, dtype="float32", name="classifier"
         )
-        self.trackers = [keras.metrics.Mean(name=name) for name in ("loss", "cross_entropy", "regularizer", "accuracy")]
+        synchronize(backbone)
         self.build()
 
     def build(self, input_shape: Any = None) -> None:
@@ -78,61 +81,17 @@ class Classical(keras.Model):
         """Logits over the training classes, images [B, H, W, C] -> [B, num_classes]."""
         return self.classifier(self.backbone(images, training=training))
 
-    @property
-    def metrics(self) -> list[keras.metrics.Metric]:
-        return self.trackers
-
-    def losses_of(
-        self, images: tf.Tensor, class_ids: tf.Tensor, training: bool = True
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Cross-entropy, regularizer (both scalars) and logits [B, num_classes] of a batch."""
+    def objective(self, data: tuple[tf.Tensor, tf.Tensor], training: bool) -> dict[str, tf.Tensor]:
+        images, class_ids = data[:2]
         features = tf.cast(self.backbone(images, training=training), tf.float32)  # [B, D]
         logits = self.classifier(features)  # [B, num_classes]
-        cross_entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(class_ids, logits)  # [B]
-        penalty = self.regularizer(features, class_ids) if self.regularizer else tf.constant(0.0)
-        return tf.reduce_mean(cross_entropy), penalty, logits
-
-    def train_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
-        images, class_ids = data[:2]
-        with tf.GradientTape() as tape:
-            cross_entropy, penalty, logits = self.losses_of(images, class_ids)
-            loss = cross_entropy + penalty
-            decay = self.weight_decay * tf.add_n([tf.nn.l2_loss(w.value) for w in self.trainable_variables])
-            # Replicas add their gradients up, so each contributes its share of the mean.
-            share = (loss + tf.cast(decay, loss.dtype)) / tf.distribute.get_strategy().num_replicas_in_sync
-            share = self.optimizer.scale_loss(share)
-        weights = self.trainable_variables
-        self.optimizer.apply_gradients(zip(tape.gradient(share, weights), weights, strict=True))
-        return self._track(cross_entropy, penalty, logits, class_ids)
-
-    def test_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
-        images, class_ids = data[:2]
-        return self._track(*self.losses_of(images, class_ids, training=False), class_ids)
-
-    def _track(
-        self, cross_entropy: tf.Tensor, penalty: tf.Tensor, logits: tf.Tensor, class_ids: tf.Tensor
-    ) -> dict[str, tf.Tensor]:
+        cross_entropy = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(class_ids, logits))
+        penalty = self.regularizer(gathered(features), gathered(class_ids)) if self.regularizer else tf.constant(0.0)
         hits = tf.equal(tf.argmax(logits, axis=-1, output_type=tf.int32), tf.cast(class_ids, tf.int32))
         accuracy = tf.reduce_mean(tf.cast(hits, tf.float32))
-        values = (cross_entropy + penalty, cross_entropy, penalty, accuracy)
-        for tracker, value in zip(self.trackers, values, strict=True):
-            tracker.update_state(value)
-        return {tracker.name: tracker.result() for tracker in self.trackers}
+        loss = cross_entropy + penalty
+        return {"loss": loss, "cross_entropy": cross_entropy, "regularizer": penalty, "accuracy": accuracy}
 
     def get_config(self) -> dict[str, Any]:
-        serialize = keras.saving.serialize_keras_object
-        return {
-            **super().get_config(),
-            "backbone": serialize(self.backbone),
-            "num_classes": self.num_classes,
-            "regularizer": serialize(self.regularizer) if self.regularizer else None,
-            "weight_decay": self.weight_decay,
-        }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "Classical":
-        config = dict(config)
-        for key in ("backbone", "regularizer"):
-            if config[key] is not None:
-                config[key] = keras.saving.deserialize_keras_object(config[key])
-        return cls(**config)
+        regularizer = keras.saving.serialize_keras_object(self.regularizer) if self.regularizer else None
+        return {**super().get_config(), "num_classes": self.num_classes, "regularizer": regularizer}

@@ -1,0 +1,90 @@
+"""Random draws that are functions of their numbers alone, and datasets that count.
+
+Words come from NumPy's Philox counter generator, keyed by (seed, stream, block); only its raw words are used, whose
+stream NumPy guarantees. Nothing has a state that depends on how often, or by how many threads, it was asked.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+# The first part of each Philox key: draws for one purpose are independent of those for another.
+PAIR_STREAM, TASK_CLASS_STREAM, TASK_IMAGE_STREAM, INNER_STREAM = 1, 2, 3, 4
+
+
+def uniform_words(words: np.random.Philox, shape: tuple[int, ...]) -> np.ndarray:
+    """Returns uniform uint64 in 0..2**32-1; leading rows do not depend on how many rows follow."""
+    size = int(np.prod(shape))
+    return words.random_raw(-(-size // 2)).view(np.uint32)[:size].astype(np.uint64).reshape(shape)
+
+
+def permutations(words: np.random.Philox, rows: int, size: int) -> np.ndarray:
+    return np.argsort(words.random_raw(rows * size).reshape(rows, size), axis=1, kind="stable")
+
+
+def without_replacement(words: np.ndarray, sizes: np.ndarray | int) -> np.ndarray:
+    """Draws without replacement from range(sizes), in random order, for many draws at once.
+
+    The j-th draw picks a rank among the sizes - j values that are left; stepping over the values already taken, in
+    ascending order, turns the rank into the value. It needs no array as long as the class. The multiplication that
+    maps a word to a rank is uneven by sizes / 2**32 at most.
+
+    Args:
+        words: uint64 [k, ...], uniform in 0..2**32-1.
+        sizes: scalar or [...], at least k.
+
+    Returns:
+        int64 [k, ...]
+    """
+    drawn = np.empty(words.shape, np.int64)
+    taken = np.empty(words.shape, np.int64)  # the rows so far, ascending
+    sizes = np.asarray(sizes, np.uint64)
+    for j, word in enumerate(words):
+        value = ((word * (sizes - np.uint64(j))) >> np.uint64(32)).astype(np.int64)
+        for i in range(j):
+            value += value >= taken[i]
+        drawn[j] = value
+        for i in range(j):  # insertion: pushes the larger one on
+            smaller = np.minimum(taken[i], value)
+            value = np.maximum(taken[i], value)
+            taken[i] = smaller
+        taken[j] = value
+    return drawn
+
+
+class Recent:
+    """Remembers the last two results of a function of one integer, for threads that are at most one apart."""
+
+    def __init__(self, function: Callable[[int], np.ndarray]):
+        self._function = function
+        self._results: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __call__(self, number: int) -> np.ndarray:
+        with self._lock:
+            if number not in self._results:
+                while len(self._results) >= 2:
+                    self._results.popitem(last=False)
+                self._results[number] = self._function(number)
+            return self._results[number]
+
+
+def take(images: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    return np.asarray(np.take(images, indices, axis=0, mode="clip"))
+
+
+def in_order(load: Callable, first: int, count: int | None) -> tf.data.Dataset:
+    numbers = tf.data.Dataset.counter(first, dtype=tf.int64)
+    numbers = numbers if count is None else numbers.take(count)
+    return numbers.map(load, num_parallel_calls=2, deterministic=True).prefetch(2)
+
+
+def check_counts(**counts: int | None) -> None:
+    for name, value in counts.items():
+        if value is not None and value < 0:
+            raise ValueError(f"{name} must not be negative. Received: {name}={value}.")

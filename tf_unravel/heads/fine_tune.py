@@ -1,0 +1,181 @@
+"""Fine-tuning as a head: gradient steps on the support images, then a look at the queries.
+
+The "MAML" column of Table 1 and the evaluation of Table 5. Unlike the other heads it reads images, not features: it
+changes the backbone, in a copy for each task. The model that is given is not written to at any moment.
+
+    theta_0 = the backbone's weights, w_0 = the classifier's (a learner's own, or zeros)
+    theta_{j+1}, w_{j+1} = optimizer(theta_j, w_j; a batch of the support set),  j = 0..steps-1
+    logits = g_w(f_theta(query))  under a BatchNorm protocol
+
+| symbol | name           | shape                    |
+|--------|----------------|--------------------------|
+| T      | tasks          |                          |
+| S, Q   | support, query | [T, S, H, W, C], [T, Q, H, W, C] |
+
+Batches of the support set are drawn without replacement, one random order after the other, crossing from one to the
+next as Reptile's do; a batch of the whole set needs no order. Degenerate case: steps=0 is the untouched classifier.
+"""
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import keras
+import tensorflow as tf
+
+from tf_unravel.heads.inner_loop import PROTOCOLS, SGD, Moments, Network, Weights, gradients_of, query_logits
+
+
+def batch_orders(steps: int, batch_size: int, examples: int, seed: tf.Tensor) -> tf.Tensor:
+    """Which examples each step of a task sees: random orders of all of them, one after the other.
+
+    Args:
+        steps: of the inner loop.
+        batch_size: B.
+        examples: S.
+        seed: int [2], of the task.
+
+    Returns:
+        int32 [steps, B]
+    """
+    rounds = -(-steps * batch_size // examples)
+    orders = tf.argsort(tf.random.stateless_uniform([rounds, examples], seed, alg="philox"), axis=1)
+    return tf.reshape(tf.reshape(orders, [-1])[: steps * batch_size], [steps, batch_size])
+
+
+class FineTune:
+    """Adapts a network to each task by gradient steps.
+
+    Args:
+        steps: of the inner loop.
+        optimizer: SGD(learning_rate) or Adam(learning_rate) of `heads.inner_loop`, or a number: SGD's rate.
+        adapted: "all", "all_but_batch_norm" or "last_layer".
+        batch_size: support images a step; None for all of them.
+        batchnorm: how the queries are normalised: "transductive", "one_by_one", "support" or "running" (see
+            `inner_loop.query_logits`). The accuracy names it. Default "support": inductive, one pass.
+        classifier: Dense layer to start from; it fixes the ways. None starts at zero, with any ways.
+        moments: what the optimizer remembers at the start of every task; None for nothing.
+        seed: of the order of batches.
+        parallel_tasks: tasks in memory at once.
+
+    Raises:
+        ValueError: steps below 0, a batch size below 1, an unknown protocol.
+
+    Example:
+        >>> head = FineTune(steps=10, optimizer=0.01)
+        >>> tf_unravel.evaluate(backbone, head, test, shots=5, num_tasks=200)
+
+    Reference: Finn et al., 2017; Nichol, Achiam and Schulman, 2018.
+    """
+
+    name: ClassVar[str] = "fine_tune"
+    on_images: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        steps: int = 10,
+        optimizer: Any = 0.01,
+        adapted: str = "all",
+        batch_size: int | None = None,
+        batchnorm: str = "support",
+        classifier: keras.layers.Dense | None = None,
+        moments: Moments | None = None,
+        seed: int = 0,
+        parallel_tasks: int = 2,
+    ):
+        if steps < 0 or (batch_size is not None and batch_size < 1):
+            raise ValueError(f"steps >= 0, batch_size >= 1. Received: steps={steps}, batch_size={batch_size}.")
+        if batchnorm not in PROTOCOLS:
+            raise ValueError(f"batchnorm is one of {', '.join(PROTOCOLS)}. Received: {batchnorm!r}.")
+        self.steps, self.adapted, self.batch_size = steps, adapted, batch_size
+        self.optimizer = SGD(float(optimizer)) if isinstance(optimizer, int | float) else optimizer
+        self.protocol, self.classifier, self.moments = batchnorm, classifier, moments
+        self.seed, self.parallel_tasks = seed, parallel_tasks
+        self._graphs: dict[tuple[int, int], Callable] = {}
+
+    @property
+    def batchnorm(self) -> str:
+        """The protocol, as an accuracy names it."""
+        return PROTOCOLS[self.protocol]
+
+    def __call__(
+        self, backbone: keras.Model, support: tf.Tensor, support_labels: tf.Tensor, query: tf.Tensor, ways: int,
+        first_task: Any = 0,
+    ) -> tf.Tensor:
+        """Logits of the query images.
+
+        Args:
+            backbone: keras.Model, images -> [B, D].
+            support: images [T, S, H, W, C], uint8 or float 0-255.
+            support_labels: integers [T, S].
+            query: images [T, Q, H, W, C].
+            ways: W.
+            first_task: number of the first task, for the order of its batches.
+
+        Returns:
+            float32 [T, Q, W]
+
+        Raises:
+            ValueError: the classifier was learned for another number of ways; an unknown `adapted`.
+        """
+        run = self._compiled(backbone, ways)
+        return run(support, support_labels, query, tf.convert_to_tensor(first_task, tf.int32))
+
+    def network(self, backbone: keras.Model, ways: int) -> Network:
+        """The backbone with the classifier that the inner loop starts from."""
+        if self.classifier is not None and self.classifier.units != ways:
+            raise ValueError(
+                f"The classifier to start from was learned for {self.classifier.units} ways; evaluate it on such tasks, "
+                f"or start from zero (classifier=None). Received: ways={ways}."
+            )
+        return Network(backbone, ways, self.classifier)
+
+    def adapt(
+        self, network: Network, images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor
+    ) -> tuple[Weights, tf.Tensor]:
+        """The inner loop on one task.
+
+        Args:
+            network: the function and its starting weights.
+            images: support [S, H, W, C].
+            labels: integers [S].
+            seed: int [2].
+
+        Returns:
+            (adapted weights, loss [steps] of the batch of every step).
+        """
+        adapted, examples = network.adapted(self.adapted), images.shape[0]
+        weights = network.weights
+        moments = self.moments or self.optimizer.start(weights)
+        batch = self.batch_size or examples
+        losses = tf.TensorArray(tf.float32, size=self.steps)
+        orders = batch_orders(self.steps, batch, examples, seed) if self.batch_size else None
+        for j in tf.range(self.steps):
+            chosen = tf.range(examples) if orders is None else orders[j]
+            step = gradients_of(network, weights, tf.gather(images, chosen), tf.gather(labels, chosen), adapted)
+            weights, moments = self.optimizer.step(weights, step.gradients, moments)
+            losses = losses.write(j, step.loss)
+        return weights, losses.stack()
+
+    def _compiled(self, backbone: keras.Model, ways: int) -> Callable:
+        """One graph for a backbone and a number of ways, kept as long as the head lives."""
+        key = (id(backbone), ways)
+        if key not in self._graphs:
+            network = self.network(backbone, ways)
+
+            @tf.function(reduce_retracing=True)
+            def run(support: tf.Tensor, labels: tf.Tensor, query: tf.Tensor, first_task: tf.Tensor) -> tf.Tensor:
+                def one(task: tuple) -> tf.Tensor:
+                    images, known, queries, number = task
+                    weights, _ = self.adapt(network, images, known, tf.stack([self.seed, number]))
+                    return query_logits(network, weights, images, queries, self.protocol)
+
+                numbers = first_task + tf.range(tf.shape(support)[0])
+                return tf.map_fn(
+                    one,
+                    (support, labels, query, numbers),
+                    fn_output_signature=tf.float32,
+                    parallel_iterations=self.parallel_tasks,
+                )
+
+            self._graphs[key] = run
+        return self._graphs[key]

@@ -1,0 +1,289 @@
+"""The inner loop: a backbone and a linear layer, as one function of their weights, adapted to a task by gradient steps.
+
+    logits = g_w(f_theta(x)),  theta' = theta - a * grad L(theta)      (SGD: MAML, section 2)
+    s = b2 s + (1 - b2) g^2,   theta' = theta - a sqrt(1 - b2^t) g / (sqrt(s) + eps)     (Adam, beta1 = 0: Reptile)
+
+Nothing here assigns to a variable: weights go in, weights come out, so that a task cannot leave a trace in the model
+whatever interrupts it, and a tape can differentiate through any number of steps.
+
+| symbol     | here        | shape                                              |
+|------------|-------------|----------------------------------------------------|
+| theta, w   | weights     | list of tensors, the backbone's, then kernel, bias |
+| a          | learning_rate | scalar                                           |
+| s, t       | Moments     | second moments as `weights`; steps so far, scalar  |
+|            | state       | BatchNorm statistics, dropout counters             |
+
+BatchNorm always uses the statistics of the images it is given in a step, as MAML and Reptile do. For the queries of
+an adapted network there are four protocols (`PROTOCOLS`), and no accuracy is comparable to another without its own.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import keras
+import tensorflow as tf
+
+from tf_unravel.backbones.batch_norm import synchronize
+
+Weights = list[tf.Tensor]
+
+ADAPTED = {
+    "all": "every weight",
+    "all_but_batch_norm": "every weight but BatchNorm's gamma and beta (MAML's own code)",
+    "last_layer": "the last layer alone (ANIL)",
+}
+
+
+class Network:
+    """A backbone and a linear layer as one function of their weights.
+
+    Args:
+        backbone: keras.Model, images -> [B, D].
+        ways: outputs of the linear layer.
+        classifier: a built Dense layer to use; None makes one that starts at zero.
+
+    Attributes:
+        variables: the trainable ones: the backbone's, then kernel and bias of the layer.
+        classifier: the layer.
+    """
+
+    def __init__(self, backbone: keras.Model, ways: int, classifier: keras.layers.Dense | None = None):
+        if classifier is None:
+            classifier = keras.layers.Dense(ways, kernel_initializer="zeros", dtype="float32", name="classifier")
+        images = keras.Input(backbone.input_shape[1:])
+        self.model = keras.Model(images, classifier(backbone(images)))
+        self.classifier = classifier
+        synchronize(backbone, False)
+        owned = {id(w) for w in classifier.trainable_variables}
+        ours = [w for w in self.model.trainable_variables if id(w) not in owned]
+        self.variables = [*ours, *classifier.trainable_variables]
+        place = {id(w): i for i, w in enumerate(self.variables)}
+        self._order = [place[id(w)] for w in self.model.trainable_variables]
+
+    @property
+    def weights(self) -> Weights:
+        """The values that the variables have now."""
+        return [variable.value for variable in self.variables]
+
+    @property
+    def state(self) -> Weights:
+        """The values of what is not trained: BatchNorm's statistics, dropout's counters."""
+        return [variable.value for variable in self.model.non_trainable_variables]
+
+    def assign_state(self, values: Weights) -> None:
+        """Gives the variables behind `state` new values."""
+        for variable, value in zip(self.model.non_trainable_variables, values, strict=True):
+            variable.assign(value)
+
+    def logits(
+        self, weights: Weights, images: tf.Tensor, state: Weights | None = None, training: bool = True
+    ) -> tuple[tf.Tensor, Weights]:
+        """Logits [B, ways] of images [B, H, W, C], and the state that the call leaves.
+
+        Args:
+            weights: in place of `variables`.
+            images: uint8 or float 0-255.
+            state: in place of the model's; None for the model's.
+            training: whether BatchNorm uses the statistics of `images`.
+        """
+        weights = [weights[i] for i in self._order]
+        state = self.state if state is None else state
+        return self.model.stateless_call(weights, state, images, training=training)
+
+    def adapted(self, which: str) -> tuple[bool, ...]:
+        """Which of `variables` an inner loop changes: a name in `ADAPTED` -> one bool a variable.
+
+        Raises:
+            ValueError: an unknown name.
+        """
+        if which not in ADAPTED:
+            raise ValueError(f"adapted is one of {', '.join(ADAPTED)}. Received: {which!r}.")
+        last = {id(w) for w in self.classifier.trainable_variables}
+        norms = [layer for layer in self.model._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)]
+        kept = {id(w) for layer in norms for w in layer.trainable_variables}
+        if which == "last_layer":
+            return tuple(id(w) in last for w in self.variables)
+        return tuple(which == "all" or id(w) not in kept for w in self.variables)
+
+
+class Step(NamedTuple):
+    """What one look at a batch gives.
+
+    Attributes:
+        gradients: of the loss by the weights, as `weights`; zeros where nothing is adapted.
+        loss: scalar.
+        state: after the call.
+    """
+
+    gradients: Weights
+    loss: tf.Tensor
+    state: Weights
+
+
+def cross_entropy(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """Mean cross-entropy of logits [B, W] and integer labels [B], in float32 at least."""
+    logits = logits if logits.dtype == tf.float64 else tf.cast(logits, tf.float32)
+    return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
+
+
+def gradients_of(
+    network: Network, weights: Weights, images: tf.Tensor, labels: tf.Tensor, adapted: Sequence[bool],
+    state: Weights | None = None,
+) -> Step:
+    """Gradients of the mean cross-entropy of a batch, by the adapted weights."""
+    with tf.GradientTape() as tape:
+        chosen = [w for w, chosen in zip(weights, adapted, strict=True) if chosen]
+        tape.watch(chosen)
+        logits, state = network.logits(weights, images, state)
+        loss = cross_entropy(logits, labels)
+    some = iter(tape.gradient(loss, chosen, unconnected_gradients=tf.UnconnectedGradients.ZERO))
+    gradients = [next(some) if one else tf.zeros_like(w) for w, one in zip(weights, adapted, strict=True)]
+    return Step(gradients, loss, state)
+
+
+class Moments(NamedTuple):
+    """What an inner optimizer remembers.
+
+    Attributes:
+        second: second moments, as the weights; empty for SGD.
+        steps: steps so far, float32 scalar.
+    """
+
+    second: Weights
+    steps: tf.Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class SGD:
+    """theta - a g.
+
+    Args:
+        learning_rate: a.
+    """
+
+    learning_rate: float = 0.01
+    name: ClassVar[str] = "sgd"
+
+    def start(self, weights: Weights) -> Moments:
+        """Nothing remembered yet."""
+        return Moments([], tf.constant(0.0))
+
+    def step(self, weights: Weights, gradients: Weights, moments: Moments) -> tuple[Weights, Moments]:
+        """New weights and what is remembered."""
+        new = [w - self.learning_rate * g for w, g in zip(weights, gradients, strict=True)]
+        return new, Moments([], moments.steps + 1.0)
+
+
+class PerStepSGD:
+    """theta - a_j g with its own rate for every step and weight; the last step's for all that come after it.
+
+    Args:
+        rates: float32 [steps, weights].
+    """
+
+    def __init__(self, rates: Any):
+        self.rates = rates
+
+    def start(self, weights: Weights) -> Moments:
+        """Nothing remembered yet."""
+        return Moments([], tf.constant(0.0))
+
+    def step(self, weights: Weights, gradients: Weights, moments: Moments) -> tuple[Weights, Moments]:
+        """New weights and what is remembered."""
+        last = len(self.rates) - 1
+        rates = tf.gather(tf.constant(self.rates, tf.float32), tf.minimum(tf.cast(moments.steps, tf.int32), last))
+        new = [w - a * g for w, a, g in zip(weights, tf.unstack(rates), gradients, strict=True)]
+        return new, Moments([], moments.steps + 1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Adam:
+    """Adam without momentum (beta1 = 0), Reptile's inner optimizer: theta - a sqrt(1 - b2^t) g / (sqrt(s) + eps).
+
+    Args:
+        learning_rate: a.
+        beta2: decay of the second moments.
+        epsilon: added to their root, before the bias correction, as TensorFlow 1 did.
+    """
+
+    learning_rate: float = 1e-3
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    name: ClassVar[str] = "adam"
+
+    def start(self, weights: Weights) -> Moments:
+        """Second moments of zero."""
+        return Moments([tf.zeros_like(w) for w in weights], tf.constant(0.0))
+
+    def step(self, weights: Weights, gradients: Weights, moments: Moments) -> tuple[Weights, Moments]:
+        """New weights and what is remembered. Works elementwise: leading axes are free."""
+        keep, steps = self.beta2, moments.steps + 1.0
+        second = [keep * s + (1.0 - keep) * g**2 for s, g in zip(moments.second, gradients, strict=True)]
+        rate = self.learning_rate * tf.sqrt(1.0 - keep**steps)
+        new = [
+            w - tf.cast(rate, w.dtype) * g / (tf.sqrt(s) + self.epsilon)
+            for w, g, s in zip(weights, gradients, second, strict=True)
+        ]
+        return new, Moments(second, steps)
+
+
+by_name = {optimizer.name: optimizer for optimizer in (SGD, Adam)}
+
+PROTOCOLS = {
+    "transductive": "transductive (statistics of the task's queries together)",
+    "one_by_one": "inductive (each query normalised together with the support set)",
+    "support": "inductive (statistics of the support set)",
+    "running": "inductive (running statistics)",
+}
+
+
+def query_logits(network: Network, weights: Weights, support: tf.Tensor, query: tf.Tensor, protocol: str) -> tf.Tensor:
+    """Logits of a task's queries by the adapted weights.
+
+    Args:
+        network: the function.
+        weights: after the inner loop.
+        support: images [S, H, W, C].
+        query: images [Q, H, W, C].
+        protocol: "transductive": MAML, Reptile with --transductive; "one_by_one": Reptile without; "support": one
+            pass over the support set gives the statistics, and a query's logits do not depend on other queries;
+            "running": the running statistics of training.
+
+    Returns:
+        [Q, ways]
+
+    Raises:
+        ValueError: an unknown protocol.
+    """
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"batchnorm is one of {', '.join(PROTOCOLS)}. Received: {protocol!r}.")
+    if protocol == "transductive":
+        return network.logits(weights, query)[0]
+    if protocol == "one_by_one":
+        def alone(image: tf.Tensor) -> tf.Tensor:
+            return network.logits(weights, tf.concat([support, image[None]], axis=0))[0][-1]
+
+        return tf.map_fn(alone, query, fn_output_signature=tf.float32, parallel_iterations=2)
+    state = _statistics_of(network, weights, support) if protocol == "support" else None
+    return network.logits(weights, query, state, training=False)[0]
+
+
+def _statistics_of(network: Network, weights: Weights, images: tf.Tensor) -> Weights:
+    """The state in which BatchNorm's running statistics are those of these images.
+
+    A running statistic r becomes m r + (1 - m) b; from r = 0 the batch's b is what comes out, divided by 1 - m.
+    """
+    momenta = _momenta(network.model)
+    zeros = [s if m is None else tf.zeros_like(s) for s, m in zip(network.state, momenta, strict=True)]
+    _, state = network.logits(weights, images, zeros)
+    return [s if m is None else s / (1.0 - m) for s, m in zip(state, momenta, strict=True)]
+
+
+def _momenta(model: keras.Model) -> list[Any]:
+    """BatchNorm's momentum for each of the non-trainable variables, None for those of other layers."""
+    momentum = {}
+    for layer in model._flatten_layers():
+        if isinstance(layer, keras.layers.BatchNormalization):
+            momentum |= {id(layer.moving_mean): layer.momentum, id(layer.moving_variance): layer.momentum}
+    return [momentum.get(id(variable)) for variable in model.non_trainable_variables]

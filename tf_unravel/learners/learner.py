@@ -1,0 +1,118 @@
+"""What every learner shares: the metrics it reports and the gradient step of those that minimise a loss.
+
+A learner that minimises a loss by backpropagation says what the loss is (`objective`) and has its train_step from
+here; MAML and Reptile compute their own gradients and hand them to `descend`.
+
+On several replicas each one holds its share of the batch. Gradients are added up over replicas, so each replica
+contributes its share of the mean; what has to be a mean over *all* replicas goes through `mean_over_replicas`.
+"""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import keras
+import tensorflow as tf
+
+
+def num_replicas() -> int:
+    """Replicas that train together; 1 outside of a strategy."""
+    return tf.distribute.get_strategy().num_replicas_in_sync
+
+
+def _all_reduced() -> bool:
+    return num_replicas() > 1 and tf.distribute.in_cross_replica_context() is False
+
+
+def mean_over_replicas(values: Any) -> Any:
+    """The mean of each tensor of a structure over the replicas; the structure as it is where there is one replica."""
+    if not _all_reduced():
+        return values
+    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.MEAN, values)
+
+
+def gathered(values: tf.Tensor) -> tf.Tensor:
+    """The rows of all replicas, in their order, with gradients that flow back to the replica a row came from.
+
+    Written as a sum over replicas of blocks that are zero elsewhere: the gradient of a sum is what autodiff gets right.
+
+    Args:
+        values: float [B, ...], the same B on every replica.
+
+    Returns:
+        [R B, ...] for R replicas.
+    """
+    if not _all_reduced():
+        return values
+    context = tf.distribute.get_replica_context()
+    mine = tf.one_hot(context.replica_id_in_sync_group, num_replicas(), dtype=values.dtype)  # [R]
+    blocks = tf.tensordot(mine, values, axes=0)  # [R, B, ...]
+    blocks = context.all_reduce(tf.distribute.ReduceOp.SUM, blocks)
+    return tf.reshape(blocks, tf.concat([[-1], tf.shape(values)[1:]], axis=0))  # [R B, ...]
+
+
+class Learner(keras.Model):
+    """A backbone and how it is trained.
+
+    Args:
+        backbone: keras.Model, images -> features [B, D].
+        weight_decay: L2 penalty on every trainable weight, biases and BatchNorm included; its gradient
+            weight_decay * w enters the momentum, as in PyTorch's SGD.
+        **kwargs: of keras.Model.
+
+    Attributes:
+        tracked: names of the values that a step reports, "loss" first.
+    """
+
+    tracked: ClassVar[Sequence[str]] = ("loss", "accuracy")
+
+    def __init__(self, backbone: keras.Model, weight_decay: float = 0.0, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.backbone = backbone
+        self.weight_decay = weight_decay
+        self.trackers = [keras.metrics.Mean(name=name) for name in self.tracked]
+
+    def build(self, input_shape: Any = None) -> None:
+        self.built = True
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        return self.trackers
+
+    def objective(self, data: Any, training: bool) -> dict[str, tf.Tensor]:
+        """What a batch gives: `tracked` name -> scalar; "loss" is what training minimises, before weight decay."""
+        raise NotImplementedError
+
+    def train_step(self, data: Any) -> dict[str, tf.Tensor]:
+        with tf.GradientTape() as tape:
+            values = self.objective(data, training=True)
+            loss = self.optimizer.scale_loss(values["loss"])
+        self.descend(tape.gradient(loss, self.trainable_variables))
+        return self.track(values)
+
+    def test_step(self, data: Any) -> dict[str, tf.Tensor]:
+        return self.track(self.objective(data, training=False))
+
+    def descend(self, gradients: Sequence[tf.Tensor]) -> None:
+        """One step of the optimizer along the gradients of this replica's mean loss, and of the weight decay."""
+        weights = self.trainable_variables
+        if self.weight_decay:
+            factor = tf.cast(self.optimizer.scale_loss(tf.constant(self.weight_decay)), tf.float32)
+            gradients = [g + factor * w.value for g, w in zip(gradients, weights, strict=True)]
+        gradients = [gradient / num_replicas() for gradient in gradients]
+        self.optimizer.apply_gradients(zip(gradients, weights, strict=True))
+
+    def track(self, values: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Adds the values to the metrics and returns these."""
+        for tracker in self.trackers:
+            tracker.update_state(values[tracker.name])
+        return {tracker.name: tracker.result() for tracker in self.trackers}
+
+    def get_config(self) -> dict[str, Any]:
+        backbone = keras.saving.serialize_keras_object(self.backbone)
+        return {**super().get_config(), "backbone": backbone, "weight_decay": self.weight_decay}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "Learner":
+        saved = keras.saving.deserialize_keras_object
+        values = {key: saved(value) if isinstance(value, dict) else value for key, value in config.items()}
+        return cls(**values)

@@ -1,0 +1,211 @@
+"""Model-agnostic meta-learning (Finn, Abbeel, Levine 2017, Algorithm 2; section 2 of the paper).
+
+    inner loop   theta_0 = theta,  theta_{j+1} = theta_j - a_j * grad L(theta_j; support),  j = 0..k-1
+    outer loop   theta <- theta - Optimizer( mean over tasks of d L(theta_k; query) / d theta )
+
+The derivative goes through the k steps, Hessians included; with `first_order=True` the inner gradients count as
+constants (FOMAML). The last layer is adapted and meta-learned like every other weight; `adapted="last_layer"` is ANIL
+(Raghu et al. 2020).
+
+| symbol  | here                | shape                                        |
+|---------|---------------------|----------------------------------------------|
+| theta   | weights             | list of tensors: backbone, kernel, bias      |
+| theta_j | fast                | the same                                     |
+| a       | rates               | list over steps of lists over weights        |
+| k       | inner_steps         |                                              |
+| L       | cross_entropy       | mean over examples; times W with sum_over_ways |
+
+Conventions of the original code, and the defaults here (`gin/learner/maml_original.gin` has the original's):
+- Its loss divides the sum over N ways and K shots by K, so its gradients are N times those of the mean: an inner rate
+  of 0.01 at 5 ways is 0.05 here, or `sum_over_ways=True`.
+- BatchNorm always takes the statistics of the images at hand: of the support in the inner loop, of all queries
+  together in the outer loop and in evaluation (transductive). Training is the same here. Evaluation is what
+  `own_head(batchnorm=...)` says, and every accuracy names it.
+- It adapts no BatchNorm weights (`adapted="all_but_batch_norm"`) and its BatchNorm has no gamma.
+The running statistics follow the first inner step's support images: those of the network that is not adapted, so
+that the backbone can be used, measured and exported as an extractor like any other.
+
+Degenerate cases: inner_steps=0 trains on the queries alone; inner_learning_rate=0 likewise.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tf_unravel.data.sampling import Episode
+from tf_unravel.heads.fine_tune import FineTune
+from tf_unravel.heads.inner_loop import Network, PerStepSGD, Weights, cross_entropy, gradients_of
+from tf_unravel.learners.learner import Learner, mean_over_replicas
+
+
+@keras.saving.register_keras_serializable(package="tf_unravel")
+class MAML(Learner):
+    """Learns weights from which a few gradient steps on the support set lead to low loss on the queries.
+
+    Args:
+        backbone: keras.Model, images -> features [B, D].
+        ways: classes of a task; tasks of another number of ways have no classifier to start from.
+        inner_steps: k, in training.
+        inner_learning_rate: a, on the mean cross-entropy.
+        first_order: leave out the derivative of the inner gradients.
+        adapted: "all", "all_but_batch_norm" or "last_layer": what the inner loop changes.
+        learn_rates: make a learnable, one for each step and weight tensor.
+        sum_over_ways: multiply both losses by the ways, as the original code does.
+        rematerialize: forget the activations of an inner step and compute them again for its derivative.
+        parallel_tasks: tasks whose activations are held in memory at once.
+        weight_decay: L2 penalty on every trainable weight.
+
+    Raises:
+        ValueError: ways below 2, inner_steps below 0, an unknown `adapted`.
+
+    Example:
+        >>> learner = MAML(conv4(filters=32), ways=5, inner_steps=5, inner_learning_rate=0.05)
+        >>> learner.compile(optimizer=keras.optimizers.Adam(1e-3))
+        >>> learner.fit(data.episodes(split, tasks_per_batch=4), epochs=60, steps_per_epoch=1000)
+
+    Reference: Finn, Abbeel and Levine, "Model-agnostic meta-learning", ICML 2017.
+    """
+
+    tracked = ("loss", "accuracy", "support_loss")
+
+    def __init__(
+        self,
+        backbone: keras.Model,
+        ways: int,
+        inner_steps: int = 5,
+        inner_learning_rate: float = 0.05,
+        first_order: bool = False,
+        adapted: str = "all",
+        learn_rates: bool = False,
+        sum_over_ways: bool = False,
+        rematerialize: bool = False,
+        parallel_tasks: int = 2,
+        weight_decay: float = 0.0,
+        **kwargs: Any,
+    ):
+        super().__init__(backbone, weight_decay, **kwargs)
+        if ways < 2 or inner_steps < 0:
+            raise ValueError(f"MAML needs ways >= 2, inner_steps >= 0. Received: ways={ways}, inner_steps={inner_steps}.")
+        self.arguments = {
+            "ways": ways, "inner_steps": inner_steps, "inner_learning_rate": inner_learning_rate,
+            "first_order": first_order, "adapted": adapted, "learn_rates": learn_rates,
+            "sum_over_ways": sum_over_ways, "rematerialize": rematerialize, "parallel_tasks": parallel_tasks,
+        }  # fmt: skip
+        self.ways, self.inner_steps, self.inner_learning_rate = ways, inner_steps, inner_learning_rate
+        self.first_order, self.rematerialize, self.parallel_tasks = first_order, rematerialize, parallel_tasks
+        self.loss_scale = float(ways) if sum_over_ways else 1.0
+        self.classifier = keras.layers.Dense(ways, dtype="float32", name="classifier")
+        self.network = Network(backbone, ways, self.classifier)
+        self.adapts = self.network.adapted(adapted)
+        shape = (inner_steps, len(self.adapts))
+        initial = keras.initializers.Constant(inner_learning_rate)
+        self.rates = self.add_weight(shape=shape, initializer=initial, trainable=learn_rates, name="inner_rates")
+        self.adapted = adapted
+        self.build()
+
+    def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Logits [B, ways] before any adaptation."""
+        return self.classifier(self.backbone(images, training=training))
+
+    def inner_step(self, weights: Weights, rates: tf.Tensor, images: tf.Tensor, labels: tf.Tensor) -> tuple:
+        """theta_{j+1} = theta_j - a_j * grad L(theta_j), with the loss and the state that it saw on the way."""
+        step = gradients_of(self.network, weights, images, labels, self.adapts)
+        gradients = [tf.stop_gradient(g) for g in step.gradients] if self.first_order else step.gradients
+        factors = tf.unstack(self.loss_scale * rates)
+        fast = [w - a * g if one else w
+                for w, a, g, one in zip(weights, factors, gradients, self.adapts, strict=True)]
+        return fast, step.loss, step.state
+
+    def task_gradients(self, weights: Weights, rates: tf.Tensor, episode: Episode) -> tuple[Weights, tf.Tensor, dict]:
+        """Gradients by theta and by the rates of the query loss after the inner loop, of one task.
+
+        The two tapes of MAML: the outer one here, the inner one in `gradients_of`.
+        """
+        inner_step = _recomputed(self.inner_step) if self.rematerialize else self.inner_step
+        support_loss, state = tf.constant(0.0), self.network.state
+        with tf.GradientTape() as outer:
+            outer.watch([weights, rates])
+            fast = weights
+            for j in range(self.inner_steps):
+                fast, loss, new_state = inner_step(fast, rates[j], episode.support_images, episode.support_labels)
+                support_loss, state = (loss, new_state) if j == 0 else (support_loss, state)
+            logits, query_state = self.network.logits(fast, episode.query_images)
+            loss = self.loss_scale * cross_entropy(logits, episode.query_labels)
+        none = tf.UnconnectedGradients.ZERO
+        by_weights, by_rates = outer.gradient(loss, [weights, rates], unconnected_gradients=none)
+        hits = tf.equal(tf.argmax(logits, axis=-1, output_type=tf.int32), tf.cast(episode.query_labels, tf.int32))
+        values = {"loss": loss, "accuracy": tf.reduce_mean(tf.cast(hits, tf.float32)), "support_loss": support_loss}
+        return by_weights, by_rates, {"values": values, "state": state if self.inner_steps else query_state}
+
+    def train_step(self, data: Episode) -> dict[str, tf.Tensor]:
+        weights, rates = self.network.weights, self.rates.value
+
+        by_weights, by_rates, seen = self.mean_over_tasks(weights, rates, data)
+        self.network.assign_state(mean_over_replicas(seen["state"]))
+        by_variable = {id(v): g for v, g in zip(self.network.variables, by_weights, strict=True)}
+        by_variable[id(self.rates)] = by_rates
+        self.descend([by_variable[id(variable)] for variable in self.trainable_variables])
+        return self.track(seen["values"])
+
+    def test_step(self, data: Episode) -> dict[str, tf.Tensor]:
+        weights, rates = self.network.weights, self.rates.value
+        return self.track(self.mean_over_tasks(weights, rates, data)[-1]["values"])
+
+    def mean_over_tasks(self, weights: Weights, rates: tf.Tensor, episodes: Episode) -> tuple[Weights, tf.Tensor, dict]:
+        """The mean of `task_gradients` over the tasks of a batch, `parallel_tasks` of them at a time."""
+        values = dict.fromkeys(self.tracked, tf.constant(0.0))
+        result = (weights, rates, {"values": values, "state": self.network.state})
+        results = tf.map_fn(
+            lambda episode: self.task_gradients(weights, rates, Episode(*episode)),
+            tuple(episodes),
+            fn_output_signature=tf.nest.map_structure(lambda value: tf.TensorSpec(value.shape, value.dtype), result),
+            parallel_iterations=self.parallel_tasks,
+        )
+        # What is no float is a counter (dropout's), the same in every task.
+        return tf.nest.map_structure(lambda v: tf.reduce_mean(v, 0) if v.dtype.is_floating else v[0], results)
+
+    def own_head(self, steps: int | None = None, batchnorm: str = "transductive") -> FineTune:
+        """The head that adapts as the inner loop does, from the learned classifier.
+
+        Args:
+            steps: of the inner loop; None for those of training. The original code evaluates with 10.
+            batchnorm: see `heads.FineTune`.
+        """
+        optimizer = PerStepSGD(self.loss_scale * self.rates.numpy())
+        return FineTune(steps or self.inner_steps, optimizer, adapted=self.adapted, batchnorm=batchnorm,
+                        classifier=self.classifier)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), **self.arguments}
+
+
+def _recomputed(step: Callable) -> Callable:
+    """The same inner step, whose derivative computes it again instead of keeping its activations."""
+
+    def recomputed(weights: Weights, rates: tf.Tensor, images: tf.Tensor, labels: tf.Tensor) -> tuple:
+        @tf.custom_gradient
+        def forward(images: tf.Tensor, labels: tf.Tensor, rates: tf.Tensor, *weights: tf.Tensor) -> tuple:
+            fast, loss, state = step(list(weights), rates, images, labels)
+
+            def backward(*upstream: tf.Tensor) -> tuple:
+                # After the gradient has arrived, and from copies: or the graph would find both computations equal,
+                # do one, and keep it.
+                with tf.control_dependencies(upstream[: len(fast)]):
+                    copies = [tf.identity(value) for value in (rates, *weights)]
+                with tf.GradientTape() as tape:
+                    tape.watch(copies)
+                    again = step(copies[1:], copies[0], images, labels)[0]
+                return None, None, *tape.gradient(again, copies, output_gradients=upstream[: len(fast)])
+
+            return (*fast, loss, *state), backward
+
+        fast, loss, state = _split(forward(images, labels, rates, *weights), len(weights))
+        return fast, tf.stop_gradient(loss), state
+
+    return recomputed
+
+
+def _split(values: tuple, count: int) -> tuple:
+    return list(values[:count]), values[count], list(values[count + 1 :])

@@ -1,0 +1,234 @@
+"""Reptile, and Reptile with weight clustering (Algorithm 2 of the paper; Nichol, Achiam and Schulman 2018).
+
+    for j = 1..k, for every task i of the meta-batch, in lockstep:
+        g_i = grad L_i(theta_i) + c * (theta_if - mean_f) / ||mean_f||^2 at each filter f,  mean = 1/m sum_p theta_p
+        theta_i <- inner optimizer(theta_i, g_i)
+    theta <- theta + gamma * ( 1/m sum_i theta_i - theta )
+
+| paper            | here                         | shape                               |
+|------------------|------------------------------|-------------------------------------|
+| theta            | weights                      | list of tensors                     |
+| theta_i^j        | fast                         | list of tensors [T, ...]            |
+| m                | T                            | tasks of a batch, over all replicas |
+| k                | inner_steps                  | length of the batch's second axis   |
+| gamma            | the optimizer's learning rate |                                    |
+| eta              | inner_optimizer.learning_rate |                                    |
+| alpha * constant | weight_clustering (c)        | scalar                              |
+
+What differs from the printed Algorithm 2:
+- Its last line subtracts (theta_i^k - theta_i^0), which would walk away from the adapted weights. Reptile walks
+  towards them: plus.
+- The penalty is R_i = sum_f ||theta_if - mean_f||^2 / ||mean_f||^2, the squared filter-normalised distance, with the
+  mean of all m tasks taken before the step (superscript j-1) and held fixed with its norms. Its gradient is
+  2 (theta_if - mean_f) / ||mean_f||^2. The paper's best value, 5.0e-5, is "the product of the constant term collected
+  from the gradient of R_i and alpha". `weight_clustering` is that product: c = 2 alpha. (Had one also differentiated
+  the mean by theta_i, the constant would be 2 (1 - 1/m) and a term from the norms would appear.) Biases and BatchNorm
+  weights are no filters and are not pulled.
+
+The inner optimizer is Adam with beta1 = 0, whose second moments and step count outlive a task, as in the original
+code (they go on into the next task and into evaluation). The original runs its tasks one after the other; here they
+run in lockstep, every task from the same moments, and what is kept is the mean over the tasks.
+
+Degenerate cases: weight_clustering=0 is Reptile, bit for bit, and no mean is computed; m=1 has nothing to be pulled
+to. gamma=1 with m=1 and k steps is ordinary training on one task.
+"""
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tf_unravel.heads.fine_tune import FineTune
+from tf_unravel.heads.inner_loop import Adam, Moments, Network, Weights, gradients_of
+from tf_unravel.heads.inner_loop import by_name as optimizers
+from tf_unravel.learners.learner import Learner, mean_over_replicas
+
+
+def clustering_gradient(fast: Weights, means: Weights) -> Weights:
+    """(theta_if - mean_f) / ||mean_f||^2 for each filter f: half the gradient of the filter-normalised distance^2.
+
+    Args:
+        fast: weights of the tasks, tensors [T, ...].
+        means: their mean over all tasks, tensors [...].
+
+    Returns:
+        As `fast`; zeros for vectors (biases, BatchNorm) and for filters whose mean is zero.
+    """
+
+    def of_one(weight: tf.Tensor, mean: tf.Tensor) -> tf.Tensor:
+        if mean.shape.rank < 2:
+            return tf.zeros_like(weight)
+        size = tf.reduce_sum(tf.square(mean), axis=list(range(mean.shape.rank - 1)))  # [filters]
+        return tf.math.divide_no_nan(weight - mean, size)
+
+    return [of_one(weight, mean) for weight, mean in zip(fast, means, strict=True)]
+
+
+@keras.saving.register_keras_serializable(package="tf_unravel")
+class Reptile(Learner):
+    """Moves the weights towards those that a few steps on each task lead to.
+
+    Batches are (images [T, k, B, H, W, C], labels [T, k, B]): for each task, the inner batch of every inner step
+    (`data.inner_batches`). Compile with SGD for the outer step; its learning rate is gamma, and a schedule to zero
+    is Reptile's annealing.
+
+    Args:
+        backbone: keras.Model, images -> features [B, D].
+        ways: classes of a task.
+        inner_steps: k; 8 in the original at mini-ImageNet. Checked against the batch.
+        inner_batch: B; 10 there.
+        inner_optimizer: `heads.Adam(learning_rate)` or `heads.SGD(learning_rate)`.
+        weight_clustering: c = 2 alpha, the paper's coefficient (best: 5.0e-5); 0 is Reptile.
+        transductive: how `own_head` normalises queries: together, or each with the support set.
+        parallel_tasks: tasks computed at once.
+        weight_decay: L2 penalty in the outer step.
+
+    Raises:
+        ValueError: counts below their minimum, a negative coefficient.
+
+    Example:
+        >>> learner = Reptile(conv4(filters=32), ways=5, inner_steps=8, inner_batch=10, weight_clustering=5e-5)
+        >>> learner.compile(optimizer=keras.optimizers.SGD(keras.optimizers.schedules.PolynomialDecay(1.0, 1000, 0.0)))
+        >>> learner.fit(data.inner_batches(split, shots=15, steps=8, batch=10, tasks=5), steps_per_epoch=1000)
+
+    Reference: section 5.1 and Algorithm 2; Nichol, Achiam and Schulman, "On first-order meta-learning algorithms".
+    """
+
+    tracked = ("loss", "last_loss", "spread")
+
+    def __init__(
+        self,
+        backbone: keras.Model,
+        ways: int,
+        inner_steps: int = 8,
+        inner_batch: int = 10,
+        inner_optimizer: Any = None,
+        weight_clustering: float = 0.0,
+        transductive: bool = False,
+        parallel_tasks: int = 2,
+        weight_decay: float = 0.0,
+        **kwargs: Any,
+    ):
+        super().__init__(backbone, weight_decay, **kwargs)
+        if ways < 2 or inner_steps < 1 or inner_batch < 1 or weight_clustering < 0:
+            raise ValueError(
+                "Reptile needs ways >= 2, inner_steps >= 1, inner_batch >= 1, weight_clustering >= 0. Received: "
+                f"ways={ways}, inner_steps={inner_steps}, inner_batch={inner_batch}, "
+                f"weight_clustering={weight_clustering}."
+            )
+        self.ways, self.inner_steps, self.inner_batch = ways, inner_steps, inner_batch
+        self.inner_optimizer = inner_optimizer or Adam()
+        self.weight_clustering, self.transductive = weight_clustering, transductive
+        self.parallel_tasks = parallel_tasks
+        self.classifier = keras.layers.Dense(ways, dtype="float32", name="classifier")
+        self.network = Network(backbone, ways, self.classifier)
+        self.adapts = self.network.adapted("all")
+        memory = self.inner_optimizer.start(self.network.weights)
+        self.second_moments = [
+            self.add_weight(shape=s.shape, initializer="zeros", trainable=False, name=f"second_moment_{i}")
+            for i, s in enumerate(memory.second)
+        ]
+        self.steps_taken = self.add_weight(shape=(), initializer="zeros", trainable=False, name="inner_steps_taken")
+        self.build()
+
+    def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Logits [B, ways] before any adaptation."""
+        return self.classifier(self.backbone(images, training=training))
+
+    @property
+    def moments(self) -> Moments:
+        """What the inner optimizer remembers between meta-steps."""
+        return Moments([variable.value for variable in self.second_moments], self.steps_taken.value)
+
+    def task_gradients(self, fast: Weights, images: tf.Tensor, labels: tf.Tensor) -> tuple[Weights, tf.Tensor, Weights]:
+        """Gradients [T, ...], losses [T] and states [T, ...] of all tasks, each at its own weights."""
+
+        def one(task: tuple) -> tuple:
+            weights, seen, known = task
+            return tuple(gradients_of(self.network, weights, seen, known, self.adapts))
+
+        result = (self.network.weights, tf.constant(0.0), self.network.state)
+        specs = tf.nest.map_structure(lambda value: tf.TensorSpec(value.shape, value.dtype), result)
+        return tf.map_fn(
+            one, (fast, images, labels), fn_output_signature=specs, parallel_iterations=self.parallel_tasks
+        )
+
+    def inner_loop(self, images: tf.Tensor, labels: tf.Tensor) -> tuple[Weights, Moments, list[tf.Tensor], Weights]:
+        """All tasks of the batch in lockstep, from the present weights.
+
+        Args:
+            images: [T, k, B, H, W, C].
+            labels: [T, k, B].
+
+        Returns:
+            (weights [T, ...], moments [T, ...], losses [T] of every step, states [T, ...] of the first step).
+        """
+        tasks = tf.shape(images)[0]
+
+        def spread_out(values: Weights) -> Weights:
+            return [tf.repeat(value[None], tasks, axis=0) for value in values]
+
+        fast, moments = spread_out(self.network.weights), self.moments
+        moments = Moments(spread_out(moments.second), moments.steps)
+        losses, states = [], None
+        for j in range(self.inner_steps):
+            gradients, loss, state = self.task_gradients(fast, images[:, j], labels[:, j])
+            if self.weight_clustering:
+                means = mean_over_replicas([tf.reduce_mean(weight, axis=0) for weight in fast])
+                pulls = clustering_gradient(fast, means)
+                gradients = [g + self.weight_clustering * pull for g, pull in zip(gradients, pulls, strict=True)]
+            fast, moments = self.inner_optimizer.step(fast, gradients, moments)
+            losses, states = [*losses, loss], states or state
+        return fast, moments, losses, states
+
+    def train_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
+        images, labels = data[:2]
+        self._check(images)
+        fast, moments, losses, states = self.inner_loop(images, labels)
+        means = [tf.reduce_mean(weight, axis=0) for weight in fast]
+        kept = [tf.reduce_mean(second, axis=0) for second in moments.second]
+        counters = [tf.reduce_mean(s, axis=0) if s.dtype.is_floating else s[0] for s in states]
+        for variable, value in zip(self.second_moments, mean_over_replicas(kept), strict=True):
+            variable.assign(value)
+        self.steps_taken.assign(moments.steps)
+        self.network.assign_state(mean_over_replicas(counters))
+        # theta + gamma (mean - theta) is an SGD step of rate gamma along theta - mean.
+        towards = {id(v): v.value - m for v, m in zip(self.network.variables, means, strict=True)}
+        self.descend([towards[id(variable)] for variable in self.trainable_variables])
+        spread = tf.add_n([tf.nn.l2_loss(f - m) for f, m in zip(fast, means, strict=True)])
+        mean_loss = tf.reduce_mean(tf.stack(losses))
+        spread = 2.0 * spread / tf.cast(tf.shape(images)[0], tf.float32)
+        return self.track({"loss": mean_loss, "last_loss": tf.reduce_mean(losses[-1]), "spread": spread})
+
+    def _check(self, images: tf.Tensor) -> None:
+        expected, got = (self.inner_steps, self.inner_batch), tuple(images.shape[1:3])
+        if got != expected:
+            raise ValueError(
+                "Reptile's batches are images [tasks, inner_steps, inner_batch, H, W, C]. "
+                f"Received: shape {tuple(images.shape)}, with inner_steps={expected[0]}, inner_batch={expected[1]}."
+            )
+
+    def own_head(self, steps: int = 50, batch_size: int | None = 5, batchnorm: str | None = None) -> FineTune:
+        """The head that adapts as the inner loop does, from the learned classifier and second moments.
+
+        Args:
+            steps: of the inner loop; 50 in the original's evaluation.
+            batch_size: support images a step; 5 (1-shot) and 15 (5-shot) there.
+            batchnorm: see `heads.FineTune`; None for what `transductive` says.
+        """
+        protocol = batchnorm or ("transductive" if self.transductive else "one_by_one")
+        moments = Moments([tf.constant(v.numpy()) for v in self.second_moments], tf.constant(self.steps_taken.numpy()))
+        return FineTune(steps, self.inner_optimizer, batch_size=batch_size, batchnorm=protocol,
+                        classifier=self.classifier, moments=moments)
+
+    def get_config(self) -> dict[str, Any]:
+        optimizer = {"name": self.inner_optimizer.name, "arguments": vars(self.inner_optimizer)}
+        return {**super().get_config(), "ways": self.ways, "inner_steps": self.inner_steps,
+                "inner_batch": self.inner_batch, "inner_optimizer": optimizer,
+                "weight_clustering": self.weight_clustering, "transductive": self.transductive,
+                "parallel_tasks": self.parallel_tasks}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "Reptile":
+        saved = config["inner_optimizer"]
+        return super().from_config({**config, "inner_optimizer": optimizers[saved["name"]](**saved["arguments"])})
