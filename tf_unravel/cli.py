@@ -47,6 +47,8 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--gin_file", action="append", default=[], help="a gin file (repeatable); later ones win")
     train.add_argument("--gin_bindings", action="append", default=[], help="a gin line (repeatable); wins over files")
     train.add_argument("--run_dir", required=True, help="the run's folder")
+    train.add_argument("--strategy", default="one", choices=("one", "mirrored", "multi_worker"),
+                       help="one device (default), all of this machine's GPUs, or the machines of TF_CONFIG")
 
     for name, summary, example in (
         ("evaluate", "accuracy of runs on few-shot tasks, every head on the same tasks", _EVALUATE),
@@ -79,8 +81,9 @@ def _parser() -> argparse.ArgumentParser:
 def _train(arguments: argparse.Namespace) -> int:
     from tf_unravel import runs
 
+    devices = runs.Devices(arguments.strategy)
     text = runs.parse(arguments.gin_file, arguments.gin_bindings)
-    outcome = runs.train(runs.plan(), runs.RunFolder(arguments.run_dir), text)
+    outcome = runs.train(runs.plan(), runs.RunFolder(arguments.run_dir, devices.worker), text, devices)
     print(outcome)
     return 128 + outcome.stopped_by if outcome.stopped_by else 0
 

@@ -64,7 +64,7 @@ def test_config_text_reads_back_to_itself():
 
 def test_bindings_win_over_files():
     runs.parse(["gin/run/demo_feature_clustering.gin"], ["FeatureClustering.coefficient = 0.7"])
-    assert runs.plan().learner(backbone=_tiny(), num_classes=3).regularizer.coefficient == 0.7
+    assert runs.plan().learner(backbone=_tiny(), num_labels=3).regularizer.coefficient == 0.7
 
 
 def _tiny():

@@ -162,7 +162,7 @@ class FineTune:
         if key not in self._graphs:
             network = self.network(backbone, ways)
 
-            @tf.function(reduce_retracing=True)
+            @tf.function  # one trace for each size of the support set: its loop over batches needs to know it
             def run(support: tf.Tensor, labels: tf.Tensor, query: tf.Tensor, first_task: tf.Tensor) -> tf.Tensor:
                 def one(task: tuple) -> tf.Tensor:
                     images, known, queries, number = task

@@ -46,6 +46,7 @@ class Network:
     Attributes:
         variables: the trainable ones: the backbone's, then kernel and bias of the layer.
         classifier: the layer.
+        loss: (logits [B, ways], labels [B]) -> scalar; the mean cross-entropy.
     """
 
     def __init__(self, backbone: keras.Model, ways: int, classifier: keras.layers.Dense | None = None):
@@ -53,7 +54,7 @@ class Network:
             classifier = keras.layers.Dense(ways, kernel_initializer="zeros", dtype="float32", name="classifier")
         images = keras.Input(backbone.input_shape[1:])
         self.model = keras.Model(images, classifier(backbone(images)))
-        self.classifier = classifier
+        self.classifier, self.loss = classifier, cross_entropy
         synchronize(backbone, False)
         owned = {id(w) for w in classifier.trainable_variables}
         ours = [w for w in self.model.trainable_variables if id(w) not in owned]
@@ -131,12 +132,12 @@ def gradients_of(
     network: Network, weights: Weights, images: tf.Tensor, labels: tf.Tensor, adapted: Sequence[bool],
     state: Weights | None = None,
 ) -> Step:
-    """Gradients of the mean cross-entropy of a batch, by the adapted weights."""
+    """Gradients of the loss of a batch by the adapted weights, and what the call saw on the way."""
     with tf.GradientTape() as tape:
         chosen = [w for w, chosen in zip(weights, adapted, strict=True) if chosen]
         tape.watch(chosen)
         logits, state = network.logits(weights, images, state)
-        loss = cross_entropy(logits, labels)
+        loss = network.loss(logits, labels)
     some = iter(tape.gradient(loss, chosen, unconnected_gradients=tf.UnconnectedGradients.ZERO))
     gradients = [next(some) if one else tf.zeros_like(w) for w, one in zip(weights, adapted, strict=True)]
     return Step(gradients, loss, state)

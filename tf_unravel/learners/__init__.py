@@ -4,7 +4,7 @@ from tf_unravel.learners.classical import Classical, Regularizer
 from tf_unravel.learners.episodic import Episodic
 from tf_unravel.learners.learner import Learner
 from tf_unravel.learners.maml import MAML
-from tf_unravel.learners.optimizers import sgd
+from tf_unravel.learners.optimizers import adam, annealed_sgd, sgd
 from tf_unravel.learners.reptile import Reptile
 
-__all__ = ["Classical", "Episodic", "Learner", "MAML", "Regularizer", "Reptile", "sgd"]
+__all__ = ["Classical", "Episodic", "Learner", "MAML", "Regularizer", "Reptile", "adam", "annealed_sgd", "sgd"]

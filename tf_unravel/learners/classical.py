@@ -24,6 +24,7 @@ import keras
 import tensorflow as tf
 
 from tf_unravel.backbones.batch_norm import synchronize
+from tf_unravel.heads import Linear
 from tf_unravel.learners.learner import Learner, gathered
 
 Regularizer = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
@@ -91,6 +92,10 @@ class Classical(Learner):
         accuracy = tf.reduce_mean(tf.cast(hits, tf.float32))
         loss = cross_entropy + penalty
         return {"loss": loss, "cross_entropy": cross_entropy, "regularizer": penalty, "accuracy": accuracy}
+
+    def own_head(self) -> Linear:
+        """Softmax regression on frozen features, the paper's "NN" head."""
+        return Linear()
 
     def get_config(self) -> dict[str, Any]:
         regularizer = keras.saving.serialize_keras_object(self.regularizer) if self.regularizer else None

@@ -33,6 +33,7 @@ import tensorflow as tf
 from tf_unravel.backbones.batch_norm import synchronize
 from tf_unravel.data.sampling import Episode
 from tf_unravel.heads import by_name
+from tf_unravel.heads.kernel import at_least_float32
 from tf_unravel.learners.learner import Learner
 
 
@@ -101,13 +102,15 @@ class Episodic(Learner):
         self.head, self.label_smoothing, self.passes = head, label_smoothing, passes
         self.initial_scale, self.learn_scale = scale, learn_scale
         initial = keras.initializers.Constant(scale)
-        self.scale = self.add_weight(shape=(), initializer=initial, trainable=learn_scale, name="scale", dtype="float32")
+        self.scale = self.add_weight(
+            shape=(), initializer=initial, trainable=learn_scale, name="scale", dtype="float32"
+        )
         self.bias = self.add_weight(shape=(), initializer="zeros", name="bias", dtype="float32") if bias else None
         synchronize(backbone)
         self.build()
 
     def features(self, episode: Episode, training: bool) -> tuple[tf.Tensor, tf.Tensor]:
-        """Support [T, S, D] and query [T, WQ, D] features in float32, in one pass or two."""
+        """Support [T, S, D] and query [T, WQ, D] features in float32 at least, in one pass or two."""
         images = (episode.support_images, episode.query_images)  # [T, S, H, W, C], [T, WQ, H, W, C]
         if self.passes == 2:
             return tuple(_through(self.backbone, each, training) for each in images)
@@ -117,9 +120,10 @@ class Episodic(Learner):
     def logits(self, episode: Episode, training: bool) -> tf.Tensor:
         """scale * head + bias, [T, WQ, W]."""
         support, query = self.features(episode, training)
-        ways = tf.reduce_max(episode.support_labels) + 1
-        logits = tf.cast(self.head(support, episode.support_labels, query, ways), tf.float32)
-        return self.scale * logits + (0.0 if self.bias is None else self.bias)
+        ways = tf.cast(tf.reduce_max(episode.support_labels), tf.int32) + 1
+        logits = self.head(support, episode.support_labels, query, ways)
+        scale, bias = (tf.cast(v, logits.dtype) for v in (self.scale, 0.0 if self.bias is None else self.bias))
+        return scale * logits + bias
 
     def objective(self, data: Episode, training: bool) -> dict[str, tf.Tensor]:
         episode = Episode(*data)
@@ -127,6 +131,10 @@ class Episodic(Learner):
         loss = smoothed_cross_entropy(episode.query_labels, logits, self.label_smoothing)
         hits = tf.equal(tf.argmax(logits, axis=-1, output_type=tf.int32), tf.cast(episode.query_labels, tf.int32))
         return {"loss": loss, "accuracy": tf.reduce_mean(tf.cast(hits, tf.float32))}
+
+    def own_head(self) -> Any:
+        """The head of the training."""
+        return self.head
 
     def get_config(self) -> dict[str, Any]:
         own = {"scale": self.initial_scale, "learn_scale": self.learn_scale, "bias": self.bias is not None,
@@ -143,5 +151,6 @@ class Episodic(Learner):
 def _through(backbone: keras.Model, images: tf.Tensor, training: bool) -> tf.Tensor:
     """Features [T, B, D] of images [T, B, H, W, C], normalised together."""
     tasks, per_task = tf.shape(images)[0], images.shape[1]
-    features = backbone(tf.reshape(images, tf.concat([[-1], tf.shape(images)[2:]], axis=0)), training=training)  # [TB, D]
-    return tf.reshape(tf.cast(features, tf.float32), [tasks, per_task, features.shape[-1]])  # [T, B, D]
+    flat = tf.reshape(images, [-1, *images.shape[2:]])  # [T B, H, W, C]
+    features = backbone(flat, training=training)  # [T B, D]
+    return tf.reshape(at_least_float32(features), [tasks, per_task, features.shape[-1]])  # [T, B, D]

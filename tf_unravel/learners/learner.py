@@ -82,6 +82,10 @@ class Learner(keras.Model):
         """What a batch gives: `tracked` name -> scalar; "loss" is what training minimises, before weight decay."""
         raise NotImplementedError
 
+    def own_head(self) -> Any:
+        """The head that the learner trains for: how its backbone is meant to be used."""
+        raise NotImplementedError
+
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         with tf.GradientTape() as tape:
             values = self.objective(data, training=True)

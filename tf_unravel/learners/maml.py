@@ -13,14 +13,14 @@ constants (FOMAML). The last layer is adapted and meta-learned like every other 
 | theta_j | fast                | the same                                     |
 | a       | rates               | list over steps of lists over weights        |
 | k       | inner_steps         |                                              |
-| L       | cross_entropy       | mean over examples; times W with sum_over_ways |
+| L       | network.loss        | mean over examples; times W with sum_over_ways |
 
 Conventions of the original code, and the defaults here (`gin/learner/maml_original.gin` has the original's):
 - Its loss divides the sum over N ways and K shots by K, so its gradients are N times those of the mean: an inner rate
   of 0.01 at 5 ways is 0.05 here, or `sum_over_ways=True`.
 - BatchNorm always takes the statistics of the images at hand: of the support in the inner loop, of all queries
   together in the outer loop and in evaluation (transductive). Training is the same here. Evaluation is what
-  `own_head(batchnorm=...)` says, and every accuracy names it.
+  `batchnorm` says, and every accuracy names it.
 - It adapts no BatchNorm weights (`adapted="all_but_batch_norm"`) and its BatchNorm has no gamma.
 The running statistics follow the first inner step's support images: those of the network that is not adapted, so
 that the backbone can be used, measured and exported as an extractor like any other.
@@ -36,7 +36,7 @@ import tensorflow as tf
 
 from tf_unravel.data.sampling import Episode
 from tf_unravel.heads.fine_tune import FineTune
-from tf_unravel.heads.inner_loop import Network, PerStepSGD, Weights, cross_entropy, gradients_of
+from tf_unravel.heads.inner_loop import Network, PerStepSGD, Weights, gradients_of
 from tf_unravel.learners.learner import Learner, mean_over_replicas
 
 
@@ -54,6 +54,8 @@ class MAML(Learner):
         learn_rates: make a learnable, one for each step and weight tensor.
         sum_over_ways: multiply both losses by the ways, as the original code does.
         rematerialize: forget the activations of an inner step and compute them again for its derivative.
+        evaluation_steps: of the inner loop in `own_head`; None for `inner_steps`. The original has 5 and 10.
+        batchnorm: how `own_head` normalises queries, see `heads.FineTune`.
         parallel_tasks: tasks whose activations are held in memory at once.
         weight_decay: L2 penalty on every trainable weight.
 
@@ -81,17 +83,21 @@ class MAML(Learner):
         learn_rates: bool = False,
         sum_over_ways: bool = False,
         rematerialize: bool = False,
+        evaluation_steps: int | None = None,
+        batchnorm: str = "transductive",
         parallel_tasks: int = 2,
         weight_decay: float = 0.0,
         **kwargs: Any,
     ):
         super().__init__(backbone, weight_decay, **kwargs)
         if ways < 2 or inner_steps < 0:
-            raise ValueError(f"MAML needs ways >= 2, inner_steps >= 0. Received: ways={ways}, inner_steps={inner_steps}.")
+            received = f"Received: ways={ways}, inner_steps={inner_steps}."
+            raise ValueError(f"MAML needs ways >= 2 and inner_steps >= 0. {received}")
         self.arguments = {
             "ways": ways, "inner_steps": inner_steps, "inner_learning_rate": inner_learning_rate,
             "first_order": first_order, "adapted": adapted, "learn_rates": learn_rates,
-            "sum_over_ways": sum_over_ways, "rematerialize": rematerialize, "parallel_tasks": parallel_tasks,
+            "sum_over_ways": sum_over_ways, "rematerialize": rematerialize, "evaluation_steps": evaluation_steps,
+            "batchnorm": batchnorm, "parallel_tasks": parallel_tasks,
         }  # fmt: skip
         self.ways, self.inner_steps, self.inner_learning_rate = ways, inner_steps, inner_learning_rate
         self.first_order, self.rematerialize, self.parallel_tasks = first_order, rematerialize, parallel_tasks
@@ -102,7 +108,6 @@ class MAML(Learner):
         shape = (inner_steps, len(self.adapts))
         initial = keras.initializers.Constant(inner_learning_rate)
         self.rates = self.add_weight(shape=shape, initializer=initial, trainable=learn_rates, name="inner_rates")
-        self.adapted = adapted
         self.build()
 
     def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
@@ -132,7 +137,7 @@ class MAML(Learner):
                 fast, loss, new_state = inner_step(fast, rates[j], episode.support_images, episode.support_labels)
                 support_loss, state = (loss, new_state) if j == 0 else (support_loss, state)
             logits, query_state = self.network.logits(fast, episode.query_images)
-            loss = self.loss_scale * cross_entropy(logits, episode.query_labels)
+            loss = self.loss_scale * self.network.loss(logits, episode.query_labels)
         none = tf.UnconnectedGradients.ZERO
         by_weights, by_rates = outer.gradient(loss, [weights, rates], unconnected_gradients=none)
         hits = tf.equal(tf.argmax(logits, axis=-1, output_type=tf.int32), tf.cast(episode.query_labels, tf.int32))
@@ -166,16 +171,16 @@ class MAML(Learner):
         # What is no float is a counter (dropout's), the same in every task.
         return tf.nest.map_structure(lambda v: tf.reduce_mean(v, 0) if v.dtype.is_floating else v[0], results)
 
-    def own_head(self, steps: int | None = None, batchnorm: str = "transductive") -> FineTune:
-        """The head that adapts as the inner loop does, from the learned classifier.
-
-        Args:
-            steps: of the inner loop; None for those of training. The original code evaluates with 10.
-            batchnorm: see `heads.FineTune`.
-        """
-        optimizer = PerStepSGD(self.loss_scale * self.rates.numpy())
-        return FineTune(steps or self.inner_steps, optimizer, adapted=self.adapted, batchnorm=batchnorm,
-                        classifier=self.classifier)
+    def own_head(self) -> FineTune:
+        """The head that adapts as the inner loop does, from the learned classifier."""
+        steps = self.arguments["evaluation_steps"]
+        return FineTune(
+            self.inner_steps if steps is None else steps,
+            PerStepSGD(self.loss_scale * self.rates.numpy()),
+            adapted=self.arguments["adapted"],
+            batchnorm=self.arguments["batchnorm"],
+            classifier=self.classifier,
+        )
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), **self.arguments}

@@ -32,16 +32,68 @@ def sgd(
     Raises:
         ValueError: rates and epochs do not pair up.
     """
+    rate = piecewise(steps_per_epoch, rates, epochs)
+    return keras.optimizers.SGD(rate, momentum=momentum, nesterov=nesterov)
+
+
+def adam(
+    steps_per_epoch: int,
+    rates: float | Sequence[float] = (1e-3,),
+    epochs: Sequence[int] = (),
+    clip_value: float | None = None,
+) -> keras.optimizers.Optimizer:
+    """Adam (beta1 0.9, beta2 0.999, epsilon 1e-8) with a piecewise constant learning rate.
+
+    Args:
+        steps_per_epoch: training steps in an epoch.
+        rates: learning rates, one more than `epochs`; a single number is a constant rate.
+        epochs: after how many epochs each next rate begins, increasing.
+        clip_value: gradients are clipped to +-clip_value, element by element; MAML's code has 10 on mini-ImageNet.
+
+    Returns:
+        A Keras optimizer.
+
+    Raises:
+        ValueError: rates and epochs do not pair up.
+    """
+    rate = piecewise(steps_per_epoch, rates, epochs)
+    return keras.optimizers.Adam(rate, epsilon=1e-8, clipvalue=clip_value)
+
+
+def annealed_sgd(
+    steps_per_epoch: int, epochs: int, start: float = 1.0, end: float = 0.0
+) -> keras.optimizers.Optimizer:
+    """SGD whose rate falls linearly from `start` to `end`: Reptile's outer step, (1 - i / n) start + (i / n) end.
+
+    Args:
+        steps_per_epoch: meta-steps in an epoch.
+        epochs: over how many epochs the rate falls.
+        start: rate of the first step.
+        end: rate after the last.
+
+    Returns:
+        A Keras optimizer.
+    """
+    steps = epochs * steps_per_epoch
+    return keras.optimizers.SGD(keras.optimizers.schedules.PolynomialDecay(start, steps, end))
+
+
+def piecewise(
+    steps_per_epoch: int, rates: float | Sequence[float], epochs: Sequence[int]
+) -> float | keras.optimizers.schedules.LearningRateSchedule:
+    """A rate that is constant between epochs, as a number or a Keras schedule.
+
+    Raises:
+        ValueError: rates and epochs do not pair up.
+    """
     rates = (rates,) if isinstance(rates, int | float) else tuple(rates)
     if len(rates) != len(epochs) + 1 or list(epochs) != sorted(set(epochs)):
         raise ValueError(
             "rates must have one value more than epochs, and epochs must increase. "
             f"Received: rates={tuple(rates)}, epochs={tuple(epochs)}."
         )
-    rate = rates[0]
-    rates = (rates,) if isinstance(rates, int | float) else tuple(rates)
-    if len(rates) > 1:
-        # Keras compares with <=: the rate changes with the first step after the boundary.
-        boundaries = [int(epoch * steps_per_epoch) - 1 for epoch in epochs]
-        rate = keras.optimizers.schedules.PiecewiseConstantDecay(boundaries, list(rates))
-    return keras.optimizers.SGD(rate, momentum=momentum, nesterov=nesterov)
+    if len(rates) == 1:
+        return rates[0]
+    # Keras compares with <=: the rate changes with the first step after the boundary.
+    boundaries = [int(epoch * steps_per_epoch) - 1 for epoch in epochs]
+    return keras.optimizers.schedules.PiecewiseConstantDecay(boundaries, list(rates))

@@ -79,7 +79,9 @@ class Reptile(Learner):
         inner_batch: B; 10 there.
         inner_optimizer: `heads.Adam(learning_rate)` or `heads.SGD(learning_rate)`.
         weight_clustering: c = 2 alpha, the paper's coefficient (best: 5.0e-5); 0 is Reptile.
-        transductive: how `own_head` normalises queries: together, or each with the support set.
+        evaluation_steps: inner steps of `own_head`; 50 in the original.
+        evaluation_batch: support images a step there; 5 at 1 shot and 15 at 5 shots in the original.
+        transductive: whether `own_head` normalises queries together, or each with the support set.
         parallel_tasks: tasks computed at once.
         weight_decay: L2 penalty in the outer step.
 
@@ -94,7 +96,7 @@ class Reptile(Learner):
     Reference: section 5.1 and Algorithm 2; Nichol, Achiam and Schulman, "On first-order meta-learning algorithms".
     """
 
-    tracked = ("loss", "last_loss", "spread")
+    tracked = ("loss", "last_loss", "travelled")
 
     def __init__(
         self,
@@ -104,6 +106,8 @@ class Reptile(Learner):
         inner_batch: int = 10,
         inner_optimizer: Any = None,
         weight_clustering: float = 0.0,
+        evaluation_steps: int = 50,
+        evaluation_batch: int = 5,
         transductive: bool = False,
         parallel_tasks: int = 2,
         weight_decay: float = 0.0,
@@ -119,6 +123,7 @@ class Reptile(Learner):
         self.ways, self.inner_steps, self.inner_batch = ways, inner_steps, inner_batch
         self.inner_optimizer = inner_optimizer or Adam()
         self.weight_clustering, self.transductive = weight_clustering, transductive
+        self.evaluation_steps, self.evaluation_batch = evaluation_steps, evaluation_batch
         self.parallel_tasks = parallel_tasks
         self.classifier = keras.layers.Dense(ways, dtype="float32", name="classifier")
         self.network = Network(backbone, ways, self.classifier)
@@ -194,11 +199,13 @@ class Reptile(Learner):
         self.network.assign_state(mean_over_replicas(counters))
         # theta + gamma (mean - theta) is an SGD step of rate gamma along theta - mean.
         towards = {id(v): v.value - m for v, m in zip(self.network.variables, means, strict=True)}
+        travelled = tf.add_n([
+            tf.reduce_mean(tf.reduce_sum(tf.square(f - w), axis=list(range(1, f.shape.rank))))
+            for f, w in zip(fast, self.network.weights, strict=True)
+        ])
+        values = {"loss": tf.reduce_mean(losses), "last_loss": tf.reduce_mean(losses[-1]), "travelled": travelled}
         self.descend([towards[id(variable)] for variable in self.trainable_variables])
-        spread = tf.add_n([tf.nn.l2_loss(f - m) for f, m in zip(fast, means, strict=True)])
-        mean_loss = tf.reduce_mean(tf.stack(losses))
-        spread = 2.0 * spread / tf.cast(tf.shape(images)[0], tf.float32)
-        return self.track({"loss": mean_loss, "last_loss": tf.reduce_mean(losses[-1]), "spread": spread})
+        return self.track(values)
 
     def _check(self, images: tf.Tensor) -> None:
         expected, got = (self.inner_steps, self.inner_batch), tuple(images.shape[1:3])
@@ -208,24 +215,24 @@ class Reptile(Learner):
                 f"Received: shape {tuple(images.shape)}, with inner_steps={expected[0]}, inner_batch={expected[1]}."
             )
 
-    def own_head(self, steps: int = 50, batch_size: int | None = 5, batchnorm: str | None = None) -> FineTune:
-        """The head that adapts as the inner loop does, from the learned classifier and second moments.
-
-        Args:
-            steps: of the inner loop; 50 in the original's evaluation.
-            batch_size: support images a step; 5 (1-shot) and 15 (5-shot) there.
-            batchnorm: see `heads.FineTune`; None for what `transductive` says.
-        """
-        protocol = batchnorm or ("transductive" if self.transductive else "one_by_one")
+    def own_head(self) -> FineTune:
+        """The head that adapts as the inner loop does, from the learned classifier and second moments."""
         moments = Moments([tf.constant(v.numpy()) for v in self.second_moments], tf.constant(self.steps_taken.numpy()))
-        return FineTune(steps, self.inner_optimizer, batch_size=batch_size, batchnorm=protocol,
-                        classifier=self.classifier, moments=moments)
+        return FineTune(
+            self.evaluation_steps,
+            self.inner_optimizer,
+            batch_size=self.evaluation_batch,
+            batchnorm="transductive" if self.transductive else "one_by_one",
+            classifier=self.classifier,
+            moments=moments,
+        )
 
     def get_config(self) -> dict[str, Any]:
         optimizer = {"name": self.inner_optimizer.name, "arguments": vars(self.inner_optimizer)}
         return {**super().get_config(), "ways": self.ways, "inner_steps": self.inner_steps,
                 "inner_batch": self.inner_batch, "inner_optimizer": optimizer,
-                "weight_clustering": self.weight_clustering, "transductive": self.transductive,
+                "weight_clustering": self.weight_clustering, "evaluation_steps": self.evaluation_steps,
+                "evaluation_batch": self.evaluation_batch, "transductive": self.transductive,
                 "parallel_tasks": self.parallel_tasks}
 
     @classmethod

@@ -2,12 +2,13 @@
 
 from tf_unravel.runs.checkpoints import Checkpoints
 from tf_unravel.runs.config import Plan, parse, plan
+from tf_unravel.runs.distribution import Devices
 from tf_unravel.runs.folder import RunFolder
 from tf_unravel.runs.reading import FinishedRun
 from tf_unravel.runs.reports import Reading, Tasks, evaluate_runs, measure_runs
 from tf_unravel.runs.training import train
 
 __all__ = [
-    "Checkpoints", "FinishedRun", "Plan", "Reading", "RunFolder", "Tasks", "evaluate_runs", "measure_runs", "parse",
+    "Checkpoints", "Devices", "FinishedRun", "Plan", "Reading", "RunFolder", "Tasks", "evaluate_runs", "measure_runs", "parse",
     "plan", "train",
 ]

@@ -53,10 +53,11 @@ class Checkpoints:
     Args:
         folder: where they are; it is made on the first save.
         keep: how many of the newest to keep.
+        writes: False for a process that only reads what another one saves; its saves do nothing.
     """
 
-    def __init__(self, folder: pathlib.Path, keep: int = 2):
-        self.folder, self.keep = folder, keep
+    def __init__(self, folder: pathlib.Path, keep: int = 2, writes: bool = True):
+        self.folder, self.keep, self.writes = folder, keep, writes
         self.best = folder / "best.npz"
 
     def newest_first(self) -> list[pathlib.Path]:
@@ -76,7 +77,7 @@ class Checkpoints:
         """
         path = self.folder / f"step-{facts['step']:08d}.npz"
         self._write(path, learner, facts)
-        for old in self.newest_first()[self.keep :]:
+        for old in self.newest_first()[self.keep :] if self.writes else ():
             old.unlink(missing_ok=True)
         return path
 
@@ -85,6 +86,8 @@ class Checkpoints:
         self._write(self.best, learner, facts)
 
     def _write(self, path: pathlib.Path, learner: keras.Model, facts: dict[str, Any]) -> None:
+        if not self.writes:
+            return
         arrays = {f"{i:04d}": keras.ops.convert_to_numpy(v) for i, v in enumerate(_variables(learner))}
         arrays[_FACTS] = np.array(json.dumps(facts))
         self.folder.mkdir(parents=True, exist_ok=True)

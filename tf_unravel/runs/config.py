@@ -11,9 +11,9 @@ from typing import Any
 import gin
 import keras
 
-from tf_unravel import backbones, data, heads, learners, regularizers
-from tf_unravel.data.batches import ClassPairs
+from tf_unravel import data, heads
 from tf_unravel.evaluation import Accuracy
+from tf_unravel.runs import registry
 
 
 class ConfigError(ValueError):
@@ -28,7 +28,8 @@ class Validation:
     Args:
         every_epochs: validate after every so many epochs, and after the last; 0 for never (for data with too few
             validation classes), and then the last checkpoint is the one that counts.
-        head: the head to validate with; the best checkpoint has the highest accuracy, averaged over `shots`.
+        head: the head to validate with, None for the learner's own; the best checkpoint has the highest accuracy,
+            averaged over `shots`.
         ways, shots, queries, num_tasks: the tasks; the same ones each time.
         projection_every: draw the LDA projection after every so many validations; 0 for never.
     """
@@ -79,8 +80,8 @@ class Plan:
     Args:
         dataset: split name -> ClassImages.
         backbone: (input_shape, normalization) -> keras.Model.
-        learner: (backbone, num_classes) -> learner.
-        batches: what a training batch is (`ClassPairs`).
+        learner: (backbone, num_labels) -> learner.
+        batches: what a training batch is (`ClassPairs`, `Episodes`, `InnerBatches`).
         optimizer: steps_per_epoch -> keras optimizer.
         epochs: how long to train.
         validation: how to watch it.
@@ -114,35 +115,9 @@ class Plan:
         keras.utils.set_random_seed(self.seed)
         try:
             backbone = self.backbone(input_shape=facts.image_shape, normalization=facts.normalization)
-            return self.learner(backbone=backbone, num_classes=facts.num_classes)
-        except TypeError as error:
+            return self.learner(backbone=backbone, num_labels=self.batches.num_labels(facts.num_classes))
+        except (TypeError, ValueError) as error:
             raise ConfigError(f"the configuration does not fit: {one_line(error)}") from error
-
-
-@gin.configurable("Classical", module="tf_unravel.learners")
-def _classical(
-    backbone: keras.Model,
-    num_classes: int,
-    regularizer: learners.Regularizer | None = None,
-    weight_decay: float = 0.0,
-) -> learners.Classical:
-    """`learners.Classical`; gin cannot decorate a keras.Model itself."""
-    return learners.Classical(backbone, num_classes, regularizer, weight_decay)
-
-
-def _register() -> None:
-    for module, names in {
-        "data": (data.load, ClassPairs),
-        "backbones": tuple(backbones.by_name.values()),
-        "regularizers": (regularizers.FeatureClustering, regularizers.HyperplaneVariation),
-        "heads": tuple(heads.by_name.values()),
-        "learners": (learners.sgd,),
-    }.items():
-        for thing in names:
-            gin.external_configurable(thing, module=f"tf_unravel.{module}")
-
-
-_register()
 
 
 def gin_folder() -> pathlib.Path:
@@ -179,6 +154,9 @@ def _find(name: str) -> str:
             return str(candidate)
     known = sorted(f"gin/{path.relative_to(gin_folder())}" for path in gin_folder().glob("run/*.gin"))
     raise ConfigError(f"--gin_file {name}: no such file. Runs that come with the package: {', '.join(known)}")
+
+
+registry.register()
 
 
 def parse(files: Sequence[str] = (), bindings: Sequence[str] = (), text: str = "") -> str:
@@ -234,16 +212,27 @@ def plan() -> Plan:
         raise ConfigError(f"the configuration does not describe a run (give --gin_file gin/run/...): {line}") from error
 
 
-def heads_named(names: Sequence[str]) -> dict[str, Any]:
+OWN = "own"
+
+
+def heads_named(names: Sequence[str], learner: Any) -> dict[str, Any]:
     """Heads by the names of `heads.by_name`, with the values that the configuration gives them.
+
+    Args:
+        names: of heads; "own" is the one that the learner trains for.
+        learner: whose own head that is.
 
     Raises:
         ConfigError: an unknown name, or none.
     """
-    unknown = [name for name in names if name not in heads.by_name]
+    unknown = [name for name in names if name not in (*heads.by_name, OWN)]
     if unknown or not names:
-        raise ConfigError(f"--heads are among {', '.join(heads.by_name)}. Received: {', '.join(unknown) or 'none'}")
-    return {name: gin.get_configurable(heads.by_name[name].__name__)() for name in names}
+        known = ", ".join((*heads.by_name, OWN))
+        raise ConfigError(f"--heads are among {known}. Received: {', '.join(unknown) or 'none'}")
+    return {
+        name: learner.own_head() if name == OWN else gin.get_configurable(heads.by_name[name].__name__)()
+        for name in names
+    }
 
 
 def operative() -> str:

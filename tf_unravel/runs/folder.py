@@ -32,12 +32,15 @@ class RunFolder:
 
     Args:
         path: the folder; it need not exist.
+        worker: of several machines that train one run, which this is. The first, 0, owns the folder; another keeps
+            its logs in `worker-<number>/` and reads the first one's checkpoints.
     """
 
-    def __init__(self, path: str | os.PathLike):
-        self.path = pathlib.Path(path)
-        self.name = self.path.resolve().name
-        self.checkpoints = Checkpoints(self.path / "checkpoints")
+    def __init__(self, path: str | os.PathLike, worker: int = 0):
+        run = pathlib.Path(path)
+        self.name = run.resolve().name
+        self.path = run / f"worker-{worker}" if worker else run
+        self.checkpoints = Checkpoints(run / "checkpoints", writes=worker == 0)
         self.tensorboard = self.path / "tensorboard"
         self.figures = self.path / "figures"
         self.metrics = self.path / "metrics.jsonl"

@@ -79,11 +79,10 @@ def evaluate_runs(reading: Reading, head_names: Sequence[str], tasks: Tasks) -> 
     """
     rows = []
     for title, run, split in reading.runs():
-        chosen = heads_named(head_names)
+        chosen = heads_named(head_names, run.learner)
         for shots in tasks.shots:
             data.TaskSampler(split, tasks.ways, shots, tasks.queries, tasks.seed)  # refuses before minutes of features
-        features = evaluation.extract_features(run.backbone, split.images)
-        accuracies = evaluation.evaluate_heads(features, chosen, split, **dataclasses.asdict(tasks))
+        accuracies = evaluation.evaluate_heads(run.backbone, chosen, split, **dataclasses.asdict(tasks))
         mine = [
             {"run": title, "checkpoint_step": run.step, "split": split.name, "fingerprint": split.fingerprint,
              "head": name, "shots": shots, "ways": tasks.ways, "queries": tasks.queries, "seed": tasks.seed,
@@ -106,9 +105,13 @@ def _accuracy_table(rows: Sequence[dict[str, Any]], tasks: Tasks) -> str:
         )
     lines = [["run", "head", *(f"{tasks.ways}-way {shots}-shot, %" for shots in tasks.shots)]]
     lines += [[run, head, *values] for (run, head), values in cells.items()]
+    protocols = {row["head"]: row["batchnorm"] for row in rows}
+    common = next(iter(protocols.values()))
+    if any(protocol != common for protocol in protocols.values()):
+        common = "; ".join(f"{head} {protocol}" for head, protocol in protocols.items())
     note = (
         f"Mean ± one standard error over {rows[0]['num_tasks']} tasks of split {rows[0]['split']}, {tasks.queries} "
-        f"queries per class, seed {tasks.seed}; BatchNorm: {rows[0]['batchnorm']}."
+        f"queries per class, seed {tasks.seed}; BatchNorm: {common}."
     )
     return f"{_aligned(lines)}\n{note}"
 

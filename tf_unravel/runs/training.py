@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_unravel import analysis, data, evaluation
-from tf_unravel.runs import config
+from tf_unravel.runs import config, distribution
 from tf_unravel.runs.figures import projection, projection_figure
 from tf_unravel.runs.folder import RunFolder
 from tf_unravel.runs.logs import Logs, progress_bar
@@ -92,13 +92,16 @@ class Progress:
     validations: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
 
-def train(plan: config.Plan, folder: RunFolder, config_text: str) -> Outcome:
+def train(
+    plan: config.Plan, folder: RunFolder, config_text: str, devices: distribution.Devices | None = None
+) -> Outcome:
     """Trains, or goes on training, the run of a folder.
 
     Args:
         plan: what to train.
-        folder: where; a folder that holds the same configuration is resumed.
+        folder: where; a folder that holds the same configuration is resumed, on as many devices as are given now.
         config_text: the configuration as `config.parse` returned it.
+        devices: on which; None for one.
 
     Returns:
         How far it came, and which signal stopped it if one did.
@@ -116,10 +119,12 @@ def train(plan: config.Plan, folder: RunFolder, config_text: str) -> Outcome:
         fingerprints = {name: split.fingerprint for name, split in splits.items()}
         folder.check_data(fingerprints)
         facts = config.DataFacts.of(splits["train"])
-        learner = plan.build(facts)
         steps_per_epoch = plan.batches.steps_per_epoch(splits["train"])
-        learner.compile(optimizer=plan.optimizer(steps_per_epoch))
-        learner.optimizer.build(learner.trainable_variables)
+        devices = devices or distribution.Devices()
+        with devices.scope():
+            learner = plan.build(facts)
+            learner.compile(optimizer=plan.optimizer(steps_per_epoch))
+            learner.optimizer.build(learner.trainable_variables)
         saved = folder.checkpoints.restore_latest(learner)
         progress = Progress(**saved) if saved else Progress()
         # Only now: a command that failed above has left nothing that would refuse the corrected one.
@@ -128,7 +133,7 @@ def train(plan: config.Plan, folder: RunFolder, config_text: str) -> Outcome:
         with Logs(folder, progress.step) as logs:
             logs.text("config.gin", config_text)
             folder.write_text(folder.operative_config, config.operative())
-            loop = _Loop(plan, folder, learner, splits, steps_per_epoch, progress, logs)
+            loop = _Loop(plan, folder, learner, devices, splits, steps_per_epoch, progress, logs)
             stopped_by = loop.run()
         return Outcome(folder, progress, loop.total, stopped_by)
 
@@ -146,17 +151,19 @@ def _check_validation(watch: config.Validation, split: data.ClassImages) -> None
 class _Loop:
     """The state of a running training, so that its parts can be read one at a time."""
 
-    def __init__(self, plan: config.Plan, folder: RunFolder, learner: keras.Model, splits: dict[str, data.ClassImages],
-                 steps_per_epoch: int, progress: Progress, logs: Logs):
-        self.plan, self.folder, self.learner, self.splits = plan, folder, learner, splits
+    def __init__(self, plan: config.Plan, folder: RunFolder, learner: keras.Model, devices: distribution.Devices,
+                 splits: dict[str, data.ClassImages], steps_per_epoch: int, progress: Progress, logs: Logs):
+        self.plan, self.folder, self.learner, self.devices, self.splits = plan, folder, learner, devices, splits
         self.steps_per_epoch, self.progress, self.logs = steps_per_epoch, progress, logs
         self.total = plan.epochs * steps_per_epoch
         self.saved_at = time.monotonic()
 
     def run(self) -> int | None:
         progress, began, before = self.progress, time.monotonic(), self.progress.seconds
-        batches = iter(self.plan.batches.dataset(self.splits["train"], self.plan.seed, progress.step))
-        step_function = tf.function(lambda batch: self.learner.train_step(batch))
+        batches = self.devices.batches(
+            lambda: self.plan.batches.dataset(self.splits["train"], self.plan.seed, progress.step)
+        )
+        step_function = self.devices.step(self.learner)
         with _stop_on_signals() as stopped, progress_bar(progress.step, self.total) as bar:
             while progress.step < self.total and stopped.signal is None:
                 values = step_function(next(batches))
@@ -218,9 +225,11 @@ class _Loop:
     def _validate(self, epoch: int) -> None:
         progress, watch, split = self.progress, self.plan.validation, self.splits["val"]
         features = evaluation.extract_features(self.learner.backbone, split.images)
+        head = self.learner.own_head() if watch.head is None else watch.head
+        adapts = getattr(head, "on_images", False)
         table = evaluation.evaluate_heads(
-            features, {"head": watch.head}, split, ways=watch.ways, shots=watch.shots, queries=watch.queries,
-            num_tasks=watch.num_tasks, seed=self.plan.seed,
+            self.learner.backbone if adapts else features, {"head": head}, split, ways=watch.ways, shots=watch.shots,
+            queries=watch.queries, num_tasks=watch.num_tasks, seed=self.plan.seed,
         )
         accuracies = {shots: accuracy.mean for shots, accuracy in table["head"].items()}
         separation = analysis.class_separation(features, split.class_ids, num_pairs=2000)

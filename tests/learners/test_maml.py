@@ -1,0 +1,208 @@
+"""MAML: its meta-gradient against closed forms and finite differences, its variants, its conventions."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.conftest import make_split
+from tests.learners.problems import half_squared_error, no_backbone, pictures, small_network
+from tf_unravel import backbones, data, evaluate, learners
+from tf_unravel.data.sampling import Episode
+
+RATE, STEPS = 0.3, 3
+
+
+def quadratic(**options):
+    """A learner of one linear layer under a quadratic loss, and one task of it."""
+    keras.utils.set_random_seed(1)
+    learner = learners.MAML(no_backbone(3), ways=2, inner_steps=STEPS, inner_learning_rate=RATE, **options)
+    learner.network.loss = half_squared_error
+    rng = np.random.default_rng(0)
+    support, query = (rng.normal(size=(2, 3, 1, 1)).astype(np.float32) for _ in range(2))
+    targets, wanted = (rng.normal(size=(2, 2)).astype(np.float32) for _ in range(2))
+    return learner, Episode(support, targets, query, wanted)
+
+
+def with_ones(images):
+    """Inputs of the linear layer with the bias's column, float64 [B, 4]."""
+    rows = images.reshape(len(images), -1).astype(np.float64)
+    return np.concatenate([rows, np.ones((len(rows), 1))], axis=1)
+
+
+def stacked(gradients):
+    kernel, bias = (np.asarray(g, np.float64) for g in gradients)
+    return np.concatenate([kernel, bias[None]])
+
+
+def closed_form(learner, episode, second_order: bool):
+    """(meta-gradient [4, 2], query loss): theta' = theta - a H (theta - theta*), d theta_k / d theta = (I - a H)^k."""
+    theta = stacked([v.numpy() for v in learner.network.variables])
+    x, q = with_ones(episode.support_images), with_ones(episode.query_images)
+    hessian = x.T @ x / len(x)
+    fast = theta.copy()
+    for _ in range(STEPS):
+        fast -= RATE * (hessian @ fast - x.T @ episode.support_labels / len(x))
+    error = q @ fast - episode.query_labels
+    gradient = q.T @ error / len(q)
+    if second_order:
+        gradient = np.linalg.matrix_power(np.eye(4) - RATE * hessian, STEPS) @ gradient
+    return gradient, np.mean(np.sum(error**2, axis=1)) / 2
+
+
+@pytest.mark.parametrize("rematerialize", [False, True])
+@pytest.mark.parametrize("first_order", [False, True])
+def test_meta_gradient_on_a_quadratic_is_the_closed_form(first_order, rematerialize):
+    learner, episode = quadratic(first_order=first_order, rematerialize=rematerialize)
+    gradients, _, seen = learner.task_gradients(learner.network.weights, learner.rates.value, episode)
+    expected, loss = closed_form(learner, episode, second_order=not first_order)
+    np.testing.assert_allclose(stacked(gradients), expected, rtol=2e-5, atol=1e-6)
+    np.testing.assert_allclose(seen["values"]["loss"], loss, rtol=1e-5)
+
+
+def float64_task(**options):
+    """A small conv net in float64 and one task: what finite differences need."""
+    keras.config.set_dtype_policy("float64")
+    try:
+        keras.utils.set_random_seed(3)
+        learner = learners.MAML(small_network(), ways=2, inner_steps=2, inner_learning_rate=0.1, **options)
+        classifier = keras.layers.Dense(2, dtype="float64")
+        learner.network = type(learner.network)(learner.backbone, 2, classifier)
+        learner.adapts = learner.network.adapted("all")
+    finally:
+        keras.config.set_dtype_policy("float32")
+    rng = np.random.default_rng(0)
+    labels = np.array([0, 1, 0, 1])
+    support, query = (tf.constant(pictures(rng, 4), tf.float64) for _ in range(2))
+    return learner, Episode(support, labels, query, labels)
+
+
+@pytest.mark.parametrize("rematerialize", [False, True])
+def test_meta_gradient_of_a_conv_net_is_that_of_finite_differences(rematerialize):
+    learner, episode = float64_task(rematerialize=rematerialize)
+    weights = [tf.cast(w, tf.float64) for w in learner.network.weights]
+    rates = tf.constant(np.full((2, len(weights)), 0.1))
+    by_weights, by_rates, _ = learner.task_gradients(weights, rates, episode)
+    rng = np.random.default_rng(1)
+
+    def loss(weights, rates):
+        fast = weights
+        for j in range(2):
+            fast = learner.inner_step(fast, rates[j], episode.support_images, episode.support_labels)[0]
+        return float(learner.network.loss(learner.network.logits(fast, episode.query_images)[0], episode.query_labels))
+
+    for _ in range(3):
+        directions = [rng.normal(size=w.shape) for w in weights]
+        rate_direction = rng.normal(size=rates.shape)
+        h = 1e-6
+        there = [loss([w + s * h * d for w, d in zip(weights, directions, strict=True)], rates + s * h * rate_direction)
+                 for s in (1, -1)]
+        slope = sum(float(tf.reduce_sum(g * d)) for g, d in zip(by_weights, directions, strict=True))
+        slope += float(tf.reduce_sum(by_rates * rate_direction))
+        np.testing.assert_allclose(slope, (there[0] - there[1]) / (2 * h), rtol=2e-6)
+
+
+def batch(tasks=2, seed=0):
+    return next(iter(data.episodes(make_split(), ways=3, shots=2, queries=2, tasks_per_batch=tasks, seed=seed)))
+
+
+def learner_of(seed=0, **options):
+    keras.utils.set_random_seed(seed)
+    learner = learners.MAML(small_network(), 3, **({"inner_steps": 2, "inner_learning_rate": 0.1} | options))
+    learner.compile(optimizer=keras.optimizers.SGD(0.1))
+    return learner
+
+
+def stepped(learner, episodes):
+    learner.train_step(episodes)
+    return [v.numpy() for v in learner.trainable_variables]
+
+
+def test_a_step_is_the_mean_over_tasks():
+    learner, episodes = learner_of(), batch(tasks=3)
+    before = [v.numpy() for v in learner.network.variables]
+    alone = [learner.task_gradients(learner.network.weights, learner.rates.value, Episode(*(x[t] for x in episodes)))[0]
+             for t in range(3)]
+    learner.train_step(episodes)
+    for i, (old, variable) in enumerate(zip(before, learner.network.variables, strict=True)):
+        mean = np.mean([gradients[i].numpy() for gradients in alone], axis=0)
+        np.testing.assert_allclose(variable.numpy(), old - 0.1 * mean, atol=1e-6)
+
+
+def test_rematerializing_changes_nothing():
+    for a, b in zip(stepped(learner_of(), batch()), stepped(learner_of(rematerialize=True), batch()), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_first_order_and_second_order_differ():
+    pairs = zip(stepped(learner_of(), batch()), stepped(learner_of(first_order=True), batch()), strict=True)
+    assert max(np.abs(a - b).max() for a, b in pairs) > 1e-4
+
+
+def test_summing_over_ways_is_a_larger_inner_rate_and_a_larger_loss():
+    summed = learner_of(sum_over_ways=True)
+    plain = learner_of(inner_learning_rate=0.3)
+    episode = Episode(*(x[0] for x in batch()))
+    a = summed.task_gradients(summed.network.weights, summed.rates.value, episode)
+    b = plain.task_gradients(plain.network.weights, plain.rates.value, episode)
+    np.testing.assert_allclose(a[2]["values"]["loss"], 3 * b[2]["values"]["loss"], rtol=1e-5)
+    for one, other in zip(a[0], b[0], strict=True):
+        np.testing.assert_allclose(one, 3 * other, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(("adapted", "names"), [
+    ("last_layer", {"kernel", "bias"}),
+    ("all_but_batch_norm", {"kernel", "bias"}),
+    ("all", {"kernel", "bias", "gamma", "beta"}),
+])
+def test_the_inner_loop_changes_what_it_adapts_alone(adapted, names):
+    learner = learner_of(adapted=adapted)
+    episode = Episode(*(x[0] for x in batch()))
+    before = learner.network.weights
+    after = learner.inner_step(before, learner.rates.value[0], episode.support_images, episode.support_labels)[0]
+    triples = zip(learner.network.variables, before, after, strict=True)
+    changed = [variable for variable, a, b in triples if (a != b).numpy().any()]
+    assert changed and {v.name for v in changed} <= names
+    if adapted == "last_layer":
+        assert all("classifier" in v.path for v in changed)
+    else:
+        assert any("conv" in v.path for v in changed)
+
+
+def test_learned_rates_get_a_gradient_and_a_place_in_evaluation():
+    learner = learner_of(learn_rates=True)
+    learner.train_step(batch())
+    rates = learner.rates.numpy()
+    assert np.ptp(rates) > 0
+    assert learner.own_head().optimizer.rates is not None
+    np.testing.assert_allclose(learner.own_head().optimizer.rates, rates)
+
+
+def test_running_statistics_are_those_of_the_unadapted_network():
+    learner, episodes = learner_of(), batch(tasks=2)
+    weights, state = learner.network.weights, learner.network.state
+    expected = [learner.network.logits(weights, episodes.support_images[t], state)[1] for t in range(2)]
+    learner.train_step(episodes)
+    for value, *tasks in zip(learner.network.state, *expected, strict=True):
+        np.testing.assert_allclose(value, np.mean(tasks, axis=0), rtol=1e-5, atol=1e-5)
+
+
+def test_fits_saves_loads_and_learns(tmp_path):
+    split = make_split()
+    keras.utils.set_random_seed(0)
+    learner = learners.MAML(backbones.conv4((16, 16, 3), filters=4, seed=0), 3, inner_steps=2, first_order=True)
+    learner.compile(optimizer=keras.optimizers.Adam(0.01))
+    before = evaluate(learner.backbone, learner.own_head(), split, ways=3, shots=2, queries=3, num_tasks=30)
+    learner.fit(data.episodes(split, ways=3, shots=2, queries=3, tasks_per_batch=4), steps_per_epoch=40, verbose=0)
+    after = evaluate(learner.backbone, learner.own_head(), split, ways=3, shots=2, queries=3, num_tasks=30)
+    assert after.mean > before.mean + 0.1 and "transductive" in after.batchnorm
+    learner.save(tmp_path / "maml.keras")
+    loaded = keras.models.load_model(tmp_path / "maml.keras")
+    again = evaluate(loaded.backbone, loaded.own_head(), split, ways=3, shots=2, queries=3, num_tasks=30)
+    np.testing.assert_array_equal(again.per_task, after.per_task)
+
+
+@pytest.mark.parametrize("bad", [{"ways": 1}, {"ways": 3, "inner_steps": -1}, {"ways": 3, "adapted": "some"}])
+def test_bad_arguments_are_refused(bad):
+    with pytest.raises(ValueError, match="Received"):
+        learners.MAML(small_network(), **bad)

@@ -1,0 +1,121 @@
+"""Where a training runs: one device, several replicas of one machine, or several machines.
+
+One training loop serves all three. A global batch is a function of (seed, step), whatever the number of replicas:
+replica r takes the r-th of R equal parts of its leading axis (images, or tasks), so that R replicas do what one does.
+"""
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tf_unravel.runs.config import ConfigError
+
+STRATEGIES = ("one", "mirrored", "multi_worker")
+
+
+class Devices:
+    """The devices of a training.
+
+    Args:
+        name: "one" for the default device; "mirrored" for all GPUs of this machine (or the CPU devices, where
+            several were made); "multi_worker" for the machines that the environment variable TF_CONFIG lists, this
+            process being one of them.
+
+    Attributes:
+        strategy: TensorFlow's.
+        worker: this process's place among the machines, 0 for the first or only one.
+
+    Raises:
+        ConfigError: an unknown name, or "multi_worker" without a TF_CONFIG.
+    """
+
+    def __init__(self, name: str = "one"):
+        if name not in STRATEGIES:
+            raise ConfigError(f"--strategy is one of {', '.join(STRATEGIES)}. Received: {name!r}")
+        self.worker = 0
+        if name == "one":
+            self.strategy = tf.distribute.get_strategy()
+        elif name == "mirrored":
+            kind = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
+            # On CPU devices TensorFlow's collectives abort when one process trains twice (instance keys clash).
+            reduction = tf.distribute.ReductionToOneDevice() if kind == "CPU" else None
+            devices = [device.name for device in tf.config.list_logical_devices(kind)]
+            self.strategy = tf.distribute.MirroredStrategy(devices, cross_device_ops=reduction)
+        else:
+            self.worker = _task_index()
+            self.strategy = tf.distribute.MultiWorkerMirroredStrategy()
+
+    @property
+    def replicas(self) -> int:
+        """R, over all machines."""
+        return self.strategy.num_replicas_in_sync
+
+    @contextlib.contextmanager
+    def scope(self) -> Iterator[None]:
+        """What is built inside has its variables on every replica."""
+        with self.strategy.scope():
+            yield
+
+    def batches(self, dataset: Callable[[], tf.data.Dataset]) -> Iterator[Any]:
+        """The global batches of a dataset, each replica's part at its replica.
+
+        Args:
+            dataset: makes the dataset of global batches, with a known leading axis.
+
+        Raises:
+            ConfigError: the leading axis cannot be shared out equally.
+        """
+        if self.replicas == 1:
+            return iter(dataset())
+        return iter(self.strategy.distribute_datasets_from_function(lambda context: self._parts(dataset(), context)))
+
+    def _parts(self, batches: tf.data.Dataset, context: tf.distribute.InputContext) -> tf.data.Dataset:
+        """The parts of this machine's replicas, one after the other."""
+        total = tf.nest.flatten(batches.element_spec)[0].shape[0]
+        if total % self.replicas:
+            raise ConfigError(
+                f"a batch must be shared out equally: make it a multiple of {self.replicas} replicas. "
+                f"Received: {total} images or tasks in a batch"
+            )
+        here = self.replicas // context.num_input_pipelines
+        first = here * context.input_pipeline_id
+
+        def parts(values: tf.Tensor) -> tf.Tensor:
+            split = tf.reshape(values, [self.replicas, total // self.replicas, *values.shape[1:]])
+            return split[first : first + here]
+
+        def shared_out(*batch: Any) -> Any:
+            whole = batch[0] if len(batch) == 1 else batch  # tf.data unpacks tuples, and leaves named tuples whole
+            return tf.nest.map_structure(parts, whole)
+
+        return batches.map(shared_out).unbatch().prefetch(2 * here)
+
+    def step(self, learner: keras.Model) -> Callable[[Any], dict[str, tf.Tensor]]:
+        """`learner.train_step` on every replica, as one graph: batch -> values averaged over replicas."""
+        if self.replicas == 1:
+            return tf.function(lambda batch: learner.train_step(batch))
+
+        @tf.function
+        def step(batch: Any) -> dict[str, tf.Tensor]:
+            values = self.strategy.run(learner.train_step, (batch,))
+            return {name: self.strategy.reduce("MEAN", value, axis=None) for name, value in values.items()}
+
+        return step
+
+
+def _task_index() -> int:
+    """This process's place among the workers, 0 for the chief."""
+    try:
+        task = json.loads(os.environ["TF_CONFIG"])["task"]
+        return 0 if task["type"] == "chief" else int(task["index"])
+    except (KeyError, ValueError, TypeError) as error:
+        raise ConfigError(
+            "--strategy multi_worker needs the environment variable TF_CONFIG, such as "
+            '{"cluster": {"worker": ["host1:12345", "host2:12345"]}, "task": {"type": "worker", "index": 0}}. '
+            f"Received: {os.environ.get('TF_CONFIG')!r}"
+        ) from error
