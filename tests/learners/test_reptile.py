@@ -56,7 +56,8 @@ def algorithm_2(theta, images, targets, optimizer, coefficient, outer, second=No
                 else:
                     task[i] = task[i] - optimizer.learning_rate * gradient[i]
     mean = [np.mean([task[i] for task in tasks], axis=0) for i in range(2)]
-    return [w + outer * (m - w) for w, m in zip(theta, mean, strict=True)], [np.mean([s[i] for s in seconds], axis=0) for i in range(2)]
+    second = [np.mean([s[i] for s in seconds], axis=0) for i in range(2)]
+    return [w + outer * (m - w) for w, m in zip(theta, mean, strict=True)], second
 
 
 @pytest.mark.parametrize("coefficient", [0.0, 0.4])

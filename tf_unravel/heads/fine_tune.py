@@ -124,8 +124,8 @@ class FineTune:
         """The backbone with the classifier that the inner loop starts from."""
         if self.classifier is not None and self.classifier.units != ways:
             raise ValueError(
-                f"The classifier to start from was learned for {self.classifier.units} ways; evaluate it on such tasks, "
-                f"or start from zero (classifier=None). Received: ways={ways}."
+                f"The classifier to start from was learned for {self.classifier.units} ways; evaluate it on such "
+                f"tasks, or start from zero (classifier=None). Received: ways={ways}."
             )
         return Network(backbone, ways, self.classifier)
 

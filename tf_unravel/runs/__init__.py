@@ -9,6 +9,6 @@ from tf_unravel.runs.reports import Reading, Tasks, evaluate_runs, measure_runs
 from tf_unravel.runs.training import train
 
 __all__ = [
-    "Checkpoints", "Devices", "FinishedRun", "Plan", "Reading", "RunFolder", "Tasks", "evaluate_runs", "measure_runs", "parse",
-    "plan", "train",
+    "Checkpoints", "Devices", "FinishedRun", "Plan", "Reading", "RunFolder", "Tasks", "evaluate_runs", "measure_runs",
+    "parse", "plan", "train",
 ]

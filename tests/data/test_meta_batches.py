@@ -1,0 +1,85 @@
+"""Reptile's batches: what is drawn, in which order, and from which numbers alone."""
+
+import numpy as np
+import pytest
+
+from tests.conftest import make_split
+from tf_unravel import data
+from tf_unravel.data import batches
+from tf_unravel.data.class_images import ClassImages
+
+
+def numbered_split(num_classes=6, per_class=20):
+    """Images that carry their own number, so that a batch says what was drawn."""
+    count = num_classes * per_class
+    images = np.zeros((count, 2, 2, 1), np.uint8)
+    images[:, 0, 0, 0] = np.arange(count)
+    ids = np.repeat(np.arange(num_classes), per_class)
+    return ClassImages(images, ids, tuple("abcdef"[:num_classes]), "numbered")
+
+
+def drawn(num_steps=2, **options):
+    arguments = {"ways": 3, "shots": 4, "steps": 5, "batch": 5, "tasks": 2, "seed": 3, **options}
+    dataset = data.inner_batches(numbered_split(), num_steps=num_steps, **arguments)
+    return [(images.numpy()[..., 0, 0, 0], labels.numpy()) for images, labels in dataset]
+
+
+def test_a_task_goes_through_its_images_again_and_again_in_new_orders():
+    for numbers, labels in drawn():
+        assert numbers.shape == labels.shape == (2, 5, 5)
+        for task_numbers, task_labels in zip(numbers.reshape(2, -1), labels.reshape(2, -1), strict=True):
+            first, second = task_numbers[:12], task_numbers[12:24]
+            assert len(set(first)) == 12 and set(first) == set(second)  # 3 ways of 4 shots, all of them, then again
+            assert list(first) != list(second)
+            classes = {int(n) // 20: set() for n in task_numbers}
+            assert len(classes) == 3
+            for number, label in zip(task_numbers, task_labels, strict=True):
+                classes[int(number) // 20].add(int(label))
+            assert sorted(label for labels in classes.values() for label in labels) == [0, 1, 2]
+
+
+def test_a_batch_is_a_function_of_seed_and_step_alone():
+    all_steps = drawn(num_steps=4)
+    later = drawn(num_steps=2, first_step=2)
+    for (a, la), (b, lb) in zip(all_steps[2:], later, strict=True):
+        np.testing.assert_array_equal(a, b)
+        np.testing.assert_array_equal(la, lb)
+    assert not np.array_equal(all_steps[0][0], all_steps[1][0])
+    assert not np.array_equal(all_steps[0][0], drawn(num_steps=1, seed=4)[0][0])
+
+
+def test_every_image_comes_equally_often():
+    counts = np.zeros(120)
+    for numbers, _ in drawn(num_steps=400):
+        np.add.at(counts, numbers.reshape(-1), 1)
+    expected = counts.mean()
+    assert abs(counts - expected).max() < 6 * np.sqrt(3 * expected)
+
+
+@pytest.mark.parametrize("bad", [{"steps": 0}, {"ways": 9}, {"shots": 30}, {"tasks": 0}, {"first_step": -1}])
+def test_bad_counts_are_refused(bad):
+    with pytest.raises(ValueError, match="Received"):
+        drawn(**bad)
+
+
+def test_runs_draw_them_from_a_step_on():
+    spec = batches.InnerBatches(ways=3, shots=4, steps=2, batch=3, tasks=2, batches_per_epoch=7)
+    split = numbered_split()
+    assert spec.steps_per_epoch(split) == 7 and spec.batch_size == 12 and spec.num_labels(64) == 3
+    images = [x.numpy() for x, _ in spec.dataset(split, seed=0).take(3)]
+    np.testing.assert_array_equal(next(iter(spec.dataset(split, seed=0, first_step=2)))[0], images[2])
+
+
+def test_episodes_of_a_run_are_augmented_by_seed_and_step():
+    split = make_split()
+    spec = batches.Episodes(ways=3, shots=2, queries=2, tasks=2, padding=2)
+    plain = batches.Episodes(ways=3, shots=2, queries=2, tasks=2, augmented=False)
+    assert spec.batch_size == 24 and spec.num_labels(64) == 3
+    third = [episode for episode in spec.dataset(split, seed=0).take(3)][2]
+    again = next(iter(spec.dataset(split, seed=0, first_step=2)))
+    bare = next(iter(plain.dataset(split, seed=0, first_step=2)))
+    for a, b, c in zip(third, again, bare, strict=True):
+        np.testing.assert_array_equal(a, b)
+        assert a.shape == c.shape
+    assert not np.array_equal(third.support_images, bare.support_images)
+    np.testing.assert_array_equal(third.query_labels, bare.query_labels)
