@@ -39,29 +39,30 @@ def learner_and_batches(name: str):
     return makers[name]()
 
 
-def trained(name: str, strategy: str, steps: int = 3) -> tuple[list, dict]:
-    """Variables after some steps, and the last values reported."""
+def trained(name: str, strategy: str, steps: int = 3) -> tuple[list, float, dict]:
+    """Variables after some steps, how far the furthest trainable one moved, and the last values reported."""
     devices = Devices(strategy)
     with devices.scope():
         learner, batches = learner_and_batches(name)
         learner.compile(optimizer=keras.optimizers.SGD(0.05, momentum=0.9))
         learner.optimizer.build(learner.trainable_variables)
+    start = [variable.numpy() for variable in learner.trainable_variables]
     step, iterator = devices.step(learner), devices.batches(batches)
     for _ in range(steps):
         values = step(next(iterator))
     metrics = {id(variable) for metric in learner.metrics for variable in metric.variables}
     kept = [variable.numpy() for variable in learner.variables if id(variable) not in metrics]
-    return kept, {key: float(value) for key, value in values.items()}
+    moved = max(float(abs(a - b.numpy()).max()) for a, b in zip(start, learner.trainable_variables, strict=True))
+    return kept, moved, {key: float(value) for key, value in values.items()}
 
 
 def main(devices: int, name: str) -> None:
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * devices)
-    (one, reported), (many, reported_by_many) = trained(name, "one"), trained(name, "mirrored")
+    one, moved, reported = trained(name, "one")
+    many, _, reported_by_many = trained(name, "mirrored")
     # Relative to the size of each variable: second moments are tiny, BatchNorm's statistics large.
     distance = max(float(abs(a - b).max() / (abs(a).max() + 1e-6)) for a, b in zip(one, many, strict=True))
-    start = [variable.numpy() for variable in learner_and_batches(name)[0].trainable_variables]
-    moved = max(float(abs(a - b).max()) for a, b in zip(one, start, strict=False))
     print(json.dumps({"distance": distance, "moved": moved, "one": reported, "many": reported_by_many}))
 
 

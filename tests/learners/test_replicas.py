@@ -7,14 +7,16 @@ import sys
 
 import pytest
 
-LEARNERS = [
-    "feature_clustering", "pairs", "hyperplane_variation", "episodic", "episodic_two_passes", "maml",
-    "first_order_maml", "reptile", "weight_clustering",
-]  # fmt: skip
-ON_TWO, ON_FOUR = [(2, name) for name in LEARNERS], [(4, name) for name in LEARNERS[::4]]
+EACH_KIND = ["feature_clustering", "episodic", "maml", "weight_clustering"]
+THEIR_VARIANTS = ["pairs", "hyperplane_variation", "episodic_two_passes", "first_order_maml", "reptile"]
+CASES = [
+    *((2, name) for name in EACH_KIND),
+    *(pytest.param(2, name, marks=pytest.mark.long) for name in THEIR_VARIANTS),
+    *(pytest.param(4, name, marks=pytest.mark.long) for name in EACH_KIND),
+]
 
 
-@pytest.mark.parametrize(("devices", "learner"), ON_TWO + ON_FOUR)
+@pytest.mark.parametrize(("devices", "learner"), CASES)
 def test_replicas_do_what_one_device_does(devices, learner):
     done = subprocess.run(
         [sys.executable, "-m", "tests.learners.replicas", str(devices), learner],

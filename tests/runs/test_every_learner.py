@@ -1,0 +1,60 @@
+"""What a run promises, for every learner: it trains by its gin file, and stopping changes nothing."""
+
+import os
+import signal
+
+import numpy as np
+import pytest
+
+from tests.runs.test_training import weights
+from tf_unravel import cli, runs
+
+EACH_KIND = ["metaoptnet", "maml", "weight_clustering"]
+THEIR_VARIANTS = [pytest.param(name, marks=pytest.mark.long) for name in ("protonet", "r2d2", "fomaml", "reptile")]
+BINDINGS = (
+    "load.image_size = 16", "run.epochs = 2", "conv4.filters = 4", "Validation.num_tasks = 4", "Validation.ways = 3",
+    "Validation.queries = 3", "Validation.projection_every = 0", "Episodes.ways = 3", "Episodes.shots = 2",
+    "Episodes.queries = 2", "Episodes.tasks = 2", "Episodes.padding = 2", "Episodes.batches_per_epoch = 4",
+    "InnerBatches.ways = 3", "InnerBatches.shots = 4", "InnerBatches.tasks = 2", "InnerBatches.batches_per_epoch = 4",
+    "inner_steps = 2", "inner_batch = 4", "annealed_sgd.epochs = 2", "MAML.inner_steps = 2",
+    "MAML.evaluation_steps = 2", "Reptile.evaluation_steps = 2",
+)  # fmt: skip
+
+
+def train(photographs, run_dir, learner):
+    text = runs.parse(["data/image_folder.gin", "backbone/conv4.gin", f"learner/{learner}.gin"],
+                      [f"load.root = '{photographs}'", *BINDINGS])
+    return runs.train(runs.plan(), runs.RunFolder(run_dir), text)
+
+
+@pytest.mark.parametrize("learner", EACH_KIND + THEIR_VARIANTS)
+def test_stop_and_resume_is_bit_identical(learner, photographs, tmp_path, monkeypatch):
+    """Optimizer slots, Reptile's persistent moments, inner rates and samplers included."""
+    assert train(photographs, tmp_path / "whole", learner).progress.step == 8
+    original = runs.training._Loop._log
+
+    def interrupt(self, values, bar):
+        original(self, values, bar)
+        if self.progress.step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(runs.training._Loop, "_log", interrupt)
+    assert train(photographs, tmp_path / "stopped", learner).stopped_by == signal.SIGTERM
+    monkeypatch.setattr(runs.training._Loop, "_log", original)
+    assert train(photographs, tmp_path / "stopped", learner).progress.step == 8
+    expected, got = weights(tmp_path / "whole"), weights(tmp_path / "stopped")
+    assert expected.keys() == got.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(value, got[name])
+
+
+@pytest.mark.parametrize("learner", EACH_KIND)
+def test_a_finished_run_is_evaluated_under_its_own_head_and_others(learner, photographs, tmp_path, capsys):
+    train(photographs, tmp_path / "run", learner)
+    arguments = ["evaluate", f"--run_dir={tmp_path / 'run'}", "--heads=own,prototypes", "--ways=3", "--shots=1,2",
+                 "--queries=3", "--tasks=6"]
+    assert cli.main(arguments) == 0
+    table = capsys.readouterr().out
+    assert "own" in table and "prototypes" in table and "inductive" in table
+    assert ("transductive" in table) == (learner == "maml")
+    assert ("each query" in table) == (learner == "weight_clustering")
