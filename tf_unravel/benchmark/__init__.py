@@ -20,6 +20,7 @@ from tf_unravel.benchmark import (
     classical_step,
     machine,
     many_tasks,
+    meta_steps,
     regularizer_cost,
     sampling,
     start,
@@ -34,6 +35,7 @@ PARTS: dict[str, ModuleType] = {
     "evaluation": tasks,
     "many_tasks": many_tasks,
     "sampling": sampling,
+    "meta": meta_steps,
     "start": start,
 }
 
