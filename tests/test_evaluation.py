@@ -75,7 +75,7 @@ def test_evaluation_equals_a_plain_loop_over_the_same_tasks(gram_bytes, ways, sh
     assert 1.2 / ways < found["a"][shots].mean < 0.95
 
 
-@pytest.mark.parametrize("name", sorted(heads.by_name))
+@pytest.mark.parametrize("name", sorted(set(heads.by_name) - {"fine_tune"}))  # it has tests of its own
 def test_every_head_answers_alike_from_products_and_from_features(name):
     head = heads.by_name[name]()
 

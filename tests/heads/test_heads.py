@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from tests.heads.problems import directional_derivatives, inner_products, make_tasks, relative_error
-from tf_unravel.heads import SVM, Kernels, Linear, Prototypes, Ridge, by_name, kernels
+from tf_unravel.heads import SVM, FineTune, Kernels, Linear, Prototypes, Ridge, by_name, kernels
 
 HEADS = [Prototypes(), Prototypes(normalize=True), Ridge(), SVM(), Linear(), Linear(bias=False)]
 each_head = pytest.mark.parametrize("head", HEADS, ids=str)
@@ -16,7 +16,9 @@ def call(head, tasks, dtype=np.float64):
 
 
 def test_names():
-    assert by_name == {"prototypes": Prototypes, "ridge": Ridge, "svm": SVM, "linear": Linear}
+    assert by_name == {
+        "prototypes": Prototypes, "ridge": Ridge, "svm": SVM, "linear": Linear, "fine_tune": FineTune
+    }  # fmt: skip
     assert hash(Ridge(l2=3.0)) == hash(Ridge(l2=3.0)) and Ridge(l2=3.0) != Ridge(l2=4.0)
     assert repr(Ridge(l2=3.0)) == "Ridge(l2=3.0)" and Ridge().name == "ridge"
 

@@ -15,7 +15,7 @@ RUN_FILES = sorted(path.name for path in (GIN / "run").glob("*.gin"))
 
 # Batches that a test can afford; a run reads those of its own learner.
 SMALL = ["ClassPairs.batch_size = 8", "Episodes.tasks = 2", "Episodes.shots = 1", "Episodes.queries = 1",
-         "InnerBatches.tasks = 2", "InnerBatches.shots = 2", "inner_steps = 2", "inner_batch = 3"]
+         "InnerBatches.tasks = 2", "InnerBatches.shots = 2", "inner_steps = 1", "inner_batch = 3", "MAML.inner_steps = 1"]
 
 
 @pytest.mark.parametrize("name", RUN_FILES)
