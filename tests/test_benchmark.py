@@ -137,6 +137,11 @@ EXPECTED = {  # what a part must have measured: beginnings of its lines
     "many_tasks": ["20 tasks under each of 1 heads", "20 tasks under each of 1 heads at 1 and 5 shots"],
     "sampling": ["episodes of 8x8 images, one at a time", "episodes of 8x8 images, one at a time",
                  "episodes of 8x8 images, in batches of 16", "episodes of 8x8 images, in batches of 16"],
+    "meta": [
+        *["MAML meta-step, second order, 16x16, 1-shot"] * 2, *["MAML meta-step, first order, 16x16, 1-shot"] * 2,
+        "Reptile meta-step, 16x16", "Reptile meta-step, 16x16, with weight clustering",
+        *(f"episodic step, r2d2, 16x16, {name}" for name in ("prototypes", "ridge", "svm")), "fine-tuning, 3 steps",
+    ],
     "start": ["`tf-unravel train` to its first step"],
 }
 

@@ -95,13 +95,12 @@ def _step_of(learner: learners.Learner, optimizer: Any, batch: Any) -> Callable[
 def _compared(
     works: dict[str, Work], sizes: Sizes, what: str, unit: str, targets: dict[str, tuple[str, float | None]]
 ) -> Iterator[Measurement]:
-    """One measurement for each peer of `targets` (work -> (name, target)), or ours alone without PyTorch."""
+    """One measurement for each peer of `targets` (work -> (name, target)); without PyTorch ours stands alone."""
     rates = interleaved(works, sizes.rounds)
-    there = {peer: target for peer, target in targets.items() if peer in rates}
-    for peer, (name, bound) in there.items():
-        yield Measurement(what, unit, rates["ours"], rates[peer], name, Target(bound) if bound else None)
-    if not there:
-        yield Measurement(what, unit, rates["ours"], (), peers.MISSING, None, peers.NOTE)
+    for peer, (name, bound) in targets.items():
+        there = peer in rates
+        yield Measurement(what, unit, rates["ours"], rates.get(peer, ()), name if there else peers.MISSING,
+                          Target(bound) if bound else None, "" if there else peers.NOTE)
 
 
 def _maml(sizes: Sizes) -> Iterator[Measurement]:
@@ -142,8 +141,8 @@ def _reptile(sizes: Sizes) -> Iterator[Measurement]:
             works["loop"] = Work(torch_meta.reptile_step(network, images, labels))
         rates = interleaved(works, sizes.rounds)
         what = f"Reptile meta-step, {side}x{side}"
-        if torch_meta:
-            yield Measurement(what, "steps/s", rates["ours"], rates["loop"], "PyTorch loop", Target(1.5))
+        name, note = ("PyTorch loop", "") if torch_meta else (peers.MISSING, peers.NOTE)
+        yield Measurement(what, "steps/s", rates["ours"], rates.get("loop", ()), name, Target(1.5), note)
         yield Measurement(f"{what}, with weight clustering", "steps/s", rates["clustered"], rates["ours"],
                           "without", Target(0.9))
 
