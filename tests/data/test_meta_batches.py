@@ -83,3 +83,31 @@ def test_episodes_of_a_run_are_augmented_by_seed_and_step():
         assert a.shape == c.shape
     assert not np.array_equal(third.support_images, bare.support_images)
     np.testing.assert_array_equal(third.query_labels, bare.query_labels)
+
+
+def test_varied_shots_keep_the_size_of_a_batch_and_depend_on_seed_and_step():
+    def drawn(first_step=0, count=30):
+        dataset = data.episodes_of_varied_shots(numbered_split(), 3, 1, 4, images_per_class=6, tasks=2, seed=1,
+                                                first_step=first_step)
+        return [episode for episode in dataset.take(count)]
+
+    batches_drawn = drawn()
+    shots = [episode.support_images.shape[1] // 3 for episode in batches_drawn]
+    assert set(shots) == {1, 2, 3, 4}
+    for k, episode in zip(shots, batches_drawn, strict=True):
+        assert episode.query_images.shape[:2] == (2, 3 * (6 - k)) == episode.query_labels.shape
+        np.testing.assert_array_equal(episode.support_labels[1], np.repeat(np.arange(3), k))
+        numbers = np.concatenate([episode.support_images[0], episode.query_images[0]])[:, 0, 0, 0]
+        assert len(set(numbers)) == 18 and len({int(n) // 20 for n in numbers}) == 3
+    for a, b in zip(batches_drawn[10], drawn(first_step=10, count=1)[0], strict=True):
+        np.testing.assert_array_equal(a, b)
+    with pytest.raises(ValueError, match="images_per_class=4"):
+        data.episodes_of_varied_shots(numbered_split(), 3, 1, 4, images_per_class=4)
+
+
+def test_a_run_may_vary_its_shots():
+    spec = batches.Episodes(ways=3, shots=(1, 4), queries=5, tasks=2, padding=2)
+    assert spec.batch_size == 36
+    episodes_drawn = [episode for episode in spec.dataset(make_split(), seed=0).take(8)]
+    sizes = {(episode.support_images.shape[1], episode.query_images.shape[1]) for episode in episodes_drawn}
+    assert len(sizes) > 1 and all(s + q == 18 for s, q in sizes)

@@ -20,6 +20,7 @@ _MODULES = {  # imported on first use: they need TensorFlow, reading data does n
     "TaskSampler": "sampling",
     "class_pairs": "sampling",
     "episodes": "sampling",
+    "episodes_of_varied_shots": "meta_batches",
     "inner_batches": "meta_batches",
     "steps_per_epoch": "sampling",
     "augment": "augmentation",

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from tf_unravel.data.augmentation import augment
 from tf_unravel.data.class_images import ClassImages
-from tf_unravel.data.meta_batches import inner_batches
+from tf_unravel.data.meta_batches import episodes_of_varied_shots, inner_batches
 from tf_unravel.data.sampling import Episode, class_pairs, episodes, steps_per_epoch
 
 
@@ -57,14 +57,16 @@ class Episodes:
     """Batches of few-shot tasks, for learners that are trained on them.
 
     Args:
-        ways, shots, queries: of a task, each image drawn without replacement.
+        ways, queries: of a task, each image drawn without replacement.
+        shots: of a task; or (fewest, most), and each batch has another number of them, as R2-D2 was trained: a batch
+            with more shots has fewer queries, `queries` being those at the fewest shots.
         tasks: tasks in a batch (MetaOptNet 8, MAML 4).
         batches_per_epoch: what an epoch is; MetaOptNet's has 1000 batches.
         augmented, padding, flip: as for `ClassPairs`.
     """
 
     ways: int = 5
-    shots: int = 5
+    shots: int | tuple[int, int] = 5
     queries: int = 6
     tasks: int = 8
     batches_per_epoch: int = 1000
@@ -75,7 +77,11 @@ class Episodes:
     @property
     def batch_size(self) -> int:
         """Images in a batch."""
-        return self.tasks * self.ways * (self.shots + self.queries)
+        return self.tasks * self.ways * (self._fewest_shots + self.queries)
+
+    @property
+    def _fewest_shots(self) -> int:
+        return self.shots if isinstance(self.shots, int) else self.shots[0]
 
     def num_labels(self, num_classes: int) -> int:
         """The ways."""
@@ -87,21 +93,29 @@ class Episodes:
 
     def dataset(self, split: ClassImages, seed: int, first_step: int = 0) -> tf.data.Dataset:
         """Endless Episodes with a leading axis of tasks, from a step on."""
-        first_task = first_step * self.tasks
-        batches = episodes(split, self.ways, self.shots, self.queries, seed=seed, first_task=first_task,
-                           tasks_per_batch=self.tasks)
+        batches = self._plain(split, seed, first_step)
         if not self.augmented:
             return batches
 
         def change(step: tf.Tensor, episode: Episode) -> Episode:
-            count = episode.support_images.shape[1]
+            count = tf.shape(episode.support_images)[1]
             images = tf.concat([episode.support_images, episode.query_images], axis=1)  # [T, S + WQ, H, W, C]
             changed = augment(tf.reshape(images, [-1, *split.image_shape]), seed, step, padding=self.padding,
                               flip=self.flip)
-            changed = tf.reshape(changed, images.shape)  # [T, S + WQ, H, W, C]
-            return episode._replace(support_images=changed[:, :count], query_images=changed[:, count:])
+            changed = tf.reshape(changed, tf.shape(images))  # [T, S + WQ, H, W, C]
+            support = tf.ensure_shape(changed[:, :count], episode.support_images.shape)
+            query = tf.ensure_shape(changed[:, count:], episode.query_images.shape)
+            return episode._replace(support_images=support, query_images=query)
 
         return batches.enumerate(first_step).map(change, num_parallel_calls=2, deterministic=True).prefetch(4)
+
+    def _plain(self, split: ClassImages, seed: int, first_step: int) -> tf.data.Dataset:
+        if isinstance(self.shots, int):
+            return episodes(split, self.ways, self.shots, self.queries, seed=seed,
+                            first_task=first_step * self.tasks, tasks_per_batch=self.tasks)
+        fewest, most = self.shots
+        return episodes_of_varied_shots(split, self.ways, fewest, most, fewest + self.queries, self.tasks, seed,
+                                        first_step)
 
 
 @dataclasses.dataclass(frozen=True)

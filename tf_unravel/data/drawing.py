@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 # The first part of each Philox key: draws for one purpose are independent of those for another.
-PAIR_STREAM, TASK_CLASS_STREAM, TASK_IMAGE_STREAM, INNER_STREAM = 1, 2, 3, 4
+PAIR_STREAM, TASK_CLASS_STREAM, TASK_IMAGE_STREAM, INNER_STREAM, SHOTS_STREAM = 1, 2, 3, 4, 5
 
 
 def uniform_words(words: np.random.Philox, shape: tuple[int, ...]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Reptile's batches: tasks whose images come in the order in which an inner loop sees them.
+"""Batches of tasks for single methods: Reptile's inner batches, R2-D2's episodes of ever other numbers of shots.
 
 Images and their order are functions of (seed, task) alone, like all that is drawn here (`drawing.py`).
 """
@@ -9,8 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 from tf_unravel.data.class_images import ClassImages
-from tf_unravel.data.drawing import INNER_STREAM, check_counts, in_order, permutations, take
-from tf_unravel.data.sampling import TaskSampler
+from tf_unravel.data.drawing import INNER_STREAM, SHOTS_STREAM, check_counts, in_order, permutations, take
+from tf_unravel.data.sampling import Episode, TaskSampler
 
 
 def inner_batches(
@@ -76,3 +76,57 @@ def _orders(seed: int, task: int, draws: int, size: int) -> np.ndarray:
     """Returns `draws` positions in range(size): random orders one after the other, of task number `task`."""
     words = np.random.Philox(np.random.SeedSequence(seed, spawn_key=(INNER_STREAM, task)))
     return permutations(words, -(-draws // size), size).reshape(-1)[:draws]
+
+
+def episodes_of_varied_shots(
+    split: ClassImages,
+    ways: int,
+    fewest: int,
+    most: int,
+    images_per_class: int,
+    tasks: int = 1,
+    seed: int = 0,
+    first_step: int = 0,
+) -> tf.data.Dataset:
+    """Returns batches of episodes, each batch of another number of shots, as R2-D2 was trained.
+
+    The shots of a batch are drawn uniformly; what is left of the images of a class are its queries, so that every
+    batch is of the same size. Batch b is a function of (seed, b).
+
+    Args:
+        split: the images.
+        ways: classes per task.
+        fewest, most: shots are drawn from fewest..most, both included.
+        images_per_class: shots and queries together; above `most`.
+        tasks: tasks per batch.
+        seed: any non-negative integer.
+        first_step: the batch to start with.
+
+    Returns:
+        Endless Dataset of Episode with a leading axis of tasks; the number of examples is known only when drawn.
+
+    Raises:
+        ValueError: tasks that the split cannot give, or no number of shots or queries left.
+    """
+    check_counts(first_step=first_step)
+    if not 1 <= fewest <= most < images_per_class:
+        raise ValueError(
+            "Shots vary within 1 <= fewest <= most < images_per_class. "
+            f"Received: fewest={fewest}, most={most}, images_per_class={images_per_class}."
+        )
+    samplers = [TaskSampler(split, ways, k, images_per_class - k, seed) for k in range(fewest, most + 1)]
+
+    def gather(step):
+        words = np.random.Philox(np.random.SeedSequence(seed, spawn_key=(SHOTS_STREAM, int(step))))
+        sampler = samplers[int(words.random_raw() % len(samplers))]
+        support, query = sampler.indices(int(step) * tasks, tasks)
+        labels = (np.tile(each, (tasks, 1)) for each in sampler.labels)
+        support_labels, query_labels = labels
+        return take(split.images, support), support_labels, take(split.images, query), query_labels
+
+    def load(step):
+        drawn = tf.numpy_function(gather, [step], [tf.uint8, tf.int32, tf.uint8, tf.int32])
+        shapes = ((tasks, None, *split.image_shape), (tasks, None)) * 2
+        return Episode(*(tf.ensure_shape(values, shape) for values, shape in zip(drawn, shapes, strict=True)))
+
+    return in_order(load, first_step, None)

@@ -115,7 +115,8 @@ class Episodic(Learner):
         if self.passes == 2:
             return tuple(_through(self.backbone, each, training) for each in images)
         together = _through(self.backbone, tf.concat(images, axis=1), training)  # [T, S + WQ, D]
-        return tuple(tf.split(together, [each.shape[1] for each in images], axis=1))
+        count = _sizes(images[0])[1]
+        return together[:, :count], together[:, count:]
 
     def logits(self, episode: Episode, training: bool) -> tf.Tensor:
         """scale * head + bias, [T, WQ, W]."""
@@ -150,7 +151,11 @@ class Episodic(Learner):
 
 def _through(backbone: keras.Model, images: tf.Tensor, training: bool) -> tf.Tensor:
     """Features [T, B, D] of images [T, B, H, W, C], normalised together."""
-    tasks, per_task = tf.shape(images)[0], images.shape[1]
     flat = tf.reshape(images, [-1, *images.shape[2:]])  # [T B, H, W, C]
-    features = backbone(flat, training=training)  # [T B, D]
-    return tf.reshape(at_least_float32(features), [tasks, per_task, features.shape[-1]])  # [T, B, D]
+    features = at_least_float32(backbone(flat, training=training))  # [T B, D]
+    return tf.reshape(features, [*_sizes(images), features.shape[-1]])  # [T, B, D]
+
+
+def _sizes(images: tf.Tensor) -> list[Any]:
+    """T and B, as numbers where they are known: a head then knows its sizes too."""
+    return [known if known is not None else tf.shape(images)[axis] for axis, known in enumerate(images.shape[:2])]

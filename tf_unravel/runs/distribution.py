@@ -86,8 +86,9 @@ class Devices:
         first = here * context.input_pipeline_id
 
         def parts(values: tf.Tensor) -> tf.Tensor:
-            split = tf.reshape(values, [self.replicas, total // self.replicas, *values.shape[1:]])
-            return split[first : first + here]
+            sizes = (self.replicas, total // self.replicas)
+            split = tf.reshape(values, tf.concat([sizes, tf.shape(values)[1:]], axis=0))  # [R, B / R, ...]
+            return tf.ensure_shape(split, (*sizes, *values.shape[1:]))[first : first + here]
 
         def shared_out(*batch: Any) -> Any:
             whole = batch[0] if len(batch) == 1 else batch  # tf.data unpacks tuples, and leaves named tuples whole
