@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from tests.conftest import make_split
 from tests.learners.problems import pictures, small_network
-from tf_unravel import data, evaluate, evaluate_heads, heads
+from tf_unravel import backbones, data, evaluate, evaluate_heads, heads
 from tf_unravel.heads import inner_loop
 from tf_unravel.heads.fine_tune import batch_orders
 
@@ -33,13 +33,13 @@ def by_hand(backbone, support, labels, steps, optimizer):
 
 
 @pytest.mark.parametrize(("inner", "outer"), [
-    (heads.SGD(0.1), lambda: keras.optimizers.SGD(0.1)),
+    (None, lambda: keras.optimizers.SGD(0.1)),
     (heads.Adam(0.003), lambda: keras.optimizers.Adam(0.003, beta_1=0.0, epsilon=1e-8)),
 ], ids=["sgd", "adam"])
 def test_it_is_training_a_copy(inner, outer):
     backbone, episode = small_network(), task()
     before = backbone.get_weights()
-    head = heads.FineTune(steps=4, optimizer=inner, batchnorm="transductive")
+    head = heads.FineTune(steps=4, learning_rate=0.1, optimizer=inner, batchnorm="transductive")
     logits = head(backbone, episode.support_images, episode.support_labels, episode.query_images, 3)
     for t in range(2):
         trained = by_hand(backbone, episode.support_images[t], episode.support_labels[t], 4, outer())
@@ -50,18 +50,50 @@ def test_it_is_training_a_copy(inner, outer):
 
 
 def test_a_broken_off_task_leaves_nothing_behind(monkeypatch):
+    """Interrupted in the middle of the inner loop, after steps that would have changed the weights."""
     backbone, episode = small_network(), task()
-    before = backbone.get_weights()
+    before, seen = backbone.get_weights(), []
 
-    def interrupted(*_):
-        raise KeyboardInterrupt
+    def sometimes(loss):
+        seen.append(float(loss))
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return loss
 
-    head = heads.FineTune(steps=2)
-    monkeypatch.setattr("tf_unravel.heads.fine_tune.query_logits", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        head(backbone, episode.support_images, episode.support_labels, episode.query_images, 3)
+    original = inner_loop.cross_entropy
+
+    def interrupted(logits, labels):
+        return tf.py_function(sometimes, [original(logits, labels)], tf.float32)
+
+    monkeypatch.setattr(inner_loop, "cross_entropy", interrupted)
+    with pytest.raises((KeyboardInterrupt, tf.errors.OpError)):
+        heads.FineTune(steps=5, learning_rate=0.1)(
+            backbone, episode.support_images, episode.support_labels, episode.query_images, 3
+        )
+    assert len(seen) >= 3
     for a, b in zip(before, backbone.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_queries_are_answered_with_nothing_dropped():
+    """r2d2 has dropout: the same task gives the same answer again, and other steps draw other masks."""
+    backbone = backbones.r2d2((16, 16, 3), filters=(4, 4, 4, 4), seed=0)
+    before = backbone.get_weights()
+    episode = task()
+    arguments = (episode.support_images, episode.support_labels, episode.query_images, 3)
+    network, _, support, query = network_and_images()
+    network = inner_loop.Network(backbone, 3)
+    for protocol in inner_loop.PROTOCOLS:
+        logits = [inner_loop.query_logits(network, network.weights, support, query, protocol) for _ in range(2)]
+        np.testing.assert_array_equal(*logits)
+        head = heads.FineTune(steps=2, batchnorm=protocol)
+        np.testing.assert_array_equal(head(backbone, *arguments), head(backbone, *arguments))
+    weights = [tf.ones_like(w) for w in network.weights]
+    a, state = network.logits(weights, query, network.state)
+    b, _ = network.logits(weights, query, state)
+    assert not np.array_equal(a, b)
+    for old, new in zip(before, backbone.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
 
 
 def network_and_images():
@@ -117,7 +149,7 @@ def test_batches_are_random_orders_one_after_the_other():
 
 def test_the_order_of_a_task_does_not_depend_on_the_tasks_beside_it():
     backbone, episode = small_network(), task()
-    head = heads.FineTune(steps=3, batch_size=2, optimizer=0.1)
+    head = heads.FineTune(steps=3, batch_size=2, learning_rate=0.1)
     arguments = (episode.support_images, episode.support_labels, episode.query_images)
     both = head(backbone, *arguments, 3, first_task=4)
     second = head(backbone, *(x[1:] for x in arguments), 3, first_task=5)
@@ -132,9 +164,9 @@ def test_no_steps_from_zero_say_nothing():
 
 def test_evaluated_beside_other_heads_on_the_same_tasks():
     split, backbone = make_split(), small_network(filters=8)
-    table = evaluate_heads(backbone, [heads.Prototypes(), heads.FineTune(steps=5, optimizer=0.1)], split, ways=3,
+    table = evaluate_heads(backbone, [heads.Prototypes(), heads.FineTune(steps=5, learning_rate=0.1)], split, ways=3,
                            shots=(1, 2), queries=3, num_tasks=20)
-    alone = evaluate(backbone, heads.FineTune(steps=5, optimizer=0.1), split, 3, 2, 3, 20)
+    alone = evaluate(backbone, heads.FineTune(steps=5, learning_rate=0.1), split, 3, 2, 3, 20)
     np.testing.assert_array_equal(alone.per_task, table["fine_tune"][2].per_task)
     assert table["fine_tune"][2].mean > 0.5
     assert "support" in table["fine_tune"][1].batchnorm and "running" in table["prototypes"][1].batchnorm

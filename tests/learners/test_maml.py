@@ -86,9 +86,9 @@ def test_meta_gradient_of_a_conv_net_is_that_of_finite_differences(rematerialize
     rng = np.random.default_rng(1)
 
     def loss(weights, rates):
-        fast = weights
+        fast, state = weights, learner.network.state
         for j in range(2):
-            fast = learner.inner_step(fast, rates[j], episode.support_images, episode.support_labels)[0]
+            fast = learner.inner_step(fast, rates[j], episode.support_images, episode.support_labels, state)[0]
         return float(learner.network.loss(learner.network.logits(fast, episode.query_images)[0], episode.query_labels))
 
     for _ in range(3):
@@ -129,9 +129,50 @@ def test_a_step_is_the_mean_over_tasks():
         np.testing.assert_allclose(variable.numpy(), old - 0.1 * mean, atol=1e-6)
 
 
-def test_rematerializing_changes_nothing():
-    for a, b in zip(stepped(learner_of(), batch()), stepped(learner_of(rematerialize=True), batch()), strict=True):
+@pytest.mark.parametrize("graph", [False, True])
+def test_rematerializing_changes_nothing(graph):
+    """As a graph too, where equal computations are merged unless something keeps them apart."""
+    ends = []
+    for learner in (learner_of(), learner_of(rematerialize=True)):
+        step = tf.function(learner.train_step) if graph else learner.train_step
+        step(batch())
+        ends.append([v.numpy() for v in learner.trainable_variables])
+    for a, b in zip(*ends, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_without_inner_steps_it_trains_on_the_queries_alone():
+    learner, episodes = learner_of(inner_steps=0), batch()
+    keras.utils.set_random_seed(0)
+    with tf.GradientTape() as tape:
+        losses = [learner.network.loss(learner.network.logits(learner.network.weights, q)[0], y)
+                  for q, y in zip(episodes.query_images, episodes.query_labels, strict=True)]
+        loss = tf.reduce_mean(losses)
+    expected = tape.gradient(loss, [v.value for v in learner.network.variables])
+    before = [v.numpy() for v in learner.network.variables]
+    learner.train_step(episodes)
+    for old, g, variable in zip(before, expected, learner.network.variables, strict=True):
+        np.testing.assert_allclose(variable.numpy(), old - 0.1 * g, atol=1e-6)
+    support, labels, query, _ = episodes
+    assert learner.own_head()(learner.backbone, support, labels, query, 3).shape == (2, 6, 3)
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("first_order", [False, True])
+def test_mixed_precision_trains(policy, first_order):
+    keras.config.set_dtype_policy(policy)
+    try:
+        learner = learner_of(first_order=first_order)
+        learner.compile(optimizer=keras.optimizers.Adam(0.01))
+        step = tf.function(learner.train_step)
+        losses = []
+        for i in range(25):
+            losses.append(float(step(batch(tasks=4, seed=i))["loss"]))
+            for metric in learner.metrics:
+                metric.reset_state()
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert np.isfinite(losses).all() and np.mean(losses[-5:]) < np.mean(losses[:5]) - 0.05
 
 
 def test_first_order_and_second_order_differ():
@@ -159,7 +200,8 @@ def test_the_inner_loop_changes_what_it_adapts_alone(adapted, names):
     learner = learner_of(adapted=adapted)
     episode = Episode(*(x[0] for x in batch()))
     before = learner.network.weights
-    after = learner.inner_step(before, learner.rates.value[0], episode.support_images, episode.support_labels)[0]
+    seen = episode.support_images, episode.support_labels
+    after = learner.inner_step(before, learner.rates.value[0], *seen, learner.network.state)[0]
     triples = zip(learner.network.variables, before, after, strict=True)
     changed = [variable for variable, a, b in triples if (a != b).numpy().any()]
     assert changed and {v.name for v in changed} <= names
@@ -174,8 +216,11 @@ def test_learned_rates_get_a_gradient_and_a_place_in_evaluation():
     learner.train_step(batch())
     rates = learner.rates.numpy()
     assert np.ptp(rates) > 0
-    assert learner.own_head().optimizer.rates is not None
-    np.testing.assert_allclose(learner.own_head().optimizer.rates, rates)
+    head = learner.own_head()
+    np.testing.assert_allclose(np.asarray(head.optimizer.rates), rates)
+    learner.train_step(batch(seed=1))
+    assert learner.own_head() is head
+    np.testing.assert_allclose(np.asarray(head.optimizer.rates), learner.rates.numpy())
 
 
 def test_running_statistics_are_those_of_the_unadapted_network():

@@ -8,7 +8,10 @@ import sys
 import pytest
 
 EACH_KIND = ["feature_clustering", "episodic", "maml", "weight_clustering"]
-THEIR_VARIANTS = ["pairs", "hyperplane_variation", "episodic_two_passes", "first_order_maml", "reptile"]
+THEIR_VARIANTS = [
+    "pairs", "hyperplane_variation", "episodic_two_passes", "first_order_maml", "reptile", "classical_with_dropout",
+    "episodic_with_dropout", "maml_with_dropout", "reptile_with_dropout",
+]  # fmt: skip
 CASES = [
     *((2, name) for name in EACH_KIND),
     *(pytest.param(2, name, marks=pytest.mark.long) for name in THEIR_VARIANTS),

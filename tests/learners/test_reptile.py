@@ -178,9 +178,9 @@ def test_second_moments_outlive_the_meta_step_and_reach_evaluation():
     learner.train_step(picture_batches())
     learner.train_step(picture_batches(first=1))
     assert float(learner.steps_taken) == 4
-    moments = learner.own_head().moments
+    moments = learner.own_head().moments()
     assert float(moments.steps) == 4
-    assert max(np.abs(m).max() for m in moments.second) > 0
+    assert max(np.abs(m.numpy()).max() for m in moments.second) > 0
     for kept, variable in zip(moments.second, learner.second_moments, strict=True):
         np.testing.assert_array_equal(kept, variable.numpy())
 
@@ -203,9 +203,39 @@ def test_learns_saves_and_loads(tmp_path):
     np.testing.assert_array_equal(again.per_task, after.per_task)
 
 
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_mixed_precision_moves_as_far_as_single_precision(policy):
+    def moved():
+        learner = pictures_learner(inner_optimizer=heads.Adam(0.01))
+        before = [v.numpy() for v in learner.network.variables]
+        for i in range(2):
+            learner.train_step(picture_batches(first=i))
+        return np.sqrt(sum(float(((v.numpy() - b) ** 2).sum())
+                           for v, b in zip(learner.network.variables, before, strict=True)))
+
+    single = moved()
+    keras.config.set_dtype_policy(policy)
+    try:
+        half = moved()
+    finally:
+        keras.config.set_dtype_policy("float32")
+    np.testing.assert_allclose(half, single, rtol=0.2)
+
+
+def test_it_can_be_watched_without_being_trained():
+    learner = pictures_learner()
+    before = [v.numpy() for v in learner.variables if "loss" not in v.path]
+    logs = learner.test_step(picture_batches())
+    assert float(logs["loss"]) > 0
+    for a, b in zip(before, [v.numpy() for v in learner.variables if "loss" not in v.path], strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_batches_that_do_not_fit_are_refused():
     learner = pictures_learner()
     with pytest.raises(ValueError, match="inner_steps=2"):
         learner.train_step(picture_batches(steps=3))
+    with pytest.raises(ValueError, match="inner_steps=2"):
+        learner.check_batch(data.inner_batches(make_split(), 3, 4, 3, 4, 2).element_spec)
     with pytest.raises(ValueError, match="weight_clustering=-1"):
         learners.Reptile(small_network(), 3, weight_clustering=-1)

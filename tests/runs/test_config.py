@@ -15,7 +15,8 @@ RUN_FILES = sorted(path.name for path in (GIN / "run").glob("*.gin"))
 
 # Batches that a test can afford; a run reads those of its own learner.
 SMALL = ["ClassPairs.batch_size = 8", "Episodes.tasks = 2", "Episodes.shots = 1", "Episodes.queries = 1",
-         "InnerBatches.tasks = 2", "InnerBatches.shots = 2", "inner_steps = 1", "inner_batch = 3", "MAML.inner_steps = 1"]
+         "InnerBatches.tasks = 2", "InnerBatches.shots = 2", "inner_steps = 1", "inner_batch = 3",
+         "MAML.inner_steps = 1"]
 
 
 @pytest.mark.parametrize("name", RUN_FILES)
@@ -25,7 +26,7 @@ def test_run_file_builds_and_takes_a_step(name, monkeypatch):
     size = 84 if "mini_imagenet" in name else 32
     split = make_split(num_classes=5, per_class=4, size=size)
     learner = plan.build(config.DataFacts.of(split))
-    learner.compile(optimizer=plan.optimizer(plan.batches.steps_per_epoch(split)))
+    learner.compile(optimizer=plan.optimizer(plan.batches.steps_per_epoch(split), total_epochs=plan.epochs))
     before = [w.numpy().copy() for w in learner.backbone.trainable_variables]
     logs = learner.train_step(next(iter(plan.batches.dataset(split, seed=0))))
     assert learner.own_head() is not None

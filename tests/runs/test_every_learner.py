@@ -16,7 +16,7 @@ BINDINGS = (
     "Validation.queries = 3", "Validation.projection_every = 0", "Episodes.ways = 3", "Episodes.shots = 2",
     "Episodes.queries = 2", "Episodes.tasks = 2", "Episodes.padding = 2", "Episodes.batches_per_epoch = 4",
     "InnerBatches.ways = 3", "InnerBatches.shots = 4", "InnerBatches.tasks = 2", "InnerBatches.batches_per_epoch = 4",
-    "inner_steps = 2", "inner_batch = 4", "annealed_sgd.epochs = 2", "MAML.inner_steps = 1",
+    "inner_steps = 2", "inner_batch = 4", "MAML.inner_steps = 1",
     "MAML.evaluation_steps = 2", "Reptile.evaluation_steps = 2",
 )  # fmt: skip
 

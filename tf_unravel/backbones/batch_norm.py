@@ -34,6 +34,8 @@ from collections.abc import Callable, Sequence
 import keras
 import tensorflow as tf
 
+from tf_unravel.backbones.modes import sharing
+
 
 @keras.saving.register_keras_serializable(package="tf_unravel")
 class FusedBatchNormalization(keras.layers.BatchNormalization):
@@ -87,7 +89,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
             shift = sum(bias) - mean
             return (_fused_inference if fused else _inference)(inputs, gamma, beta, shift, variance, self.epsilon)
         normalize = _fused_training if fused else _training
-        if self.synchronized and tf.distribute.get_strategy().num_replicas_in_sync > 1:
+        if sharing(self) > 1:
             normalize = _synchronized_training
         outputs, batch_mean, batch_variance = normalize(inputs, gamma, beta, bias, self.epsilon)
         keep = self.momentum
@@ -99,21 +101,6 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
     def get_config(self) -> dict:
         initializer = keras.initializers.serialize(self.input_bias_initializer)
         return {**super().get_config(), "input_bias": self.input_bias, "input_bias_initializer": initializer}
-
-
-def synchronize(model: keras.Model, on: bool = True) -> None:
-    """Makes every BatchNorm of a model use the statistics of all replicas' batches (or of its own alone).
-
-    One replica behaves the same either way. A learner whose batch is one batch, shared out over replicas, wants the
-    statistics of the whole; one whose tasks are normalised each by itself does not.
-
-    Args:
-        model: any Keras model, nested ones included.
-        on: whether to.
-    """
-    for layer in model._flatten_layers(include_self=False):
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.synchronized = on
 
 
 def _inference(x, gamma, beta, shift, variance, epsilon):

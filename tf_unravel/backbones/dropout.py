@@ -2,8 +2,8 @@
 
 Masks are a function of (seed, n) alone, n the number of training forwards of the layer so far. The pair is a weight of
 the layer: every way of saving the model saves it, and a restored model goes on with the masks it would have drawn.
-(The state of Keras's own Dropout is in none of `.keras`, `.weights.h5` and `tf.train.Checkpoint`.) The replicas of a
-distribution strategy draw the same masks, each for its own images.
+(The state of Keras's own Dropout is in none of `.keras`, `.weights.h5` and `tf.train.Checkpoint`.) Replicas that share
+one batch (`synchronized`) each take their rows of the masks that one device would draw for the whole of it.
 
 DropBlock:
 
@@ -31,6 +31,8 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
+from tf_unravel.backbones.modes import dropping, sharing
+
 
 def keep_rate(forwards: tf.Tensor, rate: float, ramp: int) -> tf.Tensor:
     """Share of elements to keep, max(1 - rate n / ramp, 1 - rate), for the n-th training forward."""
@@ -48,11 +50,6 @@ def grow(seeds: tf.Tensor, block_size: int) -> tf.Tensor:
     edge = block_size - 1
     padded = tf.pad(seeds, [[0, 0], [edge, edge], [edge, edge], [0, 0]])
     return tf.nn.max_pool2d(padded, block_size, strides=1, padding="VALID")
-
-
-def _uniform(shape: tf.Tensor | Sequence, state: tf.Tensor) -> tf.Tensor:
-    """Uniform numbers in [0, 1), a function of the state (seed, n) alone."""
-    return tf.random.stateless_uniform(shape, seed=state, alg="philox")
 
 
 @keras.saving.register_keras_serializable(package="tf_unravel")
@@ -73,6 +70,7 @@ class Dropout(keras.layers.Layer):
             raise ValueError(f"a dropout rate is at least 0 and below 1. Received: rate={rate}")
         self.rate = float(rate)
         self.seed = random.randrange(2**31) if seed is None else int(seed) % 2**31
+        self.synchronized = False  # set by `modes.synchronize`
 
     def build(self, input_shape: Sequence[int | None]) -> None:
         self.state = self.add_weight(
@@ -86,7 +84,7 @@ class Dropout(keras.layers.Layer):
         return tf.convert_to_tensor(self.state)[1]
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-        if not training or self.rate == 0.0:
+        if not training or self.rate == 0.0 or not dropping():
             return inputs
         state = tf.convert_to_tensor(self.state) + [0, 1]
         self.state.assign(state)
@@ -94,8 +92,17 @@ class Dropout(keras.layers.Layer):
 
     def drop(self, inputs: tf.Tensor, state: tf.Tensor) -> tf.Tensor:
         """The n-th training forward, n counted from 1; `state` is (seed, n)."""
-        kept = _uniform(tf.shape(inputs), state) >= self.rate
+        kept = self.uniform(tf.shape(inputs), state) >= self.rate
         return tf.where(kept, inputs * tf.cast(1.0 / (1.0 - self.rate), inputs.dtype), 0.0)
+
+    def uniform(self, shape: tf.Tensor | Sequence, state: tf.Tensor) -> tf.Tensor:
+        """Uniform numbers in [0, 1) of a shape [B, ...], a function of the state (seed, n) alone."""
+        replicas = sharing(self)
+        if replicas == 1:
+            return tf.random.stateless_uniform(shape, seed=state, alg="philox")
+        whole = tf.concat([[replicas * shape[0]], shape[1:]], axis=0)
+        first = tf.distribute.get_replica_context().replica_id_in_sync_group * shape[0]
+        return tf.random.stateless_uniform(whole, seed=state, alg="philox")[first : first + shape[0]]
 
     def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple:
         return tuple(input_shape)
@@ -145,9 +152,12 @@ class DropBlock(Dropout):
         _, height, width, channels = inputs.shape
         gamma = seed_rate(keep_rate(state[1], self.rate, self.ramp), self.block_size, height, width)
         edge = self.block_size - 1
-        uniform = _uniform([tf.shape(inputs)[0], height - edge, width - edge, channels], state)
+        uniform = self.uniform([tf.shape(inputs)[0], height - edge, width - edge, channels], state)
         kept = 1.0 - grow(tf.cast(uniform < gamma, tf.float32), self.block_size)  # [B, H, W, C]
-        scale = tf.math.divide_no_nan(tf.cast(tf.size(kept), tf.float32), tf.reduce_sum(kept))
+        counts = tf.stack([tf.cast(tf.size(kept), tf.float32), tf.reduce_sum(kept)])
+        if sharing(self) > 1:
+            counts = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, counts)
+        scale = tf.math.divide_no_nan(counts[0], counts[1])
         return inputs * tf.cast(kept * scale, inputs.dtype)
 
     def get_config(self) -> dict:

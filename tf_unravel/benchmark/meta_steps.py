@@ -169,7 +169,7 @@ def _fine_tune(sizes: Sizes) -> Iterator[Measurement]:
     torch_meta, side = peers.peer("meta"), max(sizes.sides)
     episodes = random_episodes(sizes.fine_tune_tasks, side, 1, sizes.fine_tune_queries)
     backbone, head = _conv4(sizes, side), heads.FineTune(
-        sizes.fine_tune_steps, heads.Adam(1e-3), batch_size=5, batchnorm="one_by_one"
+        sizes.fine_tune_steps, optimizer=heads.Adam(1e-3), batch_size=5, batchnorm="one_by_one"
     )
     arguments = (episodes.support_images, episodes.support_labels, episodes.query_images)
     works = {"ours": Work(lambda: head(backbone, *arguments, WAYS).numpy(), sizes.fine_tune_tasks)}

@@ -74,6 +74,9 @@ class Episodes:
     padding: int = 4
     flip: bool = True
 
+    def __post_init__(self) -> None:
+        _check_counts(tasks=self.tasks, batches_per_epoch=self.batches_per_epoch)
+
     @property
     def batch_size(self) -> int:
         """Images in a batch."""
@@ -137,6 +140,9 @@ class InnerBatches:
     tasks: int = 5
     batches_per_epoch: int = 1000
 
+    def __post_init__(self) -> None:
+        _check_counts(tasks=self.tasks, batches_per_epoch=self.batches_per_epoch)
+
     @property
     def batch_size(self) -> int:
         """Images in a meta-batch."""
@@ -153,3 +159,9 @@ class InnerBatches:
     def dataset(self, split: ClassImages, seed: int, first_step: int = 0) -> tf.data.Dataset:
         """Endless (images [T, k, B, H, W, C], labels [T, k, B]) from a step on."""
         return inner_batches(split, self.ways, self.shots, self.steps, self.batch, self.tasks, seed, first_step)
+
+
+def _check_counts(**counts: int) -> None:
+    for name, value in counts.items():
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1. Received: {name}={value}.")

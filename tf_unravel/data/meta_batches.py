@@ -52,8 +52,7 @@ def inner_batches(
     check_counts(first_step=first_step, num_steps=num_steps)
     if min(steps, batch, tasks) < 1:
         raise ValueError(f"Counts must be at least 1. Received: steps={steps}, batch={batch}, tasks={tasks}.")
-    queries = 1  # a sampler draws some; they are not used
-    sampler = TaskSampler(split, ways, shots, queries, seed)
+    sampler = TaskSampler(split, ways, shots, queries=0, seed=seed, fewest_queries=0)
     labels, draws = sampler.labels[0], steps * batch
 
     def gather(step):

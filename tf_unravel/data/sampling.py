@@ -258,6 +258,7 @@ class TaskSampler:
         shots: support images per class.
         queries: query images per class.
         seed: any non-negative integer.
+        fewest_queries: 0 where tasks without queries make sense.
 
     Attributes:
         labels: (support_labels int32 [S], query_labels int32 [WQ]), the same for every task.
@@ -266,9 +267,17 @@ class TaskSampler:
         ValueError: more ways than classes, more images wanted than a class has, or a count below its minimum.
     """
 
-    def __init__(self, split: ClassImages, ways: int = 5, shots: int = 1, queries: int = 15, seed: int = 0):
+    def __init__(
+        self,
+        split: ClassImages,
+        ways: int = 5,
+        shots: int = 1,
+        queries: int = 15,
+        seed: int = 0,
+        fewest_queries: int = 1,
+    ):
         check_counts(seed=seed)
-        _check_task_fits(split, ways, shots, queries)
+        _check_task_fits(split, ways, shots, queries, fewest_queries)
         self.ways, self.shots, self.queries, self.seed = ways, shots, queries, seed
         self.labels = tuple(np.repeat(np.arange(ways, dtype=np.int32), count) for count in (shots, queries))
         self._order, self._offsets = split.class_index
@@ -315,8 +324,8 @@ def _check_pairs_exist(split: ClassImages) -> None:
         raise ValueError(f"Class pairs need two images of every class. Received: 1 {where}.")
 
 
-def _check_task_fits(split: ClassImages, ways: int, shots: int, queries: int) -> None:
-    if ways < 2 or shots < 1 or queries < 1:
+def _check_task_fits(split: ClassImages, ways: int, shots: int, queries: int, fewest_queries: int) -> None:
+    if ways < 2 or shots < 1 or queries < fewest_queries:
         received = f"Received: ways={ways}, shots={shots}, queries={queries}."
         raise ValueError(f"A task needs at least 2 ways, 1 shot and 1 query. {received}")
     if ways > split.num_classes:

@@ -47,13 +47,14 @@ class FineTune:
 
     Args:
         steps: of the inner loop.
-        optimizer: SGD(learning_rate) or Adam(learning_rate) of `heads.inner_loop`, or a number: SGD's rate.
+        learning_rate: of gradient descent.
+        optimizer: another one in its place, such as `heads.Adam(1e-3)`; it has its own rate.
         adapted: "all", "all_but_batch_norm" or "last_layer".
-        batch_size: support images a step; None for all of them.
+        batch_size: support images a step, or all of them where there are fewer; None for all.
         batchnorm: how the queries are normalised: "transductive", "one_by_one", "support" or "running" (see
             `inner_loop.query_logits`). The accuracy names it. Default "support": inductive, one pass.
         classifier: Dense layer to start from; it fixes the ways. None starts at zero, with any ways.
-        moments: what the optimizer remembers at the start of every task; None for nothing.
+        moments: a function that gives what the optimizer remembers at the start of every task; None for nothing.
         seed: of the order of batches.
         parallel_tasks: tasks in memory at once.
 
@@ -61,7 +62,7 @@ class FineTune:
         ValueError: steps below 0, a batch size below 1, an unknown protocol.
 
     Example:
-        >>> head = FineTune(steps=10, optimizer=0.01)
+        >>> head = FineTune(steps=10, learning_rate=0.01)
         >>> tf_unravel.evaluate(backbone, head, test, shots=5, num_tasks=200)
 
     Reference: Finn et al., 2017; Nichol, Achiam and Schulman, 2018.
@@ -73,12 +74,13 @@ class FineTune:
     def __init__(
         self,
         steps: int = 10,
-        optimizer: Any = 0.01,
+        learning_rate: float = 0.01,
+        optimizer: Any = None,
         adapted: str = "all",
         batch_size: int | None = None,
         batchnorm: str = "support",
         classifier: keras.layers.Dense | None = None,
-        moments: Moments | None = None,
+        moments: Callable[[], Moments] | None = None,
         seed: int = 0,
         parallel_tasks: int = 2,
     ):
@@ -87,7 +89,7 @@ class FineTune:
         if batchnorm not in PROTOCOLS:
             raise ValueError(f"batchnorm is one of {', '.join(PROTOCOLS)}. Received: {batchnorm!r}.")
         self.steps, self.adapted, self.batch_size = steps, adapted, batch_size
-        self.optimizer = SGD(float(optimizer)) if isinstance(optimizer, int | float) else optimizer
+        self.optimizer = SGD(learning_rate) if optimizer is None else optimizer
         self.protocol, self.classifier, self.moments = batchnorm, classifier, moments
         self.seed, self.parallel_tasks = seed, parallel_tasks
         self._graphs: dict[tuple[int, int], Callable] = {}
@@ -145,14 +147,15 @@ class FineTune:
         """
         adapted, examples = network.adapted(self.adapted), images.shape[0]
         weights = network.weights
-        moments = self.moments or self.optimizer.start(weights)
-        batch = self.batch_size or examples
+        moments = self.moments() if self.moments else self.optimizer.start(weights)
+        batch, state = min(self.batch_size or examples, examples), network.state
         losses = tf.TensorArray(tf.float32, size=self.steps)
         orders = batch_orders(self.steps, batch, examples, seed) if self.batch_size else None
         for j in tf.range(self.steps):
             chosen = tf.range(examples) if orders is None else orders[j]
-            step = gradients_of(network, weights, tf.gather(images, chosen), tf.gather(labels, chosen), adapted)
+            step = gradients_of(network, weights, tf.gather(images, chosen), tf.gather(labels, chosen), adapted, state)
             weights, moments = self.optimizer.step(weights, step.gradients, moments)
+            state = step.state  # dropout draws other masks in the next step
             losses = losses.write(j, step.loss)
         return weights, losses.stack()
 

@@ -24,7 +24,7 @@ from typing import Any, ClassVar, NamedTuple
 import keras
 import tensorflow as tf
 
-from tf_unravel.backbones.batch_norm import synchronize
+from tf_unravel.backbones.modes import nothing_dropped
 
 Weights = list[tf.Tensor]
 
@@ -55,7 +55,7 @@ class Network:
         images = keras.Input(backbone.input_shape[1:])
         self.model = keras.Model(images, classifier(backbone(images)))
         self.classifier, self.loss = classifier, cross_entropy
-        synchronize(backbone, False)
+        self._scale = 1024.0 if backbone.compute_dtype == "float16" else None
         owned = {id(w) for w in classifier.trainable_variables}
         ours = [w for w in self.model.trainable_variables if id(w) not in owned]
         self.variables = [*ours, *classifier.trainable_variables]
@@ -86,11 +86,19 @@ class Network:
             weights: in place of `variables`.
             images: uint8 or float 0-255.
             state: in place of the model's; None for the model's.
-            training: whether BatchNorm uses the statistics of `images`.
+            training: whether BatchNorm uses the statistics of `images`, and dropout drops.
         """
         weights = [weights[i] for i in self._order]
         state = self.state if state is None else state
         return self.model.stateless_call(weights, state, images, training=training)
+
+    def scaled(self, loss: tf.Tensor) -> tf.Tensor:
+        """The loss to take gradients of: in float16 those of the loss itself would underflow."""
+        return loss if self._scale is None else loss * self._scale
+
+    def unscaled(self, gradients: Weights) -> Weights:
+        """Gradients of the loss, from those of `scaled(loss)`."""
+        return gradients if self._scale is None else [gradient / self._scale for gradient in gradients]
 
     def adapted(self, which: str) -> tuple[bool, ...]:
         """Which of `variables` an inner loop changes: a name in `ADAPTED` -> one bool a variable.
@@ -138,7 +146,8 @@ def gradients_of(
         tape.watch(chosen)
         logits, state = network.logits(weights, images, state)
         loss = network.loss(logits, labels)
-    some = iter(tape.gradient(loss, chosen, unconnected_gradients=tf.UnconnectedGradients.ZERO))
+        scaled = network.scaled(loss)
+    some = iter(network.unscaled(tape.gradient(scaled, chosen, unconnected_gradients=tf.UnconnectedGradients.ZERO)))
     gradients = [next(some) if one else tf.zeros_like(w) for w, one in zip(weights, adapted, strict=True)]
     return Step(gradients, loss, state)
 
@@ -177,14 +186,15 @@ class SGD:
 
 
 class PerStepSGD:
-    """theta - a_j g with its own rate for every step and weight; the last step's for all that come after it.
+    """theta - factor a_j g with its own rate for every step and weight; the last step's for all that come after it.
 
     Args:
-        rates: float32 [steps, weights].
+        rates: float32 [steps, weights], at least one step; a variable is read when it is used.
+        factor: scalar.
     """
 
-    def __init__(self, rates: Any):
-        self.rates = rates
+    def __init__(self, rates: Any, factor: float = 1.0):
+        self.rates, self.factor = rates, factor
 
     def start(self, weights: Weights) -> Moments:
         """Nothing remembered yet."""
@@ -192,9 +202,10 @@ class PerStepSGD:
 
     def step(self, weights: Weights, gradients: Weights, moments: Moments) -> tuple[Weights, Moments]:
         """New weights and what is remembered."""
-        last = len(self.rates) - 1
-        rates = tf.gather(tf.constant(self.rates, tf.float32), tf.minimum(tf.cast(moments.steps, tf.int32), last))
-        new = [w - a * g for w, a, g in zip(weights, tf.unstack(rates), gradients, strict=True)]
+        rates = self.factor * tf.convert_to_tensor(self.rates)
+        last = len(rates) - 1
+        row = tf.gather(rates, tf.minimum(tf.cast(moments.steps, tf.int32), last))
+        new = [w - a * g for w, a, g in zip(weights, tf.unstack(row), gradients, strict=True)]
         return new, Moments([], moments.steps + 1.0)
 
 
@@ -252,22 +263,23 @@ def query_logits(network: Network, weights: Weights, support: tf.Tensor, query: 
             "running": the running statistics of training.
 
     Returns:
-        [Q, ways]
+        [Q, ways]. Nothing is dropped, whatever the protocol.
 
     Raises:
         ValueError: an unknown protocol.
     """
     if protocol not in PROTOCOLS:
         raise ValueError(f"batchnorm is one of {', '.join(PROTOCOLS)}. Received: {protocol!r}.")
-    if protocol == "transductive":
-        return network.logits(weights, query)[0]
-    if protocol == "one_by_one":
-        def alone(image: tf.Tensor) -> tf.Tensor:
-            return network.logits(weights, tf.concat([support, image[None]], axis=0))[0][-1]
+    def alone(image: tf.Tensor) -> tf.Tensor:
+        return network.logits(weights, tf.concat([support, image[None]], axis=0))[0][-1]
 
-        return tf.map_fn(alone, query, fn_output_signature=tf.float32, parallel_iterations=2)
-    state = _statistics_of(network, weights, support) if protocol == "support" else None
-    return network.logits(weights, query, state, training=False)[0]
+    with nothing_dropped():
+        if protocol == "transductive":
+            return network.logits(weights, query)[0]
+        if protocol == "one_by_one":
+            return tf.map_fn(alone, query, fn_output_signature=tf.float32, parallel_iterations=2)
+        state = _statistics_of(network, weights, support) if protocol == "support" else None
+        return network.logits(weights, query, state, training=False)[0]
 
 
 def _statistics_of(network: Network, weights: Weights, images: tf.Tensor) -> Weights:

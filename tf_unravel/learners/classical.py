@@ -23,7 +23,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tf_unravel.backbones.batch_norm import synchronize
+from tf_unravel.backbones.modes import synchronize
 from tf_unravel.heads import Linear
 from tf_unravel.learners.learner import Learner, gathered
 

@@ -30,7 +30,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tf_unravel.backbones.batch_norm import synchronize
+from tf_unravel.backbones.modes import synchronize
 from tf_unravel.data.sampling import Episode
 from tf_unravel.heads import by_name
 from tf_unravel.heads.kernel import at_least_float32

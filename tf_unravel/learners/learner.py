@@ -24,10 +24,16 @@ def _all_reduced() -> bool:
 
 
 def mean_over_replicas(values: Any) -> Any:
-    """The mean of each tensor of a structure over the replicas; the structure as it is where there is one replica."""
-    if not _all_reduced():
+    """The mean over the replicas of each float tensor of a structure; the rest as it is.
+
+    What is no float is a counter (dropout's), the same on every replica.
+    """
+    flat = tf.nest.flatten(values)
+    floats = [value for value in flat if value.dtype.is_floating]
+    if not floats or not _all_reduced():
         return values
-    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.MEAN, values)
+    means = iter(tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.MEAN, floats))
+    return tf.nest.pack_sequence_as(values, [next(means) if v.dtype.is_floating else v for v in flat])
 
 
 def gathered(values: tf.Tensor) -> tf.Tensor:
@@ -36,13 +42,15 @@ def gathered(values: tf.Tensor) -> tf.Tensor:
     Written as a sum over replicas of blocks that are zero elsewhere: the gradient of a sum is what autodiff gets right.
 
     Args:
-        values: float [B, ...], the same B on every replica.
+        values: [B, ...], the same B on every replica; float, or integers below 2^24.
 
     Returns:
         [R B, ...] for R replicas.
     """
     if not _all_reduced():
         return values
+    if not values.dtype.is_floating:  # GPUs add no integers up
+        return tf.cast(tf.round(gathered(tf.cast(values, tf.float32))), values.dtype)
     context = tf.distribute.get_replica_context()
     mine = tf.one_hot(context.replica_id_in_sync_group, num_replicas(), dtype=values.dtype)  # [R]
     blocks = tf.tensordot(mine, values, axes=0)  # [R, B, ...]
@@ -89,20 +97,38 @@ class Learner(keras.Model):
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         with tf.GradientTape() as tape:
             values = self.objective(data, training=True)
-            loss = self.optimizer.scale_loss(values["loss"])
-        self.descend(tape.gradient(loss, self.trainable_variables))
+            scale = self.optimizer.scale_loss(tf.constant(1.0))  # 1 but in mixed_float16
+            loss = values["loss"] * tf.cast(scale, values["loss"].dtype)
+        gradients = tape.gradient(loss, self.trainable_variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        self.descend([gradient / tf.cast(scale, gradient.dtype) for gradient in gradients])
         return self.track(values)
+
+    def check_batch(self, spec: Any) -> None:
+        """Refuses batches that the learner cannot use, before a step is taken.
+
+        Args:
+            spec: a dataset's `element_spec`.
+
+        Raises:
+            ValueError: it cannot.
+        """
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         return self.track(self.objective(data, training=False))
 
     def descend(self, gradients: Sequence[tf.Tensor]) -> None:
-        """One step of the optimizer along the gradients of this replica's mean loss, and of the weight decay."""
+        """One step of the optimizer along the gradients of this replica's mean loss, and of the weight decay.
+
+        Args:
+            gradients: unscaled, one a trainable variable.
+        """
         weights = self.trainable_variables
         if self.weight_decay:
-            factor = tf.cast(self.optimizer.scale_loss(tf.constant(self.weight_decay)), tf.float32)
-            gradients = [g + factor * w.value for g, w in zip(gradients, weights, strict=True)]
-        gradients = [gradient / num_replicas() for gradient in gradients]
+            gradients = [g + self.weight_decay * w.value for g, w in zip(gradients, weights, strict=True)]
+        # The mean first, so that clipping and the search for infinities see on every replica what one device sees;
+        # then a share of it, as Keras adds the replicas' gradients up. A loss scale is taken out again by Keras.
+        share = self.optimizer.scale_loss(tf.constant(1.0)) / num_replicas()
+        gradients = [gradient * tf.cast(share, gradient.dtype) for gradient in mean_over_replicas(list(gradients))]
         self.optimizer.apply_gradients(zip(gradients, weights, strict=True))
 
     def track(self, values: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:

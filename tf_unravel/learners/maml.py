@@ -15,7 +15,7 @@ constants (FOMAML). The last layer is adapted and meta-learned like every other 
 | k       | inner_steps         |                                              |
 | L       | network.loss        | mean over examples; times W with sum_over_ways |
 
-Conventions of the original code, and the defaults here (`gin/learner/maml_original.gin` has the original's):
+Conventions of the original code, and the defaults here (`gin/run/mini_imagenet_maml.gin` has the original's):
 - Its loss divides the sum over N ways and K shots by K, so its gradients are N times those of the mean: an inner rate
   of 0.01 at 5 ways is 0.05 here, or `sum_over_ways=True`.
 - BatchNorm always takes the statistics of the images at hand: of the support in the inner loop, of all queries
@@ -34,6 +34,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tf_unravel.backbones.modes import synchronize
 from tf_unravel.data.sampling import Episode
 from tf_unravel.heads.fine_tune import FineTune
 from tf_unravel.heads.inner_loop import Network, PerStepSGD, Weights, gradients_of
@@ -103,24 +104,27 @@ class MAML(Learner):
         self.first_order, self.rematerialize, self.parallel_tasks = first_order, rematerialize, parallel_tasks
         self.loss_scale = float(ways) if sum_over_ways else 1.0
         self.classifier = keras.layers.Dense(ways, dtype="float32", name="classifier")
+        synchronize(backbone, False)  # each task is normalised by itself, wherever it runs
         self.network = Network(backbone, ways, self.classifier)
         self.adapts = self.network.adapted(adapted)
-        shape = (inner_steps, len(self.adapts))
+        shape = (max(inner_steps, 1), len(self.adapts))
         initial = keras.initializers.Constant(inner_learning_rate)
         self.rates = self.add_weight(shape=shape, initializer=initial, trainable=learn_rates, name="inner_rates")
+        self.head = None
         self.build()
 
     def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Logits [B, ways] before any adaptation."""
         return self.classifier(self.backbone(images, training=training))
 
-    def inner_step(self, weights: Weights, rates: tf.Tensor, images: tf.Tensor, labels: tf.Tensor) -> tuple:
+    def inner_step(
+        self, weights: Weights, rates: tf.Tensor, images: tf.Tensor, labels: tf.Tensor, state: Weights
+    ) -> tuple[Weights, tf.Tensor, Weights]:
         """theta_{j+1} = theta_j - a_j * grad L(theta_j), with the loss and the state that it saw on the way."""
-        step = gradients_of(self.network, weights, images, labels, self.adapts)
+        step = gradients_of(self.network, weights, images, labels, self.adapts, state)
         gradients = [tf.stop_gradient(g) for g in step.gradients] if self.first_order else step.gradients
         factors = tf.unstack(self.loss_scale * rates)
-        fast = [w - a * g if one else w
-                for w, a, g, one in zip(weights, factors, gradients, self.adapts, strict=True)]
+        fast = [w - a * g if one else w for w, a, g, one in zip(weights, factors, gradients, self.adapts, strict=True)]
         return fast, step.loss, step.state
 
     def task_gradients(self, weights: Weights, rates: tf.Tensor, episode: Episode) -> tuple[Weights, tf.Tensor, dict]:
@@ -129,20 +133,25 @@ class MAML(Learner):
         The two tapes of MAML: the outer one here, the inner one in `gradients_of`.
         """
         inner_step = _recomputed(self.inner_step) if self.rematerialize else self.inner_step
-        support_loss, state = tf.constant(0.0), self.network.state
+        support_loss, states = tf.constant(0.0), [self.network.state]
         with tf.GradientTape() as outer:
             outer.watch([weights, rates])
             fast = weights
             for j in range(self.inner_steps):
-                fast, loss, new_state = inner_step(fast, rates[j], episode.support_images, episode.support_labels)
-                support_loss, state = (loss, new_state) if j == 0 else (support_loss, state)
-            logits, query_state = self.network.logits(fast, episode.query_images)
+                seen = episode.support_images, episode.support_labels
+                fast, loss, state = inner_step(fast, rates[j], *seen, states[-1])
+                support_loss, states = (support_loss if j else loss), [*states, state]
+            logits, state = self.network.logits(fast, episode.query_images, states[-1])
             loss = self.loss_scale * self.network.loss(logits, episode.query_labels)
+            scaled = self.network.scaled(loss)
         none = tf.UnconnectedGradients.ZERO
-        by_weights, by_rates = outer.gradient(loss, [weights, rates], unconnected_gradients=none)
+        gradients = self.network.unscaled(outer.gradient(scaled, [*weights, rates], unconnected_gradients=none))
+        by_weights, by_rates = gradients[:-1], gradients[-1]
         hits = tf.equal(tf.argmax(logits, axis=-1, output_type=tf.int32), tf.cast(episode.query_labels, tf.int32))
         values = {"loss": loss, "accuracy": tf.reduce_mean(tf.cast(hits, tf.float32)), "support_loss": support_loss}
-        return by_weights, by_rates, {"values": values, "state": state if self.inner_steps else query_state}
+        # Running statistics after the first look, by the weights that are not adapted; counters after the last.
+        kept = [a if a.dtype.is_floating else b for a, b in zip([*states, state][1], state, strict=True)]
+        return by_weights, by_rates, {"values": values, "state": kept}
 
     def train_step(self, data: Episode) -> dict[str, tf.Tensor]:
         weights, rates = self.network.weights, self.rates.value
@@ -172,15 +181,17 @@ class MAML(Learner):
         return tf.nest.map_structure(lambda v: tf.reduce_mean(v, 0) if v.dtype.is_floating else v[0], results)
 
     def own_head(self) -> FineTune:
-        """The head that adapts as the inner loop does, from the learned classifier."""
-        steps = self.arguments["evaluation_steps"]
-        return FineTune(
-            self.inner_steps if steps is None else steps,
-            PerStepSGD(self.loss_scale * self.rates.numpy()),
-            adapted=self.arguments["adapted"],
-            batchnorm=self.arguments["batchnorm"],
-            classifier=self.classifier,
-        )
+        """The head that adapts as the inner loop does, from the learned classifier; it follows the training."""
+        if self.head is None:
+            steps = self.arguments["evaluation_steps"]
+            self.head = FineTune(
+                self.inner_steps if steps is None else steps,
+                optimizer=PerStepSGD(self.rates, self.loss_scale),
+                adapted=self.arguments["adapted"],
+                batchnorm=self.arguments["batchnorm"],
+                classifier=self.classifier,
+            )
+        return self.head
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), **self.arguments}
@@ -189,28 +200,32 @@ class MAML(Learner):
 def _recomputed(step: Callable) -> Callable:
     """The same inner step, whose derivative computes it again instead of keeping its activations."""
 
-    def recomputed(weights: Weights, rates: tf.Tensor, images: tf.Tensor, labels: tf.Tensor) -> tuple:
+    def recomputed(
+        weights: Weights, rates: tf.Tensor, images: tf.Tensor, labels: tf.Tensor, state: Weights
+    ) -> tuple[Weights, tf.Tensor, Weights]:
+        count = len(weights)
+
+        # All that it needs are arguments: tf.custom_gradient searches the whole graph above what a function captures.
         @tf.custom_gradient
-        def forward(images: tf.Tensor, labels: tf.Tensor, rates: tf.Tensor, *weights: tf.Tensor) -> tuple:
-            fast, loss, state = step(list(weights), rates, images, labels)
+        def forward(rates: tf.Tensor, *values: tf.Tensor) -> tuple:
+            weights, (images, labels, *state) = list(values[:count]), values[count:]
+            fast, loss, new_state = step(weights, rates, images, labels, state)
 
             def backward(*upstream: tf.Tensor) -> tuple:
                 # After the gradient has arrived, and from copies: or the graph would find both computations equal,
                 # do one, and keep it.
-                with tf.control_dependencies(upstream[: len(fast)]):
+                with tf.control_dependencies(upstream[:count]):
                     copies = [tf.identity(value) for value in (rates, *weights)]
                 with tf.GradientTape() as tape:
                     tape.watch(copies)
-                    again = step(copies[1:], copies[0], images, labels)[0]
-                return None, None, *tape.gradient(again, copies, output_gradients=upstream[: len(fast)])
+                    again = step(copies[1:], copies[0], images, labels, state)[0]
+                none = tf.UnconnectedGradients.ZERO
+                found = tape.gradient(again, copies, output_gradients=upstream[:count], unconnected_gradients=none)
+                return *found, *(None for _ in (images, labels, *state))
 
-            return (*fast, loss, *state), backward
+            return (*fast, loss, *new_state), backward
 
-        fast, loss, state = _split(forward(images, labels, rates, *weights), len(weights))
-        return fast, tf.stop_gradient(loss), state
+        values = forward(rates, *weights, images, labels, *state)
+        return list(values[:count]), tf.stop_gradient(values[count]), list(values[count + 1 :])
 
     return recomputed
-
-
-def _split(values: tuple, count: int) -> tuple:
-    return list(values[:count]), values[count], list(values[count + 1 :])

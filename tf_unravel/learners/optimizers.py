@@ -1,8 +1,12 @@
-"""Optimizers whose schedule is written in epochs, as papers write it."""
+"""Optimizers whose schedule is written in epochs, as papers write it.
+
+A run builds each as optimizer(steps_per_epoch, total_epochs), besides what its configuration binds.
+"""
 
 from collections.abc import Sequence
 
 import keras
+import tensorflow as tf
 
 
 def sgd(
@@ -11,6 +15,7 @@ def sgd(
     epochs: Sequence[int] = (),
     momentum: float = 0.9,
     nesterov: bool = True,
+    total_epochs: int | None = None,
 ) -> keras.optimizers.Optimizer:
     """SGD with Nesterov momentum and a piecewise constant learning rate.
 
@@ -24,6 +29,7 @@ def sgd(
         epochs: after how many epochs each next rate begins, increasing.
         momentum: 0.9 in the paper.
         nesterov: True in the paper.
+        total_epochs: of the run; not used, the schedule is in `epochs`.
 
     Returns:
         A Keras optimizer. Weight decay is the learner's (`Classical.weight_decay`: coupled, as in PyTorch), not
@@ -41,6 +47,7 @@ def adam(
     rates: float | Sequence[float] = (1e-3,),
     epochs: Sequence[int] = (),
     clip_value: float | None = None,
+    total_epochs: int | None = None,
 ) -> keras.optimizers.Optimizer:
     """Adam (beta1 0.9, beta2 0.999, epsilon 1e-8) with a piecewise constant learning rate.
 
@@ -49,6 +56,7 @@ def adam(
         rates: learning rates, one more than `epochs`; a single number is a constant rate.
         epochs: after how many epochs each next rate begins, increasing.
         clip_value: gradients are clipped to +-clip_value, element by element; MAML's code has 10 on mini-ImageNet.
+        total_epochs: of the run; not used, the schedule is in `epochs`.
 
     Returns:
         A Keras optimizer.
@@ -57,24 +65,26 @@ def adam(
         ValueError: rates and epochs do not pair up.
     """
     rate = piecewise(steps_per_epoch, rates, epochs)
-    return keras.optimizers.Adam(rate, epsilon=1e-8, clipvalue=clip_value)
+    # On several replicas Keras clips each one's share of the gradient: the bound has to be shared out too.
+    share = clip_value and clip_value / tf.distribute.get_strategy().num_replicas_in_sync
+    return keras.optimizers.Adam(rate, epsilon=1e-8, clipvalue=share)
 
 
 def annealed_sgd(
-    steps_per_epoch: int, epochs: int, start: float = 1.0, end: float = 0.0
+    steps_per_epoch: int, total_epochs: int, start: float = 1.0, end: float = 0.0
 ) -> keras.optimizers.Optimizer:
     """SGD whose rate falls linearly from `start` to `end`: Reptile's outer step, (1 - i / n) start + (i / n) end.
 
     Args:
         steps_per_epoch: meta-steps in an epoch.
-        epochs: over how many epochs the rate falls.
+        total_epochs: over how many epochs the rate falls: those of the run.
         start: rate of the first step.
         end: rate after the last.
 
     Returns:
         A Keras optimizer.
     """
-    steps = epochs * steps_per_epoch
+    steps = total_epochs * steps_per_epoch
     return keras.optimizers.SGD(keras.optimizers.schedules.PolynomialDecay(start, steps, end))
 
 

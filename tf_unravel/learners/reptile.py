@@ -38,6 +38,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tf_unravel.backbones.modes import synchronize
 from tf_unravel.heads.fine_tune import FineTune
 from tf_unravel.heads.inner_loop import Adam, Moments, Network, Weights, gradients_of
 from tf_unravel.heads.inner_loop import by_name as optimizers
@@ -80,7 +81,8 @@ class Reptile(Learner):
         inner_optimizer: `heads.Adam(learning_rate)` or `heads.SGD(learning_rate)`.
         weight_clustering: c = 2 alpha, the paper's coefficient (best: 5.0e-5); 0 is Reptile.
         evaluation_steps: inner steps of `own_head`; 50 in the original.
-        evaluation_batch: support images a step there; 5 at 1 shot and 15 at 5 shots in the original.
+        evaluation_batch: support images a step there, or all where there are fewer: 15 gives the original's 5 at
+            1 shot and 15 at 5 shots.
         transductive: whether `own_head` normalises queries together, or each with the support set.
         parallel_tasks: tasks computed at once.
         weight_decay: L2 penalty in the outer step.
@@ -107,7 +109,7 @@ class Reptile(Learner):
         inner_optimizer: Any = None,
         weight_clustering: float = 0.0,
         evaluation_steps: int = 50,
-        evaluation_batch: int = 5,
+        evaluation_batch: int = 15,
         transductive: bool = False,
         parallel_tasks: int = 2,
         weight_decay: float = 0.0,
@@ -126,6 +128,7 @@ class Reptile(Learner):
         self.evaluation_steps, self.evaluation_batch = evaluation_steps, evaluation_batch
         self.parallel_tasks = parallel_tasks
         self.classifier = keras.layers.Dense(ways, dtype="float32", name="classifier")
+        synchronize(backbone, False)  # each task is normalised by itself, wherever it runs
         self.network = Network(backbone, ways, self.classifier)
         self.adapts = self.network.adapted("all")
         memory = self.inner_optimizer.start(self.network.weights)
@@ -134,6 +137,7 @@ class Reptile(Learner):
             for i, s in enumerate(memory.second)
         ]
         self.steps_taken = self.add_weight(shape=(), initializer="zeros", trainable=False, name="inner_steps_taken")
+        self.head = None
         self.build()
 
     def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
@@ -145,17 +149,19 @@ class Reptile(Learner):
         """What the inner optimizer remembers between meta-steps."""
         return Moments([variable.value for variable in self.second_moments], self.steps_taken.value)
 
-    def task_gradients(self, fast: Weights, images: tf.Tensor, labels: tf.Tensor) -> tuple[Weights, tf.Tensor, Weights]:
+    def task_gradients(
+        self, fast: Weights, images: tf.Tensor, labels: tf.Tensor, states: Weights
+    ) -> tuple[Weights, tf.Tensor, Weights]:
         """Gradients [T, ...], losses [T] and states [T, ...] of all tasks, each at its own weights."""
 
         def one(task: tuple) -> tuple:
-            weights, seen, known = task
-            return tuple(gradients_of(self.network, weights, seen, known, self.adapts))
+            weights, seen, known, state = task
+            return tuple(gradients_of(self.network, weights, seen, known, self.adapts, state))
 
         result = (self.network.weights, tf.constant(0.0), self.network.state)
         specs = tf.nest.map_structure(lambda value: tf.TensorSpec(value.shape, value.dtype), result)
         return tf.map_fn(
-            one, (fast, images, labels), fn_output_signature=specs, parallel_iterations=self.parallel_tasks
+            one, (fast, images, labels, states), fn_output_signature=specs, parallel_iterations=self.parallel_tasks
         )
 
     def inner_loop(self, images: tf.Tensor, labels: tf.Tensor) -> tuple[Weights, Moments, list[tf.Tensor], Weights]:
@@ -166,7 +172,8 @@ class Reptile(Learner):
             labels: [T, k, B].
 
         Returns:
-            (weights [T, ...], moments [T, ...], losses [T] of every step, states [T, ...] of the first step).
+            (weights [T, ...], moments [T, ...], losses [T] of every step, states [T, ...]: running statistics after
+            the first step, by the weights that are not adapted, and counters after the last).
         """
         tasks = tf.shape(images)[0]
 
@@ -175,20 +182,21 @@ class Reptile(Learner):
 
         fast, moments = spread_out(self.network.weights), self.moments
         moments = Moments(spread_out(moments.second), moments.steps)
-        losses, states = [], None
+        losses, states = [], [spread_out(self.network.state)]
         for j in range(self.inner_steps):
-            gradients, loss, state = self.task_gradients(fast, images[:, j], labels[:, j])
+            gradients, loss, state = self.task_gradients(fast, images[:, j], labels[:, j], states[-1])
             if self.weight_clustering:
                 means = mean_over_replicas([tf.reduce_mean(weight, axis=0) for weight in fast])
                 pulls = clustering_gradient(fast, means)
                 gradients = [g + self.weight_clustering * pull for g, pull in zip(gradients, pulls, strict=True)]
             fast, moments = self.inner_optimizer.step(fast, gradients, moments)
-            losses, states = [*losses, loss], states or state
-        return fast, moments, losses, states
+            losses, states = [*losses, loss], [*states, state]
+        kept = [a if a.dtype.is_floating else b for a, b in zip(states[1], states[-1], strict=True)]
+        return fast, moments, losses, kept
 
     def train_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
         images, labels = data[:2]
-        self._check(images)
+        self.check_batch((images, labels))
         fast, moments, losses, states = self.inner_loop(images, labels)
         means = [tf.reduce_mean(weight, axis=0) for weight in fast]
         kept = [tf.reduce_mean(second, axis=0) for second in moments.second]
@@ -199,33 +207,45 @@ class Reptile(Learner):
         self.network.assign_state(mean_over_replicas(counters))
         # theta + gamma (mean - theta) is an SGD step of rate gamma along theta - mean.
         towards = {id(v): v.value - m for v, m in zip(self.network.variables, means, strict=True)}
-        travelled = tf.add_n([
-            tf.reduce_mean(tf.reduce_sum(tf.square(f - w), axis=list(range(1, f.shape.rank))))
-            for f, w in zip(fast, self.network.weights, strict=True)
-        ])
-        values = {"loss": tf.reduce_mean(losses), "last_loss": tf.reduce_mean(losses[-1]), "travelled": travelled}
+        values = self._values(fast, losses)
         self.descend([towards[id(variable)] for variable in self.trainable_variables])
         return self.track(values)
 
-    def _check(self, images: tf.Tensor) -> None:
-        expected, got = (self.inner_steps, self.inner_batch), tuple(images.shape[1:3])
+    def test_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
+        fast, _, losses, _ = self.inner_loop(*data[:2])
+        return self.track(self._values(fast, losses))
+
+    def _values(self, fast: Weights, losses: list[tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Mean loss of all inner steps and of the last, and the mean squared distance that the tasks travelled."""
+        squares = [
+            tf.reduce_mean(tf.reduce_sum(tf.square(f - w), axis=list(range(1, f.shape.rank))))
+            for f, w in zip(fast, self.network.weights, strict=True)
+        ]
+        return {"loss": tf.reduce_mean(losses), "last_loss": tf.reduce_mean(losses[-1]), "travelled": tf.add_n(squares)}
+
+    def check_batch(self, spec: Any) -> None:
+        expected, got = (self.inner_steps, self.inner_batch), tuple(spec[0].shape[1:3])
         if got != expected:
             raise ValueError(
                 "Reptile's batches are images [tasks, inner_steps, inner_batch, H, W, C]. "
-                f"Received: shape {tuple(images.shape)}, with inner_steps={expected[0]}, inner_batch={expected[1]}."
+                f"Received: shape {tuple(spec[0].shape)}, with inner_steps={expected[0]}, inner_batch={expected[1]}."
             )
 
     def own_head(self) -> FineTune:
-        """The head that adapts as the inner loop does, from the learned classifier and second moments."""
-        moments = Moments([tf.constant(v.numpy()) for v in self.second_moments], tf.constant(self.steps_taken.numpy()))
-        return FineTune(
-            self.evaluation_steps,
-            self.inner_optimizer,
-            batch_size=self.evaluation_batch,
-            batchnorm="transductive" if self.transductive else "one_by_one",
-            classifier=self.classifier,
-            moments=moments,
-        )
+        """The head that adapts as the inner loop does, from the learned classifier and second moments.
+
+        It follows the training: what it starts from is read when it is used.
+        """
+        if self.head is None:
+            self.head = FineTune(
+                self.evaluation_steps,
+                optimizer=self.inner_optimizer,
+                batch_size=self.evaluation_batch,
+                batchnorm="transductive" if self.transductive else "one_by_one",
+                classifier=self.classifier,
+                moments=lambda: self.moments,
+            )
+        return self.head
 
     def get_config(self) -> dict[str, Any]:
         optimizer = {"name": self.inner_optimizer.name, "arguments": vars(self.inner_optimizer)}

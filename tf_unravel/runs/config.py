@@ -82,7 +82,7 @@ class Plan:
         backbone: (input_shape, normalization) -> keras.Model.
         learner: (backbone, num_labels) -> learner.
         batches: what a training batch is (`ClassPairs`, `Episodes`, `InnerBatches`).
-        optimizer: steps_per_epoch -> keras optimizer.
+        optimizer: (steps_per_epoch, total_epochs) -> keras optimizer.
         epochs: how long to train.
         validation: how to watch it.
         seed: of weights, batches, augmentation and dropout.
@@ -94,7 +94,7 @@ class Plan:
     backbone: Callable[..., keras.Model]
     learner: Callable[..., keras.Model]
     batches: Any
-    optimizer: Callable[[int], keras.optimizers.Optimizer]
+    optimizer: Callable[..., keras.optimizers.Optimizer]
     epochs: int
     validation: Validation = dataclasses.field(default_factory=Validation)
     seed: int = 0

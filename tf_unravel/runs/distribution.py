@@ -1,7 +1,9 @@
 """Where a training runs: one device, several replicas of one machine, or several machines.
 
 One training loop serves all three. A global batch is a function of (seed, step), whatever the number of replicas:
-replica r takes the r-th of R equal parts of its leading axis (images, or tasks), so that R replicas do what one does.
+replica r takes the r-th of R equal parts of its leading axis (images, or tasks). With what learners and layers do
+about means, BatchNorm and dropout, R replicas do what one device does, within rounding. The machines of a job must
+see one run folder.
 """
 
 import contextlib
@@ -29,6 +31,7 @@ class Devices:
     Attributes:
         strategy: TensorFlow's.
         worker: this process's place among the machines, 0 for the first or only one.
+        alone: whether there is one machine.
 
     Raises:
         ConfigError: an unknown name, or "multi_worker" without a TF_CONFIG.
@@ -37,7 +40,7 @@ class Devices:
     def __init__(self, name: str = "one"):
         if name not in STRATEGIES:
             raise ConfigError(f"--strategy is one of {', '.join(STRATEGIES)}. Received: {name!r}")
-        self.worker = 0
+        self.worker, self.alone = 0, name != "multi_worker"
         if name == "one":
             self.strategy = tf.distribute.get_strategy()
         elif name == "mirrored":
@@ -61,14 +64,24 @@ class Devices:
         with self.strategy.scope():
             yield
 
+    def check_batches(self, dataset: tf.data.Dataset) -> None:
+        """Refuses batches whose leading axis cannot be shared out equally.
+
+        Raises:
+            ConfigError: it cannot.
+        """
+        total = _leading(dataset)
+        if total % self.replicas:
+            raise ConfigError(
+                f"a batch must be shared out equally: make it a multiple of {self.replicas} replicas. "
+                f"Received: {total} images or tasks in a batch"
+            )
+
     def batches(self, dataset: Callable[[], tf.data.Dataset]) -> Iterator[Any]:
         """The global batches of a dataset, each replica's part at its replica.
 
         Args:
             dataset: makes the dataset of global batches, with a known leading axis.
-
-        Raises:
-            ConfigError: the leading axis cannot be shared out equally.
         """
         if self.replicas == 1:
             return iter(dataset())
@@ -76,17 +89,10 @@ class Devices:
 
     def _parts(self, batches: tf.data.Dataset, context: tf.distribute.InputContext) -> tf.data.Dataset:
         """The parts of this machine's replicas, one after the other."""
-        total = tf.nest.flatten(batches.element_spec)[0].shape[0]
-        if total % self.replicas:
-            raise ConfigError(
-                f"a batch must be shared out equally: make it a multiple of {self.replicas} replicas. "
-                f"Received: {total} images or tasks in a batch"
-            )
         here = self.replicas // context.num_input_pipelines
-        first = here * context.input_pipeline_id
+        first, sizes = here * context.input_pipeline_id, (self.replicas, _leading(batches) // self.replicas)
 
         def parts(values: tf.Tensor) -> tf.Tensor:
-            sizes = (self.replicas, total // self.replicas)
             split = tf.reshape(values, tf.concat([sizes, tf.shape(values)[1:]], axis=0))  # [R, B / R, ...]
             return tf.ensure_shape(split, (*sizes, *values.shape[1:]))[first : first + here]
 
@@ -96,24 +102,60 @@ class Devices:
 
         return batches.map(shared_out).unbatch().prefetch(2 * here)
 
-    def step(self, learner: keras.Model) -> Callable[[Any], dict[str, tf.Tensor]]:
-        """`learner.train_step` on every replica, as one graph: batch -> values averaged over replicas."""
+    def step(self, learner: keras.Model) -> Callable[[Any, bool], tuple[dict[str, tf.Tensor], bool]]:
+        """A step on every replica, as one graph: (batch, whether this machine wants to stop) -> (values, stop).
+
+        Values are means over replicas. Machines stop together: when one wants to, all are told after the same step.
+        """
         if self.replicas == 1:
-            return tf.function(lambda batch: learner.train_step(batch))
+            train_step = tf.function(lambda batch: learner.train_step(batch))
+            return lambda batch, stop: (train_step(batch), stop)
 
         @tf.function
-        def step(batch: Any) -> dict[str, tf.Tensor]:
-            values = self.strategy.run(learner.train_step, (batch,))
-            return {name: self.strategy.reduce("MEAN", value, axis=None) for name, value in values.items()}
+        def step(batch: Any, stop: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+            values, wanted = self.strategy.run(lambda *data: (learner.train_step(data[0]), data[1]), (batch, stop))
+            mean = {name: self.strategy.reduce("MEAN", value, axis=None) for name, value in values.items()}
+            return mean, self.strategy.reduce("SUM", wanted, axis=None)
 
-        return step
+        def run(batch: Any, stop: bool) -> tuple[dict[str, tf.Tensor], bool]:
+            values, wanted = step(batch, tf.constant(float(stop)))
+            return values, float(wanted) > 0
+
+        return run
+
+    def check_agreement(self, step: int) -> None:
+        """Refuses to go on where machines have restored different checkpoints.
+
+        Raises:
+            ConfigError: they have.
+        """
+        if self.replicas == 1:
+            return
+
+        @tf.function
+        def sums(value: tf.Tensor) -> list[tf.Tensor]:
+            each = self.strategy.run(lambda x: (x, x * x), (value,))
+            return [self.strategy.reduce("SUM", x, axis=None) for x in each]
+
+        total, squares = (float(x) for x in sums(tf.constant(float(step), tf.float64)))
+        if total * total != self.replicas * squares:
+            raise ConfigError(
+                "the machines of this job have restored different checkpoints: they must see one run folder. "
+                f"Received: step {step} here, another elsewhere"
+            )
+
+
+def _leading(dataset: tf.data.Dataset) -> int:
+    """Images or tasks in a batch."""
+    return tf.nest.flatten(dataset.element_spec)[0].shape[0]
 
 
 def _task_index() -> int:
-    """This process's place among the workers, 0 for the chief."""
+    """This process's place among the machines, the chief first where there is one."""
     try:
-        task = json.loads(os.environ["TF_CONFIG"])["task"]
-        return 0 if task["type"] == "chief" else int(task["index"])
+        config = json.loads(os.environ["TF_CONFIG"])
+        kind, index = config["task"]["type"], int(config["task"]["index"])
+        return index if kind == "chief" else index + len(config["cluster"].get("chief", ()))
     except (KeyError, ValueError, TypeError) as error:
         raise ConfigError(
             "--strategy multi_worker needs the environment variable TF_CONFIG, such as "

@@ -105,10 +105,14 @@ def _accuracy_table(rows: Sequence[dict[str, Any]], tasks: Tasks) -> str:
         )
     lines = [["run", "head", *(f"{tasks.ways}-way {shots}-shot, %" for shots in tasks.shots)]]
     lines += [[run, head, *values] for (run, head), values in cells.items()]
-    protocols = {row["head"]: row["batchnorm"] for row in rows}
-    common = next(iter(protocols.values()))
-    if any(protocol != common for protocol in protocols.values()):
-        common = "; ".join(f"{head} {protocol}" for head, protocol in protocols.items())
+    protocols: dict[str, list[str]] = {}
+    for row in rows:
+        protocols.setdefault(row["batchnorm"], []).append(f"{row['run']} {row['head']}")
+    common = next(iter(protocols))
+    if len(protocols) > 1:  # the rarer ones by name
+        protocols = dict(sorted(protocols.items(), key=lambda item: -len(item[1])))
+        common, *others = protocols
+        common += "".join(f"; {', '.join(dict.fromkeys(protocols[other]))}: {other}" for other in others)
     note = (
         f"Mean ± one standard error over {rows[0]['num_tasks']} tasks of split {rows[0]['split']}, {tasks.queries} "
         f"queries per class, seed {tasks.seed}; BatchNorm: {common}."

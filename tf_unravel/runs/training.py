@@ -123,10 +123,16 @@ def train(
         devices = devices or distribution.Devices()
         with devices.scope():
             learner = plan.build(facts)
-            learner.compile(optimizer=plan.optimizer(steps_per_epoch))
+            learner.compile(optimizer=plan.optimizer(steps_per_epoch, total_epochs=plan.epochs))
             learner.optimizer.build(learner.trainable_variables)
+        batches = plan.batches.dataset(splits["train"], plan.seed)
+        devices.check_batches(batches)
+        learner.check_batch(batches.element_spec)
+        if watched:
+            _check_head(plan.validation, learner)
         saved = folder.checkpoints.restore_latest(learner)
         progress = Progress(**saved) if saved else Progress()
+        devices.check_agreement(progress.step)
         # Only now: a command that failed above has left nothing that would refuse the corrected one.
         folder.write_text(folder.config, config_text)
         folder.record_start(fingerprints, facts, plan.seed, progress.step)
@@ -134,7 +140,14 @@ def train(
             logs.text("config.gin", config_text)
             folder.write_text(folder.operative_config, config.operative())
             loop = _Loop(plan, folder, learner, devices, splits, steps_per_epoch, progress, logs)
-            stopped_by = loop.run()
+            try:
+                stopped_by = loop.run()
+            except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
+                reason = str(error.message).splitlines()[0]
+                raise ConnectionError(
+                    f"another machine of the job was lost at step {progress.step} ({reason}); "
+                    "start the job again, it goes on from the last checkpoint"
+                ) from error
         return Outcome(folder, progress, loop.total, stopped_by)
 
 
@@ -146,6 +159,13 @@ def _check_validation(watch: config.Validation, split: data.ClassImages) -> None
     except ValueError as error:
         ask = "set Validation.ways, Validation.shots and Validation.queries, or Validation.every_epochs = 0 for none"
         raise config.ConfigError(f"validation during training: {error} To go on, {ask}") from error
+
+
+def _check_head(watch: config.Validation, learner: Any) -> None:
+    """A head that cannot be made, or was learned for other tasks, is refused before the first step too."""
+    head = learner.own_head() if watch.head is None else watch.head
+    if getattr(head, "on_images", False):
+        head.network(learner.backbone, watch.ways)
 
 
 class _Loop:
@@ -165,8 +185,9 @@ class _Loop:
         )
         step_function = self.devices.step(self.learner)
         with _stop_on_signals() as stopped, progress_bar(progress.step, self.total) as bar:
-            while progress.step < self.total and stopped.signal is None:
-                values = step_function(next(batches))
+            stop = False
+            while progress.step < self.total and not stop:
+                values, stop = step_function(next(batches), stopped.signal is not None)
                 progress.step += 1
                 progress.seconds = before + time.monotonic() - began
                 bar.update()
@@ -175,10 +196,12 @@ class _Loop:
                     self._end_epoch()
                 elif time.monotonic() - self.saved_at > 60 * self.plan.checkpoint_minutes:
                     self._save()
-            if stopped.signal is not None:
+                # One machine stops at once; several have to hear of it with the values of a step.
+                stop = stop or (self.devices.alone and stopped.signal is not None)
+            if stop:
                 self._save()
         self._write_results()
-        return stopped.signal if progress.step < self.total else None
+        return (stopped.signal or signal.SIGTERM) if progress.step < self.total else None
 
     def _log(self, values: dict[str, tf.Tensor], bar: Any) -> None:
         step, loss = self.progress.step, float(values["loss"])
