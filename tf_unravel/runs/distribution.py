@@ -113,7 +113,9 @@ class Devices:
 
         @tf.function
         def step(batch: Any, stop: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
-            values, wanted = self.strategy.run(lambda *data: (learner.train_step(data[0]), data[1]), (batch, stop))
+            # The identity makes a value of every replica out of one tensor: what is not cannot be added up.
+            both = lambda batch, stop: (learner.train_step(batch), tf.identity(stop))  # noqa: E731
+            values, wanted = self.strategy.run(both, (batch, stop))
             mean = {name: self.strategy.reduce("MEAN", value, axis=None) for name, value in values.items()}
             return mean, self.strategy.reduce("SUM", wanted, axis=None)
 
@@ -134,7 +136,7 @@ class Devices:
 
         @tf.function
         def sums(value: tf.Tensor) -> list[tf.Tensor]:
-            each = self.strategy.run(lambda x: (x, x * x), (value,))
+            each = self.strategy.run(lambda x: (tf.identity(x), x * x), (value,))
             return [self.strategy.reduce("SUM", x, axis=None) for x in each]
 
         total, squares = (float(x) for x in sums(tf.constant(float(step), tf.float64)))
