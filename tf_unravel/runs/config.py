@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import logging
 import pathlib
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -177,8 +178,9 @@ def _find(name: str) -> str:
     for candidate in (pathlib.Path(name), bundled, bundled.with_suffix(".gin")):
         if candidate.is_file():
             return str(candidate)
-    known = sorted(f"gin/{path.relative_to(gin_folder())}" for path in gin_folder().glob("run/*.gin"))
-    raise ConfigError(f"--gin_file {name}: no such file. Runs that come with the package: {', '.join(known)}")
+    folder = bundled.parent.name if bundled.parent.is_dir() else "run"
+    known = sorted(f"gin/{path.relative_to(gin_folder())}" for path in gin_folder().glob(f"{folder}/*.gin"))
+    raise ConfigError(f"--gin_file {name}: no such file. With the package come: {', '.join(known)}")
 
 
 def parse(files: Sequence[str] = (), bindings: Sequence[str] = (), text: str = "") -> str:
@@ -201,7 +203,9 @@ def parse(files: Sequence[str] = (), bindings: Sequence[str] = (), text: str = "
         with _quiet_search():
             if text:
                 gin.parse_config(text)
-            gin.parse_config_files_and_bindings([_find(name) for name in files], list(bindings), finalize_config=False)
+            gin.parse_config_files_and_bindings([_find(name) for name in files], [], finalize_config=False)
+            for binding in bindings:
+                _bind(binding)
             _make_root_absolute()
             gin.finalize()
     except (ValueError, SyntaxError, TypeError, AttributeError, OSError, KeyError) as error:
@@ -209,6 +213,15 @@ def parse(files: Sequence[str] = (), bindings: Sequence[str] = (), text: str = "
             raise
         raise ConfigError(f"the configuration cannot be read: {one_line(error)}") from error
     return gin.config_str()
+
+
+def _bind(binding: str) -> None:
+    """One --gin_bindings line; an error names it."""
+    try:
+        gin.parse_config(binding)
+    except (ValueError, SyntaxError, TypeError, AttributeError, KeyError) as error:
+        advice = "text needs quotes, such as load.root = 'folder'"
+        raise ConfigError(f"--gin_bindings {binding!r} cannot be read: {one_line(error)} ({advice})") from error
 
 
 def _make_root_absolute() -> None:
@@ -231,6 +244,11 @@ def plan() -> Plan:
         raise ConfigError(one_line(error)) from error
     except (TypeError, RuntimeError, ValueError) as error:
         line = one_line(error)
+        missing = re.search(r"Plan\.__init__\(\) missing .*?: (.*?)(?: No values|$)", line)
+        if missing:
+            names = ", ".join(f"run.{name}" for name in re.findall(r"'(\w+)'", missing[1]))
+            advice = "give --gin_file gin/run/..., or add --gin_bindings, such as --gin_bindings 'run.epochs = 30'"
+            raise ConfigError(f"the configuration does not say {names}; {advice}") from error
         raise ConfigError(f"the configuration does not describe a run (give --gin_file gin/run/...): {line}") from error
 
 
