@@ -5,7 +5,6 @@ import dataclasses
 import functools
 import logging
 import pathlib
-import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -232,23 +231,28 @@ def _make_root_absolute() -> None:
             gin.bind_parameter("load.root", str(pathlib.Path(root).expanduser().absolute()))
 
 
+def _required(field: dataclasses.Field) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
 def plan() -> Plan:
     """The plan of the configuration last parsed.
 
     Raises:
         ConfigError: a part of it is missing or does not fit.
     """
+    given = gin.get_bindings("run", resolve_references=False)
+    required = [field.name for field in dataclasses.fields(Plan) if _required(field)]
+    missing = [f"run.{name}" for name in required if name not in given]
+    if missing:
+        advice = "give --gin_file gin/run/..., or add --gin_bindings, such as --gin_bindings 'run.epochs = 30'"
+        raise ConfigError(f"the configuration does not say {', '.join(missing)}; {advice}")
     try:
         return Plan()
     except ConfigError as error:
         raise ConfigError(one_line(error)) from error
     except (TypeError, RuntimeError, ValueError) as error:
         line = one_line(error)
-        missing = re.search(r"Plan\.__init__\(\) missing .*?: (.*?)(?: No values|$)", line)
-        if missing:
-            names = ", ".join(f"run.{name}" for name in re.findall(r"'(\w+)'", missing[1]))
-            advice = "give --gin_file gin/run/..., or add --gin_bindings, such as --gin_bindings 'run.epochs = 30'"
-            raise ConfigError(f"the configuration does not say {names}; {advice}") from error
         raise ConfigError(f"the configuration does not describe a run (give --gin_file gin/run/...): {line}") from error
 
 

@@ -170,6 +170,7 @@ class _Loop:
                 self._log(values, bar)
                 if progress.step % self.steps_per_epoch == 0:
                     self._end_epoch()
+                    self.logged = progress.step, time.monotonic()  # validation is not training speed
                 elif time.monotonic() - self.saved_at > 60 * self.plan.checkpoint_minutes:
                     self._save()
             if stopped.signal is not None:
