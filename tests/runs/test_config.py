@@ -83,9 +83,12 @@ def _tiny():
 @pytest.mark.parametrize(
     ("files", "bindings", "message"),
     [
-        (["gin/run/absent.gin"], [], "--gin_file gin/run/absent.gin: no such file. Runs that come with"),
+        (["gin/run/absent.gin"], [], "--gin_file gin/run/absent.gin: no such file. With the package come: gin/run/c"),
         (["gin/run/demo_classical.gin"], ["run.epoch = 3"], "epoch"),
+        (["gin/data/image_folders.gin"], [], "no such file. With the package come: gin/data/"),
         (["gin/run/demo_classical.gin"], ["run.epochs = = 3"], "cannot be read"),
+        (["gin/run/demo_classical.gin"], ["load.root = /a/b"], "load.root = /a/b' cannot be read.*needs quotes"),
+        (["gin/data/glyphs.gin", "gin/backbone/conv4.gin", "gin/learner/classical.gin"], [], "say run.epochs; give"),
         (["gin/run/demo_classical.gin"], ["run.learner = @Unknown"], "Unknown"),
         (["gin/run/demo_classical.gin"], ["run.epochs = '3'"], "Received: '3'"),
         (["gin/run/demo_classical.gin"], ["run.backbone = @sgd"], "does not fit"),

@@ -192,5 +192,7 @@ def draw(
         panel.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("second LDA component")
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    one_row = sum(len(label) + 5 for label in labels) <= 34 * len(panels)  # about what a panel's width holds
+    columns = len(labels) if one_row else 1
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
     return figure

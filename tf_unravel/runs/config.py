@@ -152,8 +152,9 @@ def _find(name: str) -> str:
     for candidate in (pathlib.Path(name), bundled, bundled.with_suffix(".gin")):
         if candidate.is_file():
             return str(candidate)
-    known = sorted(f"gin/{path.relative_to(gin_folder())}" for path in gin_folder().glob("run/*.gin"))
-    raise ConfigError(f"--gin_file {name}: no such file. Runs that come with the package: {', '.join(known)}")
+    folder = bundled.parent.name if bundled.parent.is_dir() else "run"
+    known = sorted(f"gin/{path.relative_to(gin_folder())}" for path in gin_folder().glob(f"{folder}/*.gin"))
+    raise ConfigError(f"--gin_file {name}: no such file. With the package come: {', '.join(known)}")
 
 
 registry.register()
@@ -179,7 +180,9 @@ def parse(files: Sequence[str] = (), bindings: Sequence[str] = (), text: str = "
         with _quiet_search():
             if text:
                 gin.parse_config(text)
-            gin.parse_config_files_and_bindings([_find(name) for name in files], list(bindings), finalize_config=False)
+            gin.parse_config_files_and_bindings([_find(name) for name in files], [], finalize_config=False)
+            for binding in bindings:
+                _bind(binding)
             _make_root_absolute()
             gin.finalize()
     except (ValueError, SyntaxError, TypeError, AttributeError, OSError, KeyError) as error:
@@ -187,6 +190,15 @@ def parse(files: Sequence[str] = (), bindings: Sequence[str] = (), text: str = "
             raise
         raise ConfigError(f"the configuration cannot be read: {one_line(error)}") from error
     return gin.config_str()
+
+
+def _bind(binding: str) -> None:
+    """One --gin_bindings line; an error names it."""
+    try:
+        gin.parse_config(binding)
+    except (ValueError, SyntaxError, TypeError, AttributeError, KeyError) as error:
+        advice = "text needs quotes, such as load.root = 'folder'"
+        raise ConfigError(f"--gin_bindings {binding!r} cannot be read: {one_line(error)} ({advice})") from error
 
 
 def _make_root_absolute() -> None:
@@ -197,12 +209,22 @@ def _make_root_absolute() -> None:
             gin.bind_parameter("load.root", str(pathlib.Path(root).expanduser().absolute()))
 
 
+def _required(field: dataclasses.Field) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
 def plan() -> Plan:
     """The plan of the configuration last parsed.
 
     Raises:
         ConfigError: a part of it is missing or does not fit.
     """
+    given = gin.get_bindings("run", resolve_references=False)
+    required = [field.name for field in dataclasses.fields(Plan) if _required(field)]
+    missing = [f"run.{name}" for name in required if name not in given]
+    if missing:
+        advice = "give --gin_file gin/run/..., or add --gin_bindings, such as --gin_bindings 'run.epochs = 30'"
+        raise ConfigError(f"the configuration does not say {', '.join(missing)}; {advice}")
     try:
         return Plan()
     except ConfigError as error:

@@ -83,10 +83,11 @@ class RunFolder:
         if before != text:
             old, new = set(before.splitlines()), set(text.splitlines())
             first = next((line for line in sorted(old ^ new) if not line.startswith("#")), "the order of its lines")
-            side = "was" if first in old else "is now"
+            name = first.split("=")[0]
+            sides = [next((line.strip() for line in side if line.startswith(name)), "nothing") for side in (old, new)]
             raise ConfigError(
-                f"--run_dir {self.path} holds a run of another configuration ({side}: {first.strip()}); "
-                "choose another folder, or delete this one"
+                f"--run_dir {self.path} holds a run of another configuration "
+                f"(was: {sides[0]}; is now: {sides[1]}); choose another folder, or delete this one"
             )
 
     def read_config(self) -> str:

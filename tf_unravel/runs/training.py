@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import math
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -74,7 +75,8 @@ class Outcome:
         progress = self.progress
         if progress.step < self.total:
             return f"stopped after step {progress.step} of {self.total}; the same command goes on from there"
-        best = f"; best validation accuracy {100 * progress.best:.2f} % at step {progress.best_step}"
+        accuracy = f"{100 * progress.best:.2f} % (mean over its shots)"
+        best = f"; best validation accuracy {accuracy} at step {progress.best_step}"
         return (
             f"{self.folder.path}: {self.total} steps in {progress.seconds:.0f} s"
             f"{best if progress.validations else ''}"
@@ -177,6 +179,7 @@ class _Loop:
         self.steps_per_epoch, self.progress, self.logs = steps_per_epoch, progress, logs
         self.total = plan.epochs * steps_per_epoch
         self.saved_at = time.monotonic()
+        self.logged = 0, self.saved_at  # the last step of this start that was logged, and when
 
     def run(self) -> int | None:
         progress, began, before = self.progress, time.monotonic(), self.progress.seconds
@@ -185,6 +188,7 @@ class _Loop:
         )
         step_function = self.devices.step(self.learner)
         with _stop_on_signals() as stopped, progress_bar(progress.step, self.total) as bar:
+            bar.write(self._begins(), file=sys.stderr)
             stop = False
             while progress.step < self.total and not stop:
                 values, stop = step_function(next(batches), stopped.signal is not None)
@@ -194,6 +198,7 @@ class _Loop:
                 self._log(values, bar)
                 if progress.step % self.steps_per_epoch == 0:
                     self._end_epoch()
+                    self.logged = progress.step, time.monotonic()  # validation is not training speed
                 elif time.monotonic() - self.saved_at > 60 * self.plan.checkpoint_minutes:
                     self._save()
                 # One machine stops at once; several have to hear of it with the values of a step.
@@ -203,16 +208,26 @@ class _Loop:
         self._write_results()
         return (stopped.signal or signal.SIGTERM) if progress.step < self.total else None
 
+    def _begins(self) -> str:
+        """What is trained on, and from where."""
+        sizes = "; ".join(
+            f"{name}: {len(split.images):,} images of {split.num_classes} classes"
+            for name, split in self.splits.items()
+        )
+        return f"{sizes}; {f'going on from step {self.progress.step}' if self.progress.step else 'from the start'}"
+
     def _log(self, values: dict[str, tf.Tensor], bar: Any) -> None:
         step, loss = self.progress.step, float(values["loss"])
         if not math.isfinite(loss):
             self._diverged(f"the loss is {loss}")
-        if step % _LOG_EVERY and step % self.steps_per_epoch and step > 1:
+        first = self.logged[0] == 0
+        if step % _LOG_EVERY and step % self.steps_per_epoch and not first:
             return
         scalars = {f"train/{name}": float(value) for name, value in values.items()}
-        rate = bar.format_dict["rate"]
-        if rate:
-            images = rate * self.plan.batches.batch_size
+        last_step, last_time = self.logged
+        self.logged = step, time.monotonic()
+        if step > last_step > 0:  # the first step of a start is mostly tracing
+            images = (step - last_step) * self.plan.batches.batch_size / (self.logged[1] - last_time)
             scalars["train/images_per_second"] = images
             bar.set_postfix_str(f"{images:.0f} images/s, loss {loss:.3f}", refresh=False)
         scalars["train/learning_rate"] = float(self.learner.optimizer.learning_rate)
