@@ -59,8 +59,8 @@ def _parser() -> argparse.ArgumentParser:
                              help="one run or several, separated by commas (repeatable)")
         reading.add_argument("--gin_bindings", action="append", default=[], help="changes the runs' configuration")
         reading.add_argument("--split", default="test", choices=("train", "val", "test"), help="default: test")
-        reading.add_argument("--checkpoint", default="best", choices=("best", "last"),
-                             help="the best by validation (default), or the last")
+        reading.add_argument("--checkpoint", default="best", choices=("best", "last", "initial"),
+                             help="the best by validation (default), the last, or the untrained weights")
         reading.add_argument("--seed", type=int, default=0, help="of the tasks or pairs that are drawn; default 0")
         reading.add_argument("--out", help="a folder for the tables of several runs; default: the first run's")
         if name == "evaluate":

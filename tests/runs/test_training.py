@@ -190,6 +190,15 @@ def test_a_second_process_is_refused(finished, photographs):
         train(photographs, finished[0])
 
 
+def test_the_initial_weights_can_be_read_back(finished):
+    folder, plan = finished[0], runs.FinishedRun(finished[0]).plan
+    initial = runs.FinishedRun(folder, checkpoint="initial")
+    fresh = plan.build(runs.RunFolder(folder).data_facts())
+    assert initial.step == 0
+    for expected, got in zip(fresh.variables, initial.learner.variables, strict=True):
+        np.testing.assert_array_equal(expected, got)
+
+
 def test_non_finite_loss_names_the_step_and_the_last_checkpoint(photographs, tmp_path):
     with pytest.raises(TrainingDiverged, match=r"the loss is (nan|inf) at step \d+; there is no checkpoint yet"):
         train(photographs, tmp_path / "run", "sgd.rates = (1e30,)")

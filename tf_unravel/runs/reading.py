@@ -17,7 +17,7 @@ class FinishedRun:
     Args:
         run_dir: the run's folder.
         bindings: gin bindings that change it for this reading, such as another `load.root`.
-        checkpoint: "best" (by validation) or "last".
+        checkpoint: "best" (by validation), "last", or "initial" for the weights that training began with.
 
     Raises:
         ConfigError: no run is there, or it has no checkpoint yet.
@@ -32,7 +32,7 @@ class FinishedRun:
 
     @property
     def backbone(self) -> keras.Model:
-        """The trained extractor."""
+        """The extractor."""
         return self.learner.backbone
 
     def split(self, name: str) -> data.ClassImages:
@@ -41,6 +41,8 @@ class FinishedRun:
 
     def _restore(self, checkpoint: str) -> int:
         checkpoints = self.folder.checkpoints
+        if checkpoint == "initial":
+            return 0
         if checkpoint == "best" and checkpoints.best.exists():
             try:
                 return checkpoints.restore(checkpoints.best, self.learner)["step"]

@@ -23,7 +23,7 @@ class Reading:
     Args:
         run_dirs: folders of runs.
         split: "train", "val" or "test".
-        checkpoint: "best" or "last".
+        checkpoint: "best", "last" or "initial".
         bindings: gin bindings that change the runs' configuration.
         out: folder for what compares several runs; None for the first run's.
     """
