@@ -12,6 +12,7 @@ import time
 import numpy as np
 import pytest
 
+from tests.runs import test_every_learner
 from tests.runs.test_training import bindings, weights
 
 pytestmark = pytest.mark.long
@@ -27,20 +28,22 @@ def free_ports(count):
     return ports
 
 
-def command(photographs, run_dir, strategy):
-    files = ("data/image_folder.gin", "backbone/conv4.gin", "learner/feature_clustering.gin")
+def command(photographs, run_dir, strategy, learner="feature_clustering"):
+    files = ("data/image_folder.gin", "backbone/conv4.gin", f"learner/{learner}.gin")
     lines = bindings(photographs, "run.epochs = 4")
+    if learner != "feature_clustering":
+        lines = [f"load.root = '{photographs}'", *test_every_learner.BINDINGS]
     return [sys.executable, "-m", "tf_unravel.cli", "train", f"--run_dir={run_dir}", f"--strategy={strategy}",
             *(f"--gin_file={name}" for name in files), *(f"--gin_bindings={line}" for line in lines)]
 
 
-def start_workers(photographs, run_dir):
+def start_workers(photographs, run_dir, learner="feature_clustering"):
     addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
     workers = []
     for index in range(2):
         cluster = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
         environment = {**os.environ, "TF_CONFIG": json.dumps(cluster), "CUDA_VISIBLE_DEVICES": "-1"}
-        workers.append(subprocess.Popen(command(photographs, run_dir, "multi_worker"), env=environment,
+        workers.append(subprocess.Popen(command(photographs, run_dir, "multi_worker", learner), env=environment,
                                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
     return workers
 
@@ -57,16 +60,20 @@ def close(one, other):
         np.testing.assert_allclose(value, other[name], rtol=1e-3, atol=1e-4)
 
 
-@pytest.fixture(scope="module")
-def alone(photographs, tmp_path_factory):
-    run_dir = tmp_path_factory.mktemp("alone") / "run"
-    subprocess.run(command(photographs, run_dir, "one"), check=True, capture_output=True, timeout=300)
+def trained_alone(photographs, run_dir, learner="feature_clustering"):
+    subprocess.run(command(photographs, run_dir, "one", learner), check=True, capture_output=True, timeout=300)
     return run_dir
 
 
-def test_two_workers_train_what_one_trains(photographs, tmp_path, alone):
-    finish(start_workers(photographs, tmp_path / "run"))
-    close(weights(alone), weights(tmp_path / "run"))
+@pytest.fixture(scope="module")
+def alone(photographs, tmp_path_factory):
+    return trained_alone(photographs, tmp_path_factory.mktemp("alone") / "run")
+
+
+@pytest.mark.parametrize("learner", ["feature_clustering", *test_every_learner.EACH_KIND])
+def test_two_workers_train_what_one_trains(photographs, tmp_path, learner):
+    finish(start_workers(photographs, tmp_path / "run", learner))
+    close(weights(trained_alone(photographs, tmp_path / "alone", learner)), weights(tmp_path / "run"))
     assert (tmp_path / "run" / "results.json").exists()
     assert not (tmp_path / "run" / "worker-1" / "checkpoints").exists()
 
