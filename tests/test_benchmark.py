@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -122,6 +124,14 @@ def test_unknown_part_is_refused_before_anything_is_written(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_peak_memory_is_that_of_the_process_alone():
+    """Not of the one that starts it, which here holds more than such a small process ever will."""
+    ballast = np.ones(3 << 27)  # 3 GiB
+    code = "from tf_unravel.benchmark.many_tasks_process import peak_bytes; print(peak_bytes())"
+    done = subprocess.run([sys.executable, "-c", code], env=child.environment(), capture_output=True, text=True)
+    assert 1 << 27 < int(done.stdout.splitlines()[-1]) < ballast.nbytes / 2
+
+
 def test_a_failing_process_is_named():
     with pytest.raises(ChildProcessError, match="python -m tf_unravel.nothing failed with status 1: .*No module named"):
         child.run_module("tf_unravel.nothing")
@@ -140,9 +150,12 @@ EXPECTED = {  # what a part must have measured: beginnings of its lines
     "meta": [
         *["MAML meta-step, second order, 16x16, 1-shot"] * 2, *["MAML meta-step, first order, 16x16, 1-shot"] * 2,
         "Reptile meta-step, 16x16", "Reptile meta-step, 16x16, with weight clustering",
-        *(f"episodic step, r2d2, 16x16, {name}" for name in ("prototypes", "ridge", "svm")), "fine-tuning, 3 steps",
+        "episodic step, r2d2, 16x16, prototypes", "prototypes alone", "episodic step, r2d2, 16x16, ridge",
+        "ridge alone", "episodic step, r2d2, 16x16, svm", "svm alone", "fine-tuning, 3 steps", "100,000 tasks",
     ],
-    "start": ["`tf-unravel train` to its first step"],
+    "memory": ["MAML second order, 16x16, 1-shot, 2 tasks: peak", "MAML second order, 16x16, 1-shot, 2 tasks, remat",
+               "MAML second order, 16x16, 1-shot, 2 tasks, rematerialized"],
+    "start": ["`tf-unravel train` to its first step"] * 2,
 }
 
 

@@ -60,6 +60,25 @@ def algorithm_2(theta, images, targets, optimizer, coefficient, outer, second=No
     return [w + outer * (m - w) for w, m in zip(theta, mean, strict=True)], second
 
 
+def test_the_size_of_the_pull_is_reported():
+    """From the same weights nothing pulls; afterwards by SGD at one rate, in NumPy."""
+    images, targets = quadratic_tasks()
+    learner = quadratic_learner(inner_optimizer=heads.SGD(0.2), weight_clustering=0.4)
+    theta = weights_of(learner)
+    tasks, sizes = [[w.copy() for w in theta] for _ in images], np.zeros(2)
+    for j in range(3):
+        mean = np.mean([task[0] for task in tasks], axis=0)
+        for p, task in enumerate(tasks):
+            gradient = task_gradient(task, images[p, j], targets[p, j])
+            pull = 0.4 * (task[0] - mean) / np.sum(mean**2, axis=0)
+            sizes += sum((g**2).sum() for g in gradient), (pull**2).sum()
+            task[0] -= 0.2 * (gradient[0] + pull)
+            task[1] -= 0.2 * gradient[1]
+    reported = learner.train_step((tf.constant(images), tf.constant(targets)))
+    np.testing.assert_allclose(reported["pull"], np.sqrt(sizes[1] / sizes[0]), rtol=1e-4)
+    assert "pull" not in quadratic_learner().train_step((tf.constant(images), tf.constant(targets)))
+
+
 @pytest.mark.parametrize("coefficient", [0.0, 0.4])
 @pytest.mark.parametrize("optimizer", [heads.SGD(0.2), heads.Adam(0.05)], ids=["sgd", "adam"])
 def test_three_meta_steps_are_algorithm_2(optimizer, coefficient):

@@ -20,6 +20,7 @@ from tf_unravel.benchmark import (
     classical_step,
     machine,
     many_tasks,
+    meta_memory,
     meta_steps,
     regularizer_cost,
     sampling,
@@ -36,6 +37,7 @@ PARTS: dict[str, ModuleType] = {
     "many_tasks": many_tasks,
     "sampling": sampling,
     "meta": meta_steps,
+    "memory": meta_memory,
     "start": start,
 }
 

@@ -2,8 +2,9 @@
 
 maml        a meta-step of 4 tasks, 5-way, 15 queries, 5 inner steps, conv4-32, second and first order
 reptile     a meta-step of 5 tasks, 8 inner steps of 10 images; weight clustering beside plain
-episodic    a step of 8 episodes, 5-way 5-shot, 6 queries, r2d2, under each head
-fine-tune   tasks adapted by 50 steps of 5 images, queries normalised one by one (Table 5's evaluation)
+episodic    a step of 8 episodes, 5-way 5-shot, 6 queries, r2d2, under each head; and each head alone
+fine-tune   tasks adapted by 50 steps of 5 images, queries normalised one by one (Table 5's evaluation); and how long
+            100,000 such tasks would take by `evaluate`, from a few hundred
 
 Ours is the step of a run, as one graph, on images in memory; normalisation of the pixels included.
 """
@@ -17,11 +18,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_unravel import backbones, heads, learners
+from tf_unravel import backbones, data, heads, learners
 from tf_unravel.benchmark import peers, published
 from tf_unravel.benchmark.measurement import Measurement, Target
 from tf_unravel.benchmark.timing import Work, interleaved
 from tf_unravel.data.sampling import Episode
+from tf_unravel.evaluation import evaluate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Sizes:
         r2d2_filters: of the episodic network.
         episodes: in an episodic batch.
         fine_tune_tasks, fine_tune_queries, fine_tune_steps: of the evaluation.
+        evaluated_tasks: from how many tasks the time of 100,000 is projected.
         rounds: of interleaved repeats.
         parts: which of the four.
     """
@@ -51,12 +54,13 @@ class Sizes:
     fine_tune_tasks: int = 4
     fine_tune_queries: int = 1
     fine_tune_steps: int = 50
+    evaluated_tasks: int = 300
     rounds: int = 5
     parts: Sequence[str] = ("maml", "reptile", "episodic", "fine-tune")
 
 
 FULL = Sizes()
-QUICK = Sizes((16,), (1,), 1, 2, 4, (4, 4, 4, 4), 2, 2, 1, 3, 2)
+QUICK = Sizes((16,), (1,), 1, 2, 4, (4, 4, 4, 4), 2, 2, 1, 3, 4, 2)
 WAYS = 5
 
 
@@ -84,7 +88,8 @@ def _conv4(sizes: Sizes, side: int) -> keras.Model:
     return backbones.conv4((side, side, 3), filters=sizes.filters, use_bias=True)
 
 
-def _step_of(learner: learners.Learner, optimizer: Any, batch: Any) -> Callable[[], float]:
+def step_of(learner: learners.Learner, optimizer: Any, batch: Any) -> Callable[[], float]:
+    """A training step on one batch, as one graph; returns the loss."""
     learner.compile(optimizer=optimizer)
     learner.optimizer.build(learner.trainable_variables)
     step = tf.function(lambda data: learner.train_step(data))
@@ -92,15 +97,14 @@ def _step_of(learner: learners.Learner, optimizer: Any, batch: Any) -> Callable[
     return lambda: float(step(batch)["loss"])
 
 
-def _compared(
-    works: dict[str, Work], sizes: Sizes, what: str, unit: str, targets: dict[str, tuple[str, float | None]]
-) -> Iterator[Measurement]:
-    """One measurement for each peer of `targets` (work -> (name, target)); without PyTorch ours stands alone."""
-    rates = interleaved(works, sizes.rounds)
-    for peer, (name, bound) in targets.items():
-        there = peer in rates
-        yield Measurement(what, unit, rates["ours"], rates.get(peer, ()), name if there else peers.MISSING,
-                          Target(bound) if bound else None, "" if there else peers.NOTE)
+def _beside(
+    peer: str, rates: dict[str, tuple[float, ...]], what: str, unit: str, name: str, bound: float | None
+) -> Measurement:
+    """Ours beside a peer of the same rounds; without PyTorch ours stands alone."""
+    note = ""
+    if peer not in rates:
+        name, note = ("no qpth", peers.QPTH_NOTE) if peers.peer("meta") else (peers.MISSING, peers.NOTE)
+    return Measurement(what, unit, rates["ours"], rates.get(peer, ()), name, Target(bound) if bound else None, note)
 
 
 def _maml(sizes: Sizes) -> Iterator[Measurement]:
@@ -111,19 +115,19 @@ def _maml(sizes: Sizes) -> Iterator[Measurement]:
             for shots in sizes.shots:
                 episodes = random_episodes(sizes.tasks, side, shots, sizes.queries)
                 learner = learners.MAML(_conv4(sizes, side), WAYS, 5, 0.01, first_order=first_order)
-                works = {"ours": Work(_step_of(learner, keras.optimizers.Adam(1e-3), episodes))}
+                works = {"ours": Work(step_of(learner, keras.optimizers.Adam(1e-3), episodes))}
                 if torch_meta:
                     for by in ("loop", "vmap"):
                         network = torch_meta.Conv4WithHead(sizes.filters, side, WAYS)
                         works[by] = Work(torch_meta.maml_step(network, episodes, 5, 0.01, first_order, by))
                 what = f"MAML meta-step, {order} order, {side}x{side}, {shots}-shot"
-                targets = {"loop": ("PyTorch, loop over tasks", None), "vmap": ("PyTorch, vmap", 1.0)}
-                yield from _compared(works, sizes, what, "steps/s", targets)
+                rates = interleaved(works, sizes.rounds)
+                yield _beside("loop", rates, what, "steps/s", "PyTorch, loop over tasks", None)
+                yield _beside("vmap", rates, what, "steps/s", "PyTorch, vmap", 1.0)
                 seconds = published.META_STEP_SECONDS.get((f"MAML {order} order", side, shots))
                 if seconds:
-                    rates = interleaved({"ours": works["ours"]}, sizes.rounds, warm_up=0)["ours"]
-                    yield Measurement(what, "steps/s", rates, (1 / seconds,), f"learn2learn ({published.NAME})",
-                                      Target(2.0), published.NOTE)
+                    yield Measurement(what, "steps/s", rates["ours"], (1 / seconds,),
+                                      f"learn2learn ({published.NAME})", Target(2.0), published.NOTE)
 
 
 def _reptile(sizes: Sizes) -> Iterator[Measurement]:
@@ -135,7 +139,7 @@ def _reptile(sizes: Sizes) -> Iterator[Measurement]:
         works = {}
         for name, coefficient in (("ours", 0.0), ("clustered", 5e-5)):
             learner = learners.Reptile(_conv4(sizes, side), WAYS, 8, 10, weight_clustering=coefficient)
-            works[name] = Work(_step_of(learner, keras.optimizers.SGD(0.5), (images, labels)))
+            works[name] = Work(step_of(learner, keras.optimizers.SGD(0.5), (images, labels)))
         if torch_meta:
             network = torch_meta.Conv4WithHead(sizes.filters, side, WAYS)
             works["loop"] = Work(torch_meta.reptile_step(network, images, labels))
@@ -154,15 +158,37 @@ def _episodic(sizes: Sizes) -> Iterator[Measurement]:
     for head, name in ((heads.Prototypes(True), "prototypes"), (heads.Ridge(), "ridge"), (heads.SVM(), "svm")):
         backbone = backbones.r2d2((side, side, 3), filters=sizes.r2d2_filters)
         learner = learners.Episodic(backbone, head, weight_decay=5e-4)
-        works = {"ours": Work(_step_of(learner, learners.sgd(1, 0.01), episodes))}
+        works = {"ours": Work(step_of(learner, learners.sgd(1, 0.01), episodes))}
+        works["alone"] = _alone(head, sizes.episodes, backbone.output_shape[1])
         if torch_meta and (name != "svm" or torch_heads.has_qpth()):
             torch_head = getattr(torch_heads, name)
             if name == "svm":
                 torch_head = functools.partial(torch_head, iterations=15)
             network = networks.R2D2(sizes.r2d2_filters)
             works["torch"] = Work(torch_meta.episodic_step(network, torch_head, episodes, WAYS))
-        targets = {"torch": ("PyTorch channels_last", 1.0)}
-        yield from _compared(works, sizes, f"episodic step, r2d2, {side}x{side}, {name}", "steps/s", targets)
+        what, rates = f"episodic step, r2d2, {side}x{side}, {name}", interleaved(works, sizes.rounds)
+        yield _beside("torch", rates, what, "steps/s", "PyTorch channels_last", 1.0)
+        step, alone = (tuple(1e3 / rate for rate in rates[key]) for key in ("ours", "alone"))
+        target = Target(0.05, at_least=False) if name == "svm" else None
+        yield Measurement(f"{name} alone, forward and backward", "ms", alone, step, "the whole step", target)
+
+
+def _alone(head: Any, episodes: int, dimension: int, count: int = 10) -> Work:
+    """The head and its gradients by support and query features, on features of the step's size."""
+    rng, labels = np.random.default_rng(0), np.repeat(np.arange(WAYS, dtype=np.int32), 5)
+    support, query = (
+        tf.constant(rng.standard_normal((episodes, size, dimension), np.float32)) for size in (WAYS * 5, WAYS * 6)
+    )
+    labels = tf.constant(np.tile(labels, (episodes, 1)))
+
+    @tf.function
+    def gradients(support: tf.Tensor, query: tf.Tensor) -> list[tf.Tensor]:
+        with tf.GradientTape() as tape:
+            tape.watch([support, query])
+            logits = head(support, labels, query, WAYS)
+        return tape.gradient(logits, [support, query])
+
+    return Work(lambda: [gradients(support, query)[0].numpy() for _ in range(count)], count)
 
 
 def _fine_tune(sizes: Sizes) -> Iterator[Measurement]:
@@ -178,4 +204,19 @@ def _fine_tune(sizes: Sizes) -> Iterator[Measurement]:
         run = torch_meta.fine_tune(network, episodes, sizes.fine_tune_steps, 5)
         works["loop"] = Work(run, sizes.fine_tune_tasks)
     what = f"fine-tuning, {sizes.fine_tune_steps} steps of 5 images, {side}x{side}, 1-shot"
-    yield from _compared(works, sizes, what, "tasks/s", {"loop": ("PyTorch loop", 2.0)})
+    yield _beside("loop", interleaved(works, sizes.rounds), what, "tasks/s", "PyTorch loop", 2.0)
+    yield _projected(backbone, head, sizes)
+
+
+def _projected(backbone: keras.Model, head: heads.FineTune, sizes: Sizes) -> Measurement:
+    """Hours for 100,000 tasks by `evaluate`, from fewer; the first call, which traces, is left out."""
+    rng, side = np.random.default_rng(0), max(sizes.sides)
+    images = rng.integers(0, 256, (200, side, side, 3), np.uint8)
+    split = data.ClassImages(images, np.repeat(np.arange(10), 20), tuple("abcdefghij"), "random")
+
+    def run() -> None:
+        evaluate(backbone, head, split, WAYS, 1, sizes.fine_tune_queries, sizes.evaluated_tasks)
+
+    tasks_per_second = interleaved({"ours": Work(run, sizes.evaluated_tasks)}, rounds=1)["ours"]
+    what = f"100,000 tasks of fine-tuning, {side}x{side}, 1-shot, projected from {sizes.evaluated_tasks}"
+    return Measurement(what, "hours", tuple(100_000 / rate / 3600 for rate in tasks_per_second))

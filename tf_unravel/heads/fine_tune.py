@@ -17,7 +17,7 @@ next as Reptile's do; a batch of the whole set needs no order. Degenerate case: 
 """
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -40,6 +40,20 @@ def batch_orders(steps: int, batch_size: int, examples: int, seed: tf.Tensor) ->
     rounds = -(-steps * batch_size // examples)
     orders = tf.argsort(tf.random.stateless_uniform([rounds, examples], seed, alg="philox"), axis=1)
     return tf.reshape(tf.reshape(orders, [-1])[: steps * batch_size], [steps, batch_size])
+
+
+class Start(NamedTuple):
+    """What an inner loop starts from.
+
+    Attributes:
+        weights: as `Network.weights`.
+        state: as `Network.state`.
+        moments: what the optimizer remembers.
+    """
+
+    weights: Weights
+    state: Weights
+    moments: Moments
 
 
 class FineTune:
@@ -131,13 +145,20 @@ class FineTune:
             )
         return Network(backbone, ways, self.classifier)
 
+    def start(self, network: Network) -> Start:
+        """What every task starts from: the values that the network's variables have now."""
+        weights = network.weights
+        return Start(weights, network.state, self.moments() if self.moments else self.optimizer.start(weights))
+
     def adapt(
-        self, network: Network, images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor
+        self, network: Network, start: Start, images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor
     ) -> tuple[Weights, tf.Tensor]:
         """The inner loop on one task.
 
         Args:
-            network: the function and its starting weights.
+            network: the function.
+            start: see `start`. Read beforehand: a loop that reads variables is taken for one with side effects, and
+                then no two tasks run side by side.
             images: support [S, H, W, C].
             labels: integers [S].
             seed: int [2].
@@ -146,9 +167,8 @@ class FineTune:
             (adapted weights, loss [steps] of the batch of every step).
         """
         adapted, examples = network.adapted(self.adapted), images.shape[0]
-        weights = network.weights
-        moments = self.moments() if self.moments else self.optimizer.start(weights)
-        batch, state = min(self.batch_size or examples, examples), network.state
+        weights, state, moments = start
+        batch = min(self.batch_size or examples, examples)
         losses = tf.TensorArray(tf.float32, size=self.steps)
         orders = batch_orders(self.steps, batch, examples, seed) if self.batch_size else None
         for j in tf.range(self.steps):
@@ -167,10 +187,12 @@ class FineTune:
 
             @tf.function  # one trace for each size of the support set: its loop over batches needs to know it
             def run(support: tf.Tensor, labels: tf.Tensor, query: tf.Tensor, first_task: tf.Tensor) -> tf.Tensor:
+                start = self.start(network)
+
                 def one(task: tuple) -> tf.Tensor:
                     images, known, queries, number = task
-                    weights, _ = self.adapt(network, images, known, tf.stack([self.seed, number]))
-                    return query_logits(network, weights, images, queries, self.protocol)
+                    weights, _ = self.adapt(network, start, images, known, tf.stack([self.seed, number]))
+                    return query_logits(network, weights, start.state, images, queries, self.protocol)
 
                 numbers = first_task + tf.range(tf.shape(support)[0])
                 return tf.map_fn(

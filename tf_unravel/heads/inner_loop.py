@@ -250,12 +250,15 @@ PROTOCOLS = {
 }
 
 
-def query_logits(network: Network, weights: Weights, support: tf.Tensor, query: tf.Tensor, protocol: str) -> tf.Tensor:
+def query_logits(
+    network: Network, weights: Weights, state: Weights, support: tf.Tensor, query: tf.Tensor, protocol: str
+) -> tf.Tensor:
     """Logits of a task's queries by the adapted weights.
 
     Args:
         network: the function.
         weights: after the inner loop.
+        state: before it; "running" takes its statistics.
         support: images [S, H, W, C].
         query: images [Q, H, W, C].
         protocol: "transductive": MAML, Reptile with --transductive; "one_by_one": Reptile without; "support": one
@@ -270,25 +273,26 @@ def query_logits(network: Network, weights: Weights, support: tf.Tensor, query: 
     """
     if protocol not in PROTOCOLS:
         raise ValueError(f"batchnorm is one of {', '.join(PROTOCOLS)}. Received: {protocol!r}.")
+
     def alone(image: tf.Tensor) -> tf.Tensor:
-        return network.logits(weights, tf.concat([support, image[None]], axis=0))[0][-1]
+        return network.logits(weights, tf.concat([support, image[None]], axis=0), state)[0][-1]
 
     with nothing_dropped():
         if protocol == "transductive":
-            return network.logits(weights, query)[0]
+            return network.logits(weights, query, state)[0]
         if protocol == "one_by_one":
             return tf.map_fn(alone, query, fn_output_signature=tf.float32, parallel_iterations=2)
-        state = _statistics_of(network, weights, support) if protocol == "support" else None
+        state = _statistics_of(network, weights, state, support) if protocol == "support" else state
         return network.logits(weights, query, state, training=False)[0]
 
 
-def _statistics_of(network: Network, weights: Weights, images: tf.Tensor) -> Weights:
+def _statistics_of(network: Network, weights: Weights, state: Weights, images: tf.Tensor) -> Weights:
     """The state in which BatchNorm's running statistics are those of these images.
 
     A running statistic r becomes m r + (1 - m) b; from r = 0 the batch's b is what comes out, divided by 1 - m.
     """
     momenta = _momenta(network.model)
-    zeros = [s if m is None else tf.zeros_like(s) for s, m in zip(network.state, momenta, strict=True)]
+    zeros = [s if m is None else tf.zeros_like(s) for s, m in zip(state, momenta, strict=True)]
     _, state = network.logits(weights, images, zeros)
     return [s if m is None else s / (1.0 - m) for s, m in zip(state, momenta, strict=True)]
 

@@ -29,11 +29,14 @@ The inner optimizer is Adam with beta1 = 0, whose second moments and step count 
 code (they go on into the next task and into evaluation). The original runs its tasks one after the other; here they
 run in lockstep, every task from the same moments, and what is kept is the mean over the tasks.
 
+A step reports `travelled`, the mean squared distance of the tasks' weights from where they began, and with a penalty
+`pull`, its gradient's size relative to that of the loss, over tasks and inner steps.
+
 Degenerate cases: weight_clustering=0 is Reptile, bit for bit, and no mean is computed; m=1 has nothing to be pulled
 to. gamma=1 with m=1 and k steps is ordinary training on one task.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -63,6 +66,30 @@ def clustering_gradient(fast: Weights, means: Weights) -> Weights:
         return tf.math.divide_no_nan(weight - mean, size)
 
     return [of_one(weight, mean) for weight, mean in zip(fast, means, strict=True)]
+
+
+def _squared(tensors: Weights) -> tf.Tensor:
+    """The sum of the squares of all numbers in some tensors, in float32."""
+    return tf.add_n([tf.reduce_sum(tf.square(tf.cast(tensor, tf.float32))) for tensor in tensors])
+
+
+class InnerLoop(NamedTuple):
+    """Where the tasks of a batch arrive.
+
+    Attributes:
+        weights: tensors [T, ...].
+        moments: second moments [T, ...] and the number of steps.
+        losses: [T] of every step.
+        states: [T, ...]: running statistics after the first step, by the weights that are not adapted, and counters
+            after the last.
+        sizes: for every step with a penalty, [2]: squared norms of the gradients of loss and penalty, over all tasks.
+    """
+
+    weights: Weights
+    moments: Moments
+    losses: list[tf.Tensor]
+    states: Weights
+    sizes: list[tf.Tensor]
 
 
 @keras.saving.register_keras_serializable(package="tf_unravel")
@@ -115,6 +142,8 @@ class Reptile(Learner):
         weight_decay: float = 0.0,
         **kwargs: Any,
     ):
+        if weight_clustering:
+            self.tracked = (*self.tracked, "pull")
         super().__init__(backbone, weight_decay, **kwargs)
         if ways < 2 or inner_steps < 1 or inner_batch < 1 or weight_clustering < 0:
             raise ValueError(
@@ -164,7 +193,7 @@ class Reptile(Learner):
             one, (fast, images, labels, states), fn_output_signature=specs, parallel_iterations=self.parallel_tasks
         )
 
-    def inner_loop(self, images: tf.Tensor, labels: tf.Tensor) -> tuple[Weights, Moments, list[tf.Tensor], Weights]:
+    def inner_loop(self, images: tf.Tensor, labels: tf.Tensor) -> "InnerLoop":
         """All tasks of the batch in lockstep, from the present weights.
 
         Args:
@@ -172,8 +201,7 @@ class Reptile(Learner):
             labels: [T, k, B].
 
         Returns:
-            (weights [T, ...], moments [T, ...], losses [T] of every step, states [T, ...]: running statistics after
-            the first step, by the weights that are not adapted, and counters after the last).
+            Where they arrive.
         """
         tasks = tf.shape(images)[0]
 
@@ -182,46 +210,50 @@ class Reptile(Learner):
 
         fast, moments = spread_out(self.network.weights), self.moments
         moments = Moments(spread_out(moments.second), moments.steps)
-        losses, states = [], [spread_out(self.network.state)]
+        losses, sizes, states = [], [], [spread_out(self.network.state)]
         for j in range(self.inner_steps):
             gradients, loss, state = self.task_gradients(fast, images[:, j], labels[:, j], states[-1])
             if self.weight_clustering:
                 means = mean_over_replicas([tf.reduce_mean(weight, axis=0) for weight in fast])
                 pulls = clustering_gradient(fast, means)
-                gradients = [g + self.weight_clustering * pull for g, pull in zip(gradients, pulls, strict=True)]
+                pulls = [self.weight_clustering * pull for pull in pulls]
+                sizes.append(tf.stack([_squared(gradients), _squared(pulls)]))
+                gradients = [g + pull for g, pull in zip(gradients, pulls, strict=True)]
             fast, moments = self.inner_optimizer.step(fast, gradients, moments)
             losses, states = [*losses, loss], [*states, state]
         kept = [a if a.dtype.is_floating else b for a, b in zip(states[1], states[-1], strict=True)]
-        return fast, moments, losses, kept
+        return InnerLoop(fast, moments, losses, kept, sizes)
 
     def train_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
         images, labels = data[:2]
         self.check_batch((images, labels))
-        fast, moments, losses, states = self.inner_loop(images, labels)
-        means = [tf.reduce_mean(weight, axis=0) for weight in fast]
-        kept = [tf.reduce_mean(second, axis=0) for second in moments.second]
-        counters = [tf.reduce_mean(s, axis=0) if s.dtype.is_floating else s[0] for s in states]
+        end = self.inner_loop(images, labels)
+        means = [tf.reduce_mean(weight, axis=0) for weight in end.weights]
+        kept = [tf.reduce_mean(second, axis=0) for second in end.moments.second]
+        counters = [tf.reduce_mean(s, axis=0) if s.dtype.is_floating else s[0] for s in end.states]
         for variable, value in zip(self.second_moments, mean_over_replicas(kept), strict=True):
             variable.assign(value)
-        self.steps_taken.assign(moments.steps)
+        self.steps_taken.assign(end.moments.steps)
         self.network.assign_state(mean_over_replicas(counters))
         # theta + gamma (mean - theta) is an SGD step of rate gamma along theta - mean.
         towards = {id(v): v.value - m for v, m in zip(self.network.variables, means, strict=True)}
-        values = self._values(fast, losses)
+        values = self._values(end)
         self.descend([towards[id(variable)] for variable in self.trainable_variables])
         return self.track(values)
 
     def test_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
-        fast, _, losses, _ = self.inner_loop(*data[:2])
-        return self.track(self._values(fast, losses))
+        return self.track(self._values(self.inner_loop(*data[:2])))
 
-    def _values(self, fast: Weights, losses: list[tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Mean loss of all inner steps and of the last, and the mean squared distance that the tasks travelled."""
-        squares = [
-            tf.reduce_mean(tf.reduce_sum(tf.square(f - w), axis=list(range(1, f.shape.rank))))
-            for f, w in zip(fast, self.network.weights, strict=True)
-        ]
-        return {"loss": tf.reduce_mean(losses), "last_loss": tf.reduce_mean(losses[-1]), "travelled": tf.add_n(squares)}
+    def _values(self, end: "InnerLoop") -> dict[str, tf.Tensor]:
+        """What a step reports (see the module)."""
+        paths = [f - w for f, w in zip(end.weights, self.network.weights, strict=True)]
+        tasks = tf.cast(tf.shape(paths[0])[0], tf.float32)
+        values = {"loss": tf.reduce_mean(end.losses), "last_loss": tf.reduce_mean(end.losses[-1]),
+                  "travelled": _squared(paths) / tasks}
+        if end.sizes:
+            of_loss, of_penalty = tf.unstack(tf.add_n(end.sizes))
+            values["pull"] = tf.sqrt(tf.math.divide_no_nan(of_penalty, of_loss))
+        return values
 
     def check_batch(self, spec: Any) -> None:
         expected, got = (self.inner_steps, self.inner_batch), tuple(spec[0].shape[1:3])
