@@ -134,6 +134,8 @@ def test_peak_memory_is_that_of_the_process_alone():
 
 def test_a_failing_process_is_named():
     with pytest.raises(ChildProcessError, match="python -m tf_unravel.nothing failed with status 1: .*No module named"):
+        list(child.stream_module("tf_unravel.nothing"))
+    with pytest.raises(ChildProcessError, match="python -m tf_unravel.nothing failed with status 1: .*No module named"):
         child.run_module("tf_unravel.nothing")
 
 
@@ -149,10 +151,11 @@ EXPECTED = {  # what a part must have measured: beginnings of its lines
                  "episodes of 8x8 images, in batches of 16", "episodes of 8x8 images, in batches of 16"],
     "meta": [
         *["MAML meta-step, second order, 16x16, 1-shot"] * 2, *["MAML meta-step, first order, 16x16, 1-shot"] * 2,
-        "Reptile meta-step, 16x16", "Reptile meta-step, 16x16, with weight clustering",
-        "episodic step, r2d2, 16x16, prototypes", "prototypes alone", "episodic step, r2d2, 16x16, ridge",
-        "ridge alone", "episodic step, r2d2, 16x16, svm", "svm alone", "fine-tuning, 3 steps", "100,000 tasks",
+        "Reptile meta-step, 16x16", "Reptile meta-step, 16x16, with weight clustering", "fine-tuning, 3 steps",
+        "100,000 tasks",
     ],
+    "episodic": ["episodic step, r2d2, 16x16, prototypes", "prototypes alone", "episodic step, r2d2, 16x16, ridge",
+                 "ridge alone", "episodic step, r2d2, 16x16, svm", "svm alone"],
     "memory": ["MAML second order, 16x16, 1-shot, 2 tasks: peak", "MAML second order, 16x16, 1-shot, 2 tasks, remat",
                "MAML second order, 16x16, 1-shot, 2 tasks, rematerialized"],
     "start": ["`tf-unravel train` to its first step"] * 2,

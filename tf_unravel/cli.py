@@ -81,9 +81,11 @@ def _parser() -> argparse.ArgumentParser:
 def _train(arguments: argparse.Namespace) -> int:
     from tf_unravel import runs
 
-    devices = runs.Devices(arguments.strategy)
     text = runs.parse(arguments.gin_file, arguments.gin_bindings)
-    outcome = runs.train(runs.plan(), runs.RunFolder(arguments.run_dir, devices.worker), text, devices)
+    plan = runs.plan()
+    plan.use_threads()
+    devices = runs.Devices(arguments.strategy)
+    outcome = runs.train(plan, runs.RunFolder(arguments.run_dir, devices.worker), text, devices)
     print(outcome)
     return 128 + outcome.stopped_by if outcome.stopped_by else 0
 

@@ -83,8 +83,9 @@ def test_queries_are_answered_with_nothing_dropped():
     arguments = (episode.support_images, episode.support_labels, episode.query_images, 3)
     network, _, support, query = network_and_images()
     network = inner_loop.Network(backbone, 3)
+    start = network.weights, network.state
     for protocol in inner_loop.PROTOCOLS:
-        logits = [inner_loop.query_logits(network, network.weights, support, query, protocol) for _ in range(2)]
+        logits = [inner_loop.query_logits(network, *start, support, query, protocol) for _ in range(2)]
         np.testing.assert_array_equal(*logits)
         head = heads.FineTune(steps=2, batchnorm=protocol)
         np.testing.assert_array_equal(head(backbone, *arguments), head(backbone, *arguments))
@@ -105,7 +106,11 @@ def network_and_images():
 
 def test_protocols_differ_in_what_a_query_is_normalised_with():
     network, weights, support, query = network_and_images()
-    logits = {p: inner_loop.query_logits(network, weights, support, query, p).numpy() for p in inner_loop.PROTOCOLS}
+    images = (support, query)
+    logits = {
+        protocol: inner_loop.query_logits(network, weights, network.state, *images, protocol).numpy()
+        for protocol in inner_loop.PROTOCOLS
+    }
     np.testing.assert_array_equal(logits["transductive"], network.logits(weights, query)[0])
     for i in range(4):
         together = tf.concat([support, query[i : i + 1]], axis=0)
@@ -114,7 +119,7 @@ def test_protocols_differ_in_what_a_query_is_normalised_with():
     np.testing.assert_allclose(logits["running"], network.logits(weights, query, training=False)[0], rtol=1e-5)
     # Alone or among others: only the transductive answer changes.
     for protocol, values in logits.items():
-        alone = inner_loop.query_logits(network, weights, support, query[:1], protocol).numpy()
+        alone = inner_loop.query_logits(network, weights, network.state, support, query[:1], protocol).numpy()
         assert np.allclose(alone[0], values[0], rtol=1e-4, atol=1e-5) == (protocol != "transductive")
 
 
@@ -130,7 +135,8 @@ def test_support_protocol_uses_the_statistics_of_the_support_set():
     network = inner_loop.Network(backbone, 2)
     kernel = rng.normal(size=(32, 2)).astype(np.float32)
     weights = [*network.weights[:-2], tf.constant(kernel), tf.zeros(2)]
-    got = inner_loop.query_logits(network, weights, tf.constant(support), tf.constant(query), "support")
+    state = network.state
+    got = inner_loop.query_logits(network, weights, state, tf.constant(support), tf.constant(query), "support")
     mean, variance = support.mean((0, 1, 2)), support.var((0, 1, 2), ddof=1)
     expected = ((query - mean) / np.sqrt(variance + 1e-3)).reshape(3, -1) @ kernel
     np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-4)

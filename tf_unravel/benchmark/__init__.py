@@ -17,7 +17,9 @@ import tensorflow as tf
 import tqdm
 
 from tf_unravel.benchmark import (
+    child,
     classical_step,
+    episodic_step,
     machine,
     many_tasks,
     meta_memory,
@@ -36,6 +38,7 @@ PARTS: dict[str, ModuleType] = {
     "evaluation": tasks,
     "many_tasks": many_tasks,
     "sampling": sampling,
+    "episodic": episodic_step,
     "meta": meta_steps,
     "memory": meta_memory,
     "start": start,
@@ -68,12 +71,21 @@ def run(only: Sequence[str] = (), out: str | os.PathLike = "benchmark.json", qui
     with _without_tracing_warnings(), tqdm.tqdm(measured, unit="part", disable=None, leave=False) as bar:
         for name in bar:
             bar.set_description(name)
-            part = PARTS[name]
-            for measurement in part.measure(part.QUICK if quick else part.FULL):
+            for measurement in _measured(name, quick):
                 measured[name].append(measurement)
                 bar.set_postfix_str(measurement.what)
                 _write(pathlib.Path(out), facts, measured)
     return f"{machine.describe(facts)}\n\n{table([each for part in measured.values() for each in part])}"
+
+
+def _measured(name: str, quick: bool) -> Iterator[Measurement]:
+    """What a part measures: here, or in a process of its own if it wants another number of threads."""
+    part = PARTS[name]
+    if getattr(part, "THREADS_PER_OP", 0):
+        arguments = (part.__name__, str(part.THREADS_PER_OP), "QUICK" if quick else "FULL")
+        yield from map(Measurement.of_plain, child.stream_module("tf_unravel.benchmark.part_process", *arguments))
+    else:
+        yield from part.measure(part.QUICK if quick else part.FULL)
 
 
 @contextlib.contextmanager

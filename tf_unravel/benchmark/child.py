@@ -5,6 +5,8 @@ import os
 import pathlib
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from typing import Any
 
 import tf_unravel
@@ -32,6 +34,27 @@ def run_module(module: str, *arguments: str) -> Any:
     if done.returncode:
         raise ChildProcessError(f"python -m {module} failed with status {done.returncode}: {last_line(done.stderr)}")
     return json.loads(last_line(done.stdout))
+
+
+def stream_module(module: str, *arguments: str) -> Iterator[Any]:
+    """Runs a module and yields each line that it writes as JSON, when it comes.
+
+    Raises:
+        ChildProcessError: it failed; the message is its last line on standard error.
+    """
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as errors:
+        process = subprocess.Popen(
+            command(module, *arguments), env=environment(), stdout=subprocess.PIPE, stderr=errors, text=True
+        )
+        try:
+            yield from map(json.loads, process.stdout)
+            status = process.wait()
+        finally:
+            process.kill()
+            process.wait()
+        if status:
+            errors.seek(0)
+            raise ChildProcessError(f"python -m {module} failed with status {status}: {last_line(errors.read())}")
 
 
 def last_line(text: str) -> str:

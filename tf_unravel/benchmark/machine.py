@@ -9,14 +9,10 @@ from typing import Any
 import numpy as np
 
 from tf_unravel.benchmark.timing import Work, interleaved, summary
+from tf_unravel.data.decoding import num_cores
 
 _PACKAGES = ("tf_unravel", "tensorflow", "keras", "numpy", "torch", "qpth")
 _BUSY = 0.5  # processes a core that run already
-
-
-def cores() -> int:
-    """How many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def facts(matrix_size: int = 2048) -> dict[str, Any]:
@@ -31,7 +27,7 @@ def facts(matrix_size: int = 2048) -> dict[str, Any]:
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None  # before the product below adds to it
     return {
         "processor": _processor(),
-        "cores": cores(),
+        "cores": num_cores(),
         "system": platform.platform(),
         "python": sys.version.split()[0],
         "versions": {name: _version(name) for name in _PACKAGES},

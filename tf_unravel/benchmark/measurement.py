@@ -51,6 +51,12 @@ class Measurement:
     target: Target | None = None
     note: str = ""
 
+    @classmethod
+    def of_plain(cls, values: dict[str, Any]) -> "Measurement":
+        """The measurement whose `dataclasses.asdict` went through JSON."""
+        target = values["target"] and Target(**values["target"])
+        return cls(**{**values, "ours": tuple(values["ours"]), "peer": tuple(values["peer"]), "target": target})
+
     @property
     def ratios(self) -> tuple[float, ...]:
         """ours / peer of every round; () without a peer."""

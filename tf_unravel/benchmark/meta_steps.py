@@ -1,16 +1,16 @@
-"""Meta-training steps and fine-tuning against PyTorch's.
+"""Steps of meta-learners with an inner loop, and fine-tuning, against PyTorch's.
 
 maml        a meta-step of 4 tasks, 5-way, 15 queries, 5 inner steps, conv4-32, second and first order
 reptile     a meta-step of 5 tasks, 8 inner steps of 10 images; weight clustering beside plain
-episodic    a step of 8 episodes, 5-way 5-shot, 6 queries, r2d2, under each head; and each head alone
 fine-tune   tasks adapted by 50 steps of 5 images, queries normalised one by one (Table 5's evaluation); and how long
             100,000 such tasks would take by `evaluate`, from a few hundred
 
-Ours is the step of a run, as one graph, on images in memory; normalisation of the pixels included.
+Ours is the step of a run, as one graph, on images in memory; normalisation of the pixels included. As in these
+learners' gin files an operation has one thread (`run.threads_per_op`), and tasks run side by side; PyTorch's operations
+have all of them. TensorFlow fixes the number when it starts, hence the process of their own (`THREADS_PER_OP`).
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -36,12 +36,9 @@ class Sizes:
         queries: per class, for MAML.
         tasks: in MAML's meta-batch.
         filters: of conv4.
-        r2d2_filters: of the episodic network.
-        episodes: in an episodic batch.
         fine_tune_tasks, fine_tune_queries, fine_tune_steps: of the evaluation.
         evaluated_tasks: from how many tasks the time of 100,000 is projected.
         rounds: of interleaved repeats.
-        parts: which of the four.
     """
 
     sides: Sequence[int] = (32, 84)
@@ -49,26 +46,24 @@ class Sizes:
     queries: int = 15
     tasks: int = 4
     filters: int = 32
-    r2d2_filters: Sequence[int] = (96, 192, 384, 512)
-    episodes: int = 8
     fine_tune_tasks: int = 4
     fine_tune_queries: int = 1
     fine_tune_steps: int = 50
     evaluated_tasks: int = 300
     rounds: int = 5
-    parts: Sequence[str] = ("maml", "reptile", "episodic", "fine-tune")
 
 
 FULL = Sizes()
-QUICK = Sizes((16,), (1,), 1, 2, 4, (4, 4, 4, 4), 2, 2, 1, 3, 4, 2)
+QUICK = Sizes((16,), (1,), 1, 2, 4, 2, 1, 3, 4, 2)
 WAYS = 5
+THREADS_PER_OP = 1
 
 
 def measure(sizes: Sizes) -> Iterator[Measurement]:
     """Rates of every kind of step beside the peers'."""
-    makers = {"maml": _maml, "reptile": _reptile, "episodic": _episodic, "fine-tune": _fine_tune}
-    for part in sizes.parts:
-        yield from makers[part](sizes)
+    yield from _maml(sizes)
+    yield from _reptile(sizes)
+    yield from _fine_tune(sizes)
 
 
 def random_episodes(tasks: int, side: int, shots: int, queries: int) -> Episode:
@@ -97,7 +92,7 @@ def step_of(learner: learners.Learner, optimizer: Any, batch: Any) -> Callable[[
     return lambda: float(step(batch)["loss"])
 
 
-def _beside(
+def beside(
     peer: str, rates: dict[str, tuple[float, ...]], what: str, unit: str, name: str, bound: float | None
 ) -> Measurement:
     """Ours beside a peer of the same rounds; without PyTorch ours stands alone."""
@@ -122,8 +117,8 @@ def _maml(sizes: Sizes) -> Iterator[Measurement]:
                         works[by] = Work(torch_meta.maml_step(network, episodes, 5, 0.01, first_order, by))
                 what = f"MAML meta-step, {order} order, {side}x{side}, {shots}-shot"
                 rates = interleaved(works, sizes.rounds)
-                yield _beside("loop", rates, what, "steps/s", "PyTorch, loop over tasks", None)
-                yield _beside("vmap", rates, what, "steps/s", "PyTorch, vmap", 1.0)
+                yield beside("loop", rates, what, "steps/s", "PyTorch, loop over tasks", None)
+                yield beside("vmap", rates, what, "steps/s", "PyTorch, vmap", 1.0)
                 seconds = published.META_STEP_SECONDS.get((f"MAML {order} order", side, shots))
                 if seconds:
                     yield Measurement(what, "steps/s", rates["ours"], (1 / seconds,),
@@ -151,46 +146,6 @@ def _reptile(sizes: Sizes) -> Iterator[Measurement]:
                           "without", Target(0.9))
 
 
-def _episodic(sizes: Sizes) -> Iterator[Measurement]:
-    side = min(sizes.sides)
-    episodes = random_episodes(sizes.episodes, side, 5, 6)
-    torch_meta, torch_heads, networks = (peers.peer(name) for name in ("meta", "heads", "networks"))
-    for head, name in ((heads.Prototypes(True), "prototypes"), (heads.Ridge(), "ridge"), (heads.SVM(), "svm")):
-        backbone = backbones.r2d2((side, side, 3), filters=sizes.r2d2_filters)
-        learner = learners.Episodic(backbone, head, weight_decay=5e-4)
-        works = {"ours": Work(step_of(learner, learners.sgd(1, 0.01), episodes))}
-        works["alone"] = _alone(head, sizes.episodes, backbone.output_shape[1])
-        if torch_meta and (name != "svm" or torch_heads.has_qpth()):
-            torch_head = getattr(torch_heads, name)
-            if name == "svm":
-                torch_head = functools.partial(torch_head, iterations=15)
-            network = networks.R2D2(sizes.r2d2_filters)
-            works["torch"] = Work(torch_meta.episodic_step(network, torch_head, episodes, WAYS))
-        what, rates = f"episodic step, r2d2, {side}x{side}, {name}", interleaved(works, sizes.rounds)
-        yield _beside("torch", rates, what, "steps/s", "PyTorch channels_last", 1.0)
-        step, alone = (tuple(1e3 / rate for rate in rates[key]) for key in ("ours", "alone"))
-        target = Target(0.05, at_least=False) if name == "svm" else None
-        yield Measurement(f"{name} alone, forward and backward", "ms", alone, step, "the whole step", target)
-
-
-def _alone(head: Any, episodes: int, dimension: int, count: int = 10) -> Work:
-    """The head and its gradients by support and query features, on features of the step's size."""
-    rng, labels = np.random.default_rng(0), np.repeat(np.arange(WAYS, dtype=np.int32), 5)
-    support, query = (
-        tf.constant(rng.standard_normal((episodes, size, dimension), np.float32)) for size in (WAYS * 5, WAYS * 6)
-    )
-    labels = tf.constant(np.tile(labels, (episodes, 1)))
-
-    @tf.function
-    def gradients(support: tf.Tensor, query: tf.Tensor) -> list[tf.Tensor]:
-        with tf.GradientTape() as tape:
-            tape.watch([support, query])
-            logits = head(support, labels, query, WAYS)
-        return tape.gradient(logits, [support, query])
-
-    return Work(lambda: [gradients(support, query)[0].numpy() for _ in range(count)], count)
-
-
 def _fine_tune(sizes: Sizes) -> Iterator[Measurement]:
     torch_meta, side = peers.peer("meta"), max(sizes.sides)
     episodes = random_episodes(sizes.fine_tune_tasks, side, 1, sizes.fine_tune_queries)
@@ -204,7 +159,7 @@ def _fine_tune(sizes: Sizes) -> Iterator[Measurement]:
         run = torch_meta.fine_tune(network, episodes, sizes.fine_tune_steps, 5)
         works["loop"] = Work(run, sizes.fine_tune_tasks)
     what = f"fine-tuning, {sizes.fine_tune_steps} steps of 5 images, {side}x{side}, 1-shot"
-    yield _beside("loop", interleaved(works, sizes.rounds), what, "tasks/s", "PyTorch loop", 2.0)
+    yield beside("loop", interleaved(works, sizes.rounds), what, "tasks/s", "PyTorch loop", 2.0)
     yield _projected(backbone, head, sizes)
 
 

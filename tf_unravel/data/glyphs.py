@@ -38,6 +38,7 @@ from PIL import Image, ImageDraw, ImageFont, features
 
 from tf_unravel.data import cache
 from tf_unravel.data.class_images import ClassImages, content_fingerprint
+from tf_unravel.data.decoding import num_cores
 
 VERSION = 1  # of the code that draws: raise it whenever a pixel changes
 SPLIT_SIZES = {"train": 64, "val": 16, "test": 20}
@@ -143,7 +144,7 @@ def _fill(create: cache.Create, images_per_class: int, size: int, threads: int |
         splits[split] = create(split, (classes * images_per_class, size, size, 3), np.uint8)
         rows = splits[split].reshape(classes, images_per_class, size, size, 3)  # a view
         jobs += zip(split_characters(split), rows, strict=True)
-    with concurrent.futures.ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1)) as pool:
+    with concurrent.futures.ThreadPoolExecutor(threads or min(8, num_cores())) as pool:
         for drawn in [pool.submit(draw_class, character, images) for character, images in jobs]:
             drawn.result()  # raises what went wrong in the thread
     for split, images in splits.items():

@@ -17,11 +17,13 @@ next as Reptile's do; a batch of the whole set needs no order. Degenerate case: 
 """
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar, NamedTuple
 
 import keras
 import tensorflow as tf
 
+from tf_unravel.data.decoding import num_cores
 from tf_unravel.heads.inner_loop import PROTOCOLS, SGD, Moments, Network, Weights, gradients_of, query_logits
 
 
@@ -70,7 +72,7 @@ class FineTune:
         classifier: Dense layer to start from; it fixes the ways. None starts at zero, with any ways.
         moments: a function that gives what the optimizer remembers at the start of every task; None for nothing.
         seed: of the order of batches.
-        parallel_tasks: tasks in memory at once.
+        parallel_tasks: tasks that run side by side, each in a thread of its own; None for one a processor.
 
     Raises:
         ValueError: steps below 0, a batch size below 1, an unknown protocol.
@@ -96,7 +98,7 @@ class FineTune:
         classifier: keras.layers.Dense | None = None,
         moments: Callable[[], Moments] | None = None,
         seed: int = 0,
-        parallel_tasks: int = 2,
+        parallel_tasks: int | None = None,
     ):
         if steps < 0 or (batch_size is not None and batch_size < 1):
             raise ValueError(f"steps >= 0, batch_size >= 1. Received: steps={steps}, batch_size={batch_size}.")
@@ -105,7 +107,7 @@ class FineTune:
         self.steps, self.adapted, self.batch_size = steps, adapted, batch_size
         self.optimizer = SGD(learning_rate) if optimizer is None else optimizer
         self.protocol, self.classifier, self.moments = batchnorm, classifier, moments
-        self.seed, self.parallel_tasks = seed, parallel_tasks
+        self.seed, self.parallel_tasks = seed, parallel_tasks or num_cores()
         self._graphs: dict[tuple[int, int], Callable] = {}
 
     @property
@@ -133,8 +135,19 @@ class FineTune:
         Raises:
             ValueError: the classifier was learned for another number of ways; an unknown `adapted`.
         """
-        run = self._compiled(backbone, ways)
-        return run(support, support_labels, query, tf.convert_to_tensor(first_task, tf.int32))
+        run, first_task = self._compiled(backbone, ways), tf.convert_to_tensor(first_task, tf.int32)
+        if not tf.executing_eagerly():
+            return run(support, support_labels, query, first_task)
+        together = -(-len(support) // self.parallel_tasks)
+        starts = range(0, len(support), together)
+
+        def part(start: int) -> tf.Tensor:
+            some = slice(start, start + together)
+            return run(support[some], support_labels[some], query[some], first_task + start)
+
+        # A thread each. As iterations of one loop that run side by side two small tasks take longer than in a row.
+        with ThreadPoolExecutor(self.parallel_tasks) as pool:
+            return tf.concat(list(pool.map(part, starts)), axis=0)
 
     def network(self, backbone: keras.Model, ways: int) -> Network:
         """The backbone with the classifier that the inner loop starts from."""
@@ -157,8 +170,7 @@ class FineTune:
 
         Args:
             network: the function.
-            start: see `start`. Read beforehand: a loop that reads variables is taken for one with side effects, and
-                then no two tasks run side by side.
+            start: see `start`.
             images: support [S, H, W, C].
             labels: integers [S].
             seed: int [2].
@@ -195,12 +207,8 @@ class FineTune:
                     return query_logits(network, weights, start.state, images, queries, self.protocol)
 
                 numbers = first_task + tf.range(tf.shape(support)[0])
-                return tf.map_fn(
-                    one,
-                    (support, labels, query, numbers),
-                    fn_output_signature=tf.float32,
-                    parallel_iterations=self.parallel_tasks,
-                )
+                tasks = (support, labels, query, numbers)
+                return tf.map_fn(one, tasks, fn_output_signature=tf.float32, parallel_iterations=1)
 
             self._graphs[key] = run
         return self._graphs[key]

@@ -10,6 +10,7 @@ from typing import Any
 
 import gin
 import keras
+import tensorflow as tf
 
 from tf_unravel import data, heads
 from tf_unravel.evaluation import Accuracy
@@ -88,6 +89,8 @@ class Plan:
         seed: of weights, batches, augmentation and dropout.
         checkpoint_minutes: save at least this often, besides after every epoch.
         dtype: "float32", "mixed_bfloat16" or "mixed_float16"; heads and losses stay in float32.
+        threads_per_op: threads that one operation may use on a CPU; 0 for all. 1 where a step works on several small
+            tasks at once: they then run side by side, and no operation waits for its parts.
     """
 
     dataset: Callable[..., data.ClassImages]
@@ -100,10 +103,19 @@ class Plan:
     seed: int = 0
     checkpoint_minutes: float = 10.0
     dtype: str = "float32"
+    threads_per_op: int = 0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.epochs, int) or self.epochs < 1:
-            raise ConfigError(f"run.epochs must be a whole number above 0. Received: {self.epochs!r}")
+        for name, least in (("epochs", 1), ("threads_per_op", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise ConfigError(f"run.{name} must be a whole number from {least} on. Received: {value!r}")
+
+    def use_threads(self) -> None:
+        """Makes `threads_per_op` count; only before TensorFlow computes anything in this process, later in vain."""
+        if self.threads_per_op:
+            with contextlib.suppress(RuntimeError):
+                tf.config.threading.set_intra_op_parallelism_threads(self.threads_per_op)
 
     def build(self, facts: "DataFacts") -> keras.Model:
         """The learner, with weights drawn from `seed`.

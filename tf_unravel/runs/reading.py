@@ -27,6 +27,7 @@ class FinishedRun:
         self.folder = RunFolder(run_dir)
         config.parse(bindings=bindings, text=self.folder.read_config())
         self.plan = config.plan()
+        self.plan.use_threads()
         self.learner = self.plan.build(self.folder.data_facts())
         self.step = self._restore(checkpoint)
 

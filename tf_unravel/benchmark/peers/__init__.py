@@ -8,7 +8,7 @@ import importlib
 import importlib.util
 from types import ModuleType
 
-from tf_unravel.benchmark.machine import cores
+from tf_unravel.data.decoding import num_cores
 
 MISSING = "no PyTorch"
 NOTE = "PyTorch is not installed, so there is nothing to compare with: pip install 'tf-unravel[benchmark]'."
@@ -21,5 +21,5 @@ def peer(module: str) -> ModuleType | None:
         return None
     import torch
 
-    torch.set_num_threads(cores())
+    torch.set_num_threads(num_cores())
     return importlib.import_module(f"{__name__}.{module}")
