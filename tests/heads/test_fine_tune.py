@@ -162,6 +162,17 @@ def test_the_order_of_a_task_does_not_depend_on_the_tasks_beside_it():
     np.testing.assert_allclose(both[1], second[0], rtol=1e-4, atol=1e-5)
 
 
+def test_tasks_side_by_side_one_by_one_and_in_a_graph_are_the_same():
+    backbone, episode = small_network(), data.Episode(*(np.concatenate([x, x, x[:1]]) for x in task()))
+    arguments = (episode.support_images, episode.support_labels, episode.query_images, 3)
+    one, many = (heads.FineTune(steps=3, batch_size=2, parallel_tasks=threads) for threads in (1, 3))
+    expected = one(backbone, *arguments)
+    assert expected.shape[0] == 5
+    np.testing.assert_allclose(many(backbone, *arguments), expected, rtol=1e-5, atol=1e-6)
+    in_graph = tf.function(lambda *images: many(backbone, *images, 3))(*map(tf.constant, arguments[:3]))
+    np.testing.assert_allclose(in_graph, expected, rtol=1e-5, atol=1e-6)
+
+
 def test_no_steps_from_zero_say_nothing():
     backbone, episode = small_network(), task()
     logits = heads.FineTune(steps=0)(backbone, episode.support_images, episode.support_labels, episode.query_images, 3)

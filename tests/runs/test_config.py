@@ -91,6 +91,7 @@ def _tiny():
         (["gin/data/glyphs.gin", "gin/backbone/conv4.gin", "gin/learner/classical.gin"], [], "say run.epochs; give"),
         (["gin/run/demo_classical.gin"], ["run.learner = @Unknown"], "Unknown"),
         (["gin/run/demo_classical.gin"], ["run.epochs = '3'"], "Received: '3'"),
+        (["gin/run/demo_classical.gin"], ["run.threads_per_op = -1"], "run.threads_per_op .* Received: -1"),
         (["gin/run/demo_classical.gin"], ["run.backbone = @sgd"], "does not fit"),
     ],
 )
@@ -99,6 +100,18 @@ def test_bad_configuration_is_one_clear_line(files, bindings, message):
         runs.parse(files, bindings)
         runs.plan().build(config.DataFacts.of(make_split()))
     assert "\n" not in str(caught.value)
+
+
+def test_threads_count_where_a_run_asks_for_them_and_never_fail(monkeypatch):
+    """A process of its own would see them; here TensorFlow has long begun."""
+    given = []
+    monkeypatch.setattr(config.tf.config.threading, "set_intra_op_parallelism_threads", given.append)
+    for name in ("demo_classical", "tiny32_maml"):
+        runs.parse([f"gin/run/{name}.gin"])
+        runs.plan().use_threads()
+    assert given == [1]
+    monkeypatch.undo()
+    runs.plan().use_threads()
 
 
 def test_no_configuration_says_what_to_give():
