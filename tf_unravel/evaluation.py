@@ -63,6 +63,7 @@ class Accuracy:
         num_tasks: n.
         per_task: float64 [n], in the order of the tasks.
         batchnorm: how BatchNorm behaved when the features were computed.
+        adaptation: how the backbone was adapted to each task; "" where it was not.
     """
 
     mean: float
@@ -71,19 +72,25 @@ class Accuracy:
     num_tasks: int
     per_task: np.ndarray
     batchnorm: str = INDUCTIVE
+    adaptation: str = ""
 
     @classmethod
-    def of(cls, per_task: np.ndarray, batchnorm: str = INDUCTIVE) -> Accuracy:
+    def of(cls, per_task: np.ndarray, batchnorm: str = INDUCTIVE, adaptation: str = "") -> Accuracy:
         """Summarises the accuracies of single tasks, [n] with n >= 2."""
         per_task = np.asarray(per_task, np.float64)
         error = float(per_task.std(ddof=1) / np.sqrt(len(per_task)))
-        return cls(float(per_task.mean()), error, 1.96 * error, len(per_task), per_task, batchnorm)
+        return cls(float(per_task.mean()), error, 1.96 * error, len(per_task), per_task, batchnorm, adaptation)
+
+    @property
+    def protocol(self) -> str:
+        """What must be said beside the number: BatchNorm's behaviour, and the adaptation where there was one."""
+        return self.batchnorm + (f"; {self.adaptation}" if self.adaptation else "")
 
     def __str__(self) -> str:
         low, high = 100 * (self.mean - self.ci95), 100 * (self.mean + self.ci95)
         return (
             f"{100 * self.mean:.2f} % +- {100 * self.standard_error:.2f} (one standard error; "
-            f"95 %: {low:.2f} to {high:.2f}; {self.num_tasks:,} tasks; BatchNorm {self.batchnorm})"
+            f"95 %: {low:.2f} to {high:.2f}; {self.num_tasks:,} tasks; BatchNorm {self.protocol})"
         )
 
     __repr__ = __str__
@@ -171,7 +178,7 @@ def evaluate_heads(
     for name, head in on_images.items():
         for sampler in samplers:
             per_task = _image_accuracies(name, head, backbone, split, sampler, num_tasks)
-            results[name][sampler.shots] = Accuracy.of(per_task, head.batchnorm)
+            results[name][sampler.shots] = Accuracy.of(per_task, head.batchnorm, head.adaptation)
     if not others:
         return results
     if callable(backbone):

@@ -223,6 +223,14 @@ def test_learned_rates_get_a_gradient_and_a_place_in_evaluation():
     np.testing.assert_allclose(np.asarray(head.optimizer.rates), learner.rates.numpy())
 
 
+def test_the_protocol_is_said_beside_every_accuracy():
+    split = make_split()
+    head = learner_of(sum_over_ways=True, adapted="all_but_batch_norm").own_head()
+    said = str(evaluate(small_network(), head, split, ways=3, shots=2, queries=3, num_tasks=4))
+    assert "transductive" in said and "SGD at rate 0.1 on the loss times 3 on all support images" in said
+    assert "MAML's own code" in said
+
+
 def test_running_statistics_are_those_of_the_unadapted_network():
     learner, episodes = learner_of(), batch(tasks=2)
     weights, state = learner.network.weights, learner.network.state

@@ -24,7 +24,16 @@ import keras
 import tensorflow as tf
 
 from tf_unravel.data.decoding import num_cores
-from tf_unravel.heads.inner_loop import PROTOCOLS, SGD, Moments, Network, Weights, gradients_of, query_logits
+from tf_unravel.heads.inner_loop import (
+    ADAPTED,
+    PROTOCOLS,
+    SGD,
+    Moments,
+    Network,
+    Weights,
+    gradients_of,
+    query_logits,
+)
 
 
 def batch_orders(steps: int, batch_size: int, examples: int, seed: tf.Tensor) -> tf.Tensor:
@@ -102,6 +111,8 @@ class FineTune:
     ):
         if steps < 0 or (batch_size is not None and batch_size < 1):
             raise ValueError(f"steps >= 0, batch_size >= 1. Received: steps={steps}, batch_size={batch_size}.")
+        if adapted not in ADAPTED:
+            raise ValueError(f"adapted is one of {', '.join(ADAPTED)}. Received: {adapted!r}.")
         if batchnorm not in PROTOCOLS:
             raise ValueError(f"batchnorm is one of {', '.join(PROTOCOLS)}. Received: {batchnorm!r}.")
         self.steps, self.adapted, self.batch_size = steps, adapted, batch_size
@@ -114,6 +125,12 @@ class FineTune:
     def batchnorm(self) -> str:
         """The protocol, as an accuracy names it."""
         return PROTOCOLS[self.protocol]
+
+    @property
+    def adaptation(self) -> str:
+        """The inner loop, as an accuracy names it."""
+        images = "all" if self.batch_size is None else f"{self.batch_size}"
+        return f"{self.steps} steps of {self.optimizer.says} on {images} support images, {ADAPTED[self.adapted]}"
 
     def __call__(
         self, backbone: keras.Model, support: tf.Tensor, support_labels: tf.Tensor, query: tf.Tensor, ways: int,

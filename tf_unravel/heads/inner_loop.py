@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tf_unravel.backbones.modes import nothing_dropped
@@ -175,6 +176,11 @@ class SGD:
     learning_rate: float = 0.01
     name: ClassVar[str] = "sgd"
 
+    @property
+    def says(self) -> str:
+        """Itself, for people."""
+        return f"SGD at rate {self.learning_rate:g}"
+
     def start(self, weights: Weights) -> Moments:
         """Nothing remembered yet."""
         return Moments([], tf.constant(0.0))
@@ -190,11 +196,19 @@ class PerStepSGD:
 
     Args:
         rates: float32 [steps, weights], at least one step; a variable is read when it is used.
-        factor: scalar.
+        factor: scalar that the loss is multiplied by.
     """
 
     def __init__(self, rates: Any, factor: float = 1.0):
         self.rates, self.factor = rates, factor
+
+    @property
+    def says(self) -> str:
+        """Itself, for people."""
+        values = np.asarray(self.rates)
+        low, high = values.min(), values.max()
+        rates = f"rate {low:g}" if low == high else f"learned rates {low:g} to {high:g}"
+        return f"SGD at {rates}" + (f" on the loss times {self.factor:g}" if self.factor != 1 else "")
 
     def start(self, weights: Weights) -> Moments:
         """Nothing remembered yet."""
@@ -223,6 +237,11 @@ class Adam:
     beta2: float = 0.999
     epsilon: float = 1e-8
     name: ClassVar[str] = "adam"
+
+    @property
+    def says(self) -> str:
+        """Itself, for people."""
+        return f"Adam without momentum at rate {self.learning_rate:g}"
 
     def start(self, weights: Weights) -> Moments:
         """Second moments of zero."""

@@ -282,4 +282,5 @@ def describe(accuracy: Accuracy) -> dict[str, float | int | str]:
         "ci95": accuracy.ci95,
         "num_tasks": accuracy.num_tasks,
         "batchnorm": accuracy.batchnorm,
+        "adaptation": accuracy.adaptation,
     }

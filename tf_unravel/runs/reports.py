@@ -107,7 +107,8 @@ def _accuracy_table(rows: Sequence[dict[str, Any]], tasks: Tasks) -> str:
     lines += [[run, head, *values] for (run, head), values in cells.items()]
     protocols: dict[str, list[str]] = {}
     for row in rows:
-        protocols.setdefault(row["batchnorm"], []).append(f"{row['run']} {row['head']}")
+        protocol = "; ".join(filter(None, (row["batchnorm"], row["adaptation"])))
+        protocols.setdefault(protocol, []).append(f"{row['run']} {row['head']}")
     common = next(iter(protocols))
     if len(protocols) > 1:  # the rarer ones by name
         protocols = dict(sorted(protocols.items(), key=lambda item: -len(item[1])))
