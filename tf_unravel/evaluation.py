@@ -176,9 +176,10 @@ def evaluate_heads(
     others = {name: head for name, head in heads.items() if name not in on_images}
     results: dict[str, dict[int, Accuracy]] = {name: {} for name in heads}
     for name, head in on_images.items():
+        protocol = head.batchnorm, head.adaptation
         for sampler in samplers:
             per_task = _image_accuracies(name, head, backbone, split, sampler, num_tasks)
-            results[name][sampler.shots] = Accuracy.of(per_task, head.batchnorm, head.adaptation)
+            results[name][sampler.shots] = Accuracy.of(per_task, *protocol)
     if not others:
         return results
     if callable(backbone):

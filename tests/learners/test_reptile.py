@@ -258,3 +258,17 @@ def test_batches_that_do_not_fit_are_refused():
         learner.check_batch(data.inner_batches(make_split(), 3, 4, 3, 4, 2).element_spec)
     with pytest.raises(ValueError, match="weight_clustering=-1"):
         learners.Reptile(small_network(), 3, weight_clustering=-1)
+
+
+def test_summing_over_the_batch_is_a_longer_step_in_training_and_evaluation():
+    """4 images a batch: the sum at a quarter of the rate is the mean."""
+    images, labels = picture_batches()
+    summed = pictures_learner(inner_optimizer=heads.SGD(0.1 / 4), sum_over_batch=True, evaluation_batch=4)
+    mean = pictures_learner(inner_optimizer=heads.SGD(0.1), evaluation_batch=4)
+    for a, b in zip(summed.inner_loop(images, labels)[0], mean.inner_loop(images, labels)[0], strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    episode = next(iter(data.episodes(make_split(), 3, 2, 2, tasks_per_batch=2)))
+    arguments = (episode.support_images, episode.support_labels, episode.query_images, 3)
+    logits = [learner.own_head()(learner.backbone, *arguments) for learner in (summed, mean)]
+    np.testing.assert_allclose(*logits, rtol=1e-3, atol=1e-4)
+    assert "summed loss" in summed.own_head().adaptation

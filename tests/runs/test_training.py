@@ -190,6 +190,23 @@ def test_a_second_process_is_refused(finished, photographs):
         train(photographs, finished[0])
 
 
+def test_a_validation_that_was_broken_off_is_made_up_for(photographs, tmp_path, finished, monkeypatch):
+    """The checkpoint comes first, so nothing is lost; and the next start validates before it trains on."""
+    original = runs.training._Loop._validate
+
+    def broken_off(self, epoch):
+        raise MemoryError("the first validation")
+
+    monkeypatch.setattr(runs.training._Loop, "_validate", broken_off)
+    with pytest.raises(MemoryError):
+        train(photographs, tmp_path / "run")
+    monkeypatch.setattr(runs.training._Loop, "_validate", original)
+    outcome = train(photographs, tmp_path / "run")
+    assert outcome.progress.validations == finished[1].progress.validations
+    assert outcome.progress.best_step == finished[1].progress.best_step
+    assert "BatchNorm inductive" in str(outcome)
+
+
 def test_the_initial_weights_can_be_read_back(finished):
     folder, plan = finished[0], runs.FinishedRun(finished[0]).plan
     initial = runs.FinishedRun(folder, checkpoint="initial")

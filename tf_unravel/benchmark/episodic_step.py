@@ -1,6 +1,7 @@
 """A step of ProtoNet, R2-D2 and MetaOptNet against PyTorch's, and what of it is the head.
 
-A step is 8 episodes, 5-way 5-shot, 6 queries, r2d2, on images in memory; normalisation of the pixels included.
+A step is 8 episodes, 5-way 5-shot, 6 queries, r2d2, in one pass over the network, on images in memory; normalisation of
+the pixels included.
 """
 
 import dataclasses

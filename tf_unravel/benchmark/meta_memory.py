@@ -1,7 +1,7 @@
 """Peak memory of MAML's second-order step, with and without rematerialisation, and what the latter costs in time.
 
-Each in a process of its own, since the peak resident memory of a process never falls; interpreter, TensorFlow and the
-images are in it.
+Each in a process of its own, one after the other, since the peak resident memory of a process never falls; interpreter,
+TensorFlow and the images are in it.
 """
 
 import dataclasses

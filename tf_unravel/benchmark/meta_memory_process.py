@@ -6,10 +6,11 @@ import time
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from tf_unravel import backbones, learners
 from tf_unravel.benchmark.many_tasks_process import peak_bytes
-from tf_unravel.benchmark.meta_steps import WAYS, random_episodes, step_of
+from tf_unravel.benchmark.meta_steps import THREADS_PER_OP, WAYS, random_episodes, step_of
 
 
 def outcome(
@@ -28,4 +29,5 @@ def outcome(
 
 
 if __name__ == "__main__":
+    tf.config.threading.set_intra_op_parallelism_threads(THREADS_PER_OP)
     sys.stdout.write(json.dumps(outcome(**json.loads(sys.argv[1]))) + "\n")

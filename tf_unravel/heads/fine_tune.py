@@ -80,11 +80,12 @@ class FineTune:
             `inner_loop.query_logits`). The accuracy names it. Default "support": inductive, one pass.
         classifier: Dense layer to start from; it fixes the ways. None starts at zero, with any ways.
         moments: a function that gives what the optimizer remembers at the start of every task; None for nothing.
+        sum_over_batch: sum the loss over the images of a batch, as Reptile's code does, in place of the mean.
         seed: of the order of batches.
         parallel_tasks: tasks that run side by side, each in a thread of its own; None for one a processor.
 
     Raises:
-        ValueError: steps below 0, a batch size below 1, an unknown protocol.
+        ValueError: steps below 0, a batch size below 1, an unknown protocol or `adapted`.
 
     Example:
         >>> head = FineTune(steps=10, learning_rate=0.01)
@@ -106,6 +107,7 @@ class FineTune:
         batchnorm: str = "support",
         classifier: keras.layers.Dense | None = None,
         moments: Callable[[], Moments] | None = None,
+        sum_over_batch: bool = False,
         seed: int = 0,
         parallel_tasks: int | None = None,
     ):
@@ -118,6 +120,7 @@ class FineTune:
         self.steps, self.adapted, self.batch_size = steps, adapted, batch_size
         self.optimizer = SGD(learning_rate) if optimizer is None else optimizer
         self.protocol, self.classifier, self.moments = batchnorm, classifier, moments
+        self.sum_over_batch = sum_over_batch
         self.seed, self.parallel_tasks = seed, parallel_tasks or num_cores()
         self._graphs: dict[tuple[int, int], Callable] = {}
 
@@ -129,8 +132,10 @@ class FineTune:
     @property
     def adaptation(self) -> str:
         """The inner loop, as an accuracy names it."""
-        images = "all" if self.batch_size is None else f"{self.batch_size}"
-        return f"{self.steps} steps of {self.optimizer.says} on {images} support images, {ADAPTED[self.adapted]}"
+        images = "all" if self.batch_size is None else f"up to {self.batch_size}"
+        loss = "summed" if self.sum_over_batch else "mean"
+        steps = f"{self.steps} steps of {self.optimizer} on {images} support images, {loss} loss"
+        return f"{steps}, {ADAPTED[self.adapted]}"
 
     def __call__(
         self, backbone: keras.Model, support: tf.Tensor, support_labels: tf.Tensor, query: tf.Tensor, ways: int,
@@ -150,21 +155,18 @@ class FineTune:
             float32 [T, Q, W]
 
         Raises:
-            ValueError: the classifier was learned for another number of ways; an unknown `adapted`.
+            ValueError: the classifier was learned for another number of ways.
         """
-        run, first_task = self._compiled(backbone, ways), tf.convert_to_tensor(first_task, tf.int32)
+        run = self._compiled(backbone, ways)
+        numbers = tf.convert_to_tensor(first_task, tf.int32) + tf.range(tf.shape(support)[0])
+        tasks = tuple(tf.convert_to_tensor(each) for each in (support, support_labels, query, numbers))
         if not tf.executing_eagerly():
-            return run(support, support_labels, query, first_task)
-        together = -(-len(support) // self.parallel_tasks)
-        starts = range(0, len(support), together)
-
-        def part(start: int) -> tf.Tensor:
-            some = slice(start, start + together)
-            return run(support[some], support_labels[some], query[some], first_task + start)
-
+            return tf.map_fn(lambda task: run(*task), tasks, fn_output_signature=tf.float32, parallel_iterations=1)
+        specs = [tf.TensorSpec(each.shape[1:], each.dtype) for each in tasks]
+        run = run.get_concrete_function(*specs)  # traced here, not in a thread
         # A thread each. As iterations of one loop that run side by side two small tasks take longer than in a row.
         with ThreadPoolExecutor(self.parallel_tasks) as pool:
-            return tf.concat(list(pool.map(part, starts)), axis=0)
+            return tf.stack(list(pool.map(run, *(tf.unstack(each) for each in tasks))))
 
     def network(self, backbone: keras.Model, ways: int) -> Network:
         """The backbone with the classifier that the inner loop starts from."""
@@ -173,7 +175,7 @@ class FineTune:
                 f"The classifier to start from was learned for {self.classifier.units} ways; evaluate it on such "
                 f"tasks, or start from zero (classifier=None). Received: ways={ways}."
             )
-        return Network(backbone, ways, self.classifier)
+        return Network(backbone, ways, self.classifier, self.sum_over_batch)
 
     def start(self, network: Network) -> Start:
         """What every task starts from: the values that the network's variables have now."""
@@ -199,7 +201,7 @@ class FineTune:
         weights, state, moments = start
         batch = min(self.batch_size or examples, examples)
         losses = tf.TensorArray(tf.float32, size=self.steps)
-        orders = batch_orders(self.steps, batch, examples, seed) if self.batch_size else None
+        orders = batch_orders(self.steps, batch, examples, seed) if batch < examples else None
         for j in tf.range(self.steps):
             chosen = tf.range(examples) if orders is None else orders[j]
             step = gradients_of(network, weights, tf.gather(images, chosen), tf.gather(labels, chosen), adapted, state)
@@ -215,17 +217,10 @@ class FineTune:
             network = self.network(backbone, ways)
 
             @tf.function  # one trace for each size of the support set: its loop over batches needs to know it
-            def run(support: tf.Tensor, labels: tf.Tensor, query: tf.Tensor, first_task: tf.Tensor) -> tf.Tensor:
+            def run(support: tf.Tensor, labels: tf.Tensor, query: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
                 start = self.start(network)
-
-                def one(task: tuple) -> tf.Tensor:
-                    images, known, queries, number = task
-                    weights, _ = self.adapt(network, start, images, known, tf.stack([self.seed, number]))
-                    return query_logits(network, weights, start.state, images, queries, self.protocol)
-
-                numbers = first_task + tf.range(tf.shape(support)[0])
-                tasks = (support, labels, query, numbers)
-                return tf.map_fn(one, tasks, fn_output_signature=tf.float32, parallel_iterations=1)
+                weights, _ = self.adapt(network, start, support, labels, tf.stack([self.seed, number]))
+                return query_logits(network, weights, start.state, support, query, self.protocol)
 
             self._graphs[key] = run
         return self._graphs[key]

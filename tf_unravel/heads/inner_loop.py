@@ -43,19 +43,22 @@ class Network:
         backbone: keras.Model, images -> [B, D].
         ways: outputs of the linear layer.
         classifier: a built Dense layer to use; None makes one that starts at zero.
+        summed: whether the loss is the sum over the images of a batch, as in Reptile's code, and not their mean.
 
     Attributes:
         variables: the trainable ones: the backbone's, then kernel and bias of the layer.
         classifier: the layer.
-        loss: (logits [B, ways], labels [B]) -> scalar; the mean cross-entropy.
+        loss: (logits [B, ways], labels [B]) -> scalar; the cross-entropy.
     """
 
-    def __init__(self, backbone: keras.Model, ways: int, classifier: keras.layers.Dense | None = None):
+    def __init__(
+        self, backbone: keras.Model, ways: int, classifier: keras.layers.Dense | None = None, summed: bool = False
+    ):
         if classifier is None:
             classifier = keras.layers.Dense(ways, kernel_initializer="zeros", dtype="float32", name="classifier")
         images = keras.Input(backbone.input_shape[1:])
         self.model = keras.Model(images, classifier(backbone(images)))
-        self.classifier, self.loss = classifier, cross_entropy
+        self.classifier, self.loss = classifier, summed_cross_entropy if summed else cross_entropy
         self._scale = 1024.0 if backbone.compute_dtype == "float16" else None
         owned = {id(w) for w in classifier.trainable_variables}
         ours = [w for w in self.model.trainable_variables if id(w) not in owned]
@@ -137,6 +140,11 @@ def cross_entropy(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
 
 
+def summed_cross_entropy(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """The sum over the images: what Reptile's code differentiates, its loss being a vector."""
+    return tf.cast(tf.shape(logits)[0], tf.float32) * cross_entropy(logits, labels)
+
+
 def gradients_of(
     network: Network, weights: Weights, images: tf.Tensor, labels: tf.Tensor, adapted: Sequence[bool],
     state: Weights | None = None,
@@ -176,9 +184,7 @@ class SGD:
     learning_rate: float = 0.01
     name: ClassVar[str] = "sgd"
 
-    @property
-    def says(self) -> str:
-        """Itself, for people."""
+    def __str__(self) -> str:
         return f"SGD at rate {self.learning_rate:g}"
 
     def start(self, weights: Weights) -> Moments:
@@ -202,9 +208,7 @@ class PerStepSGD:
     def __init__(self, rates: Any, factor: float = 1.0):
         self.rates, self.factor = rates, factor
 
-    @property
-    def says(self) -> str:
-        """Itself, for people."""
+    def __str__(self) -> str:
         values = np.asarray(self.rates)
         low, high = values.min(), values.max()
         rates = f"rate {low:g}" if low == high else f"learned rates {low:g} to {high:g}"
@@ -238,9 +242,7 @@ class Adam:
     epsilon: float = 1e-8
     name: ClassVar[str] = "adam"
 
-    @property
-    def says(self) -> str:
-        """Itself, for people."""
+    def __str__(self) -> str:
         return f"Adam without momentum at rate {self.learning_rate:g}"
 
     def start(self, weights: Weights) -> Moments:

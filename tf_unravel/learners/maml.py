@@ -13,11 +13,12 @@ constants (FOMAML). The last layer is adapted and meta-learned like every other 
 | theta_j | fast                | the same                                     |
 | a       | rates               | list over steps of lists over weights        |
 | k       | inner_steps         |                                              |
-| L       | network.loss        | mean over examples; times W with sum_over_ways |
+| L       | network.loss        | mean over examples; inside times W with sum_over_ways |
 
 Conventions of the original code, and the defaults here (`gin/run/mini_imagenet_maml.gin` has the original's):
-- Its loss divides the sum over N ways and K shots by K, so its gradients are N times those of the mean: an inner rate
-  of 0.01 at 5 ways is 0.05 here, or `sum_over_ways=True`.
+- Its loss divides the sum over images by K, so the inner gradients, of N K images, are N times those of the mean: an
+  inner rate of 0.01 at 5 ways is 0.05 here, or `sum_over_ways=True`. Its outer loss is a sum over 15 N queries, also
+  divided by K; Adam does not notice, but clipping at 10 there is clipping at 10 K / (15 N) of the mean's gradient.
 - BatchNorm always takes the statistics of the images at hand: of the support in the inner loop, of all queries
   together in the outer loop and in evaluation (transductive). Training is the same here. Evaluation is what
   `batchnorm` says, and every accuracy names it.
@@ -35,6 +36,7 @@ import keras
 import tensorflow as tf
 
 from tf_unravel.backbones.modes import synchronize
+from tf_unravel.data.decoding import num_cores
 from tf_unravel.data.sampling import Episode
 from tf_unravel.heads.fine_tune import FineTune
 from tf_unravel.heads.inner_loop import Network, PerStepSGD, Weights, gradients_of
@@ -49,15 +51,15 @@ class MAML(Learner):
         backbone: keras.Model, images -> features [B, D].
         ways: classes of a task; tasks of another number of ways have no classifier to start from.
         inner_steps: k, in training.
-        inner_learning_rate: a, on the mean cross-entropy.
+        inner_learning_rate: a, on the mean cross-entropy, or on W times it (`sum_over_ways`).
         first_order: leave out the derivative of the inner gradients.
         adapted: "all", "all_but_batch_norm" or "last_layer": what the inner loop changes.
         learn_rates: make a learnable, one for each step and weight tensor.
-        sum_over_ways: multiply both losses by the ways, as the original code does.
+        sum_over_ways: multiply the inner loss by the ways, as the original code does.
         rematerialize: forget the activations of an inner step and compute them again for its derivative.
         evaluation_steps: of the inner loop in `own_head`; None for `inner_steps`. The original has 5 and 10.
         batchnorm: how `own_head` normalises queries, see `heads.FineTune`.
-        parallel_tasks: tasks whose activations are held in memory at once.
+        parallel_tasks: tasks computed at once, each with its activations in memory; None for one a processor.
         weight_decay: L2 penalty on every trainable weight.
 
     Raises:
@@ -86,7 +88,7 @@ class MAML(Learner):
         rematerialize: bool = False,
         evaluation_steps: int | None = None,
         batchnorm: str = "transductive",
-        parallel_tasks: int = 2,
+        parallel_tasks: int | None = None,
         weight_decay: float = 0.0,
         **kwargs: Any,
     ):
@@ -100,7 +102,7 @@ class MAML(Learner):
             "sum_over_ways": sum_over_ways, "rematerialize": rematerialize, "evaluation_steps": evaluation_steps,
             "batchnorm": batchnorm, "parallel_tasks": parallel_tasks,
         }  # fmt: skip
-        self.ways, self.inner_steps, self.inner_learning_rate = ways, inner_steps, inner_learning_rate
+        self.ways, self.inner_steps = ways, inner_steps
         self.first_order, self.rematerialize, self.parallel_tasks = first_order, rematerialize, parallel_tasks
         self.loss_scale = float(ways) if sum_over_ways else 1.0
         self.classifier = keras.layers.Dense(ways, dtype="float32", name="classifier")
@@ -142,7 +144,7 @@ class MAML(Learner):
                 fast, loss, state = inner_step(fast, rates[j], *seen, states[-1])
                 support_loss, states = (support_loss if j else loss), [*states, state]
             logits, state = self.network.logits(fast, episode.query_images, states[-1])
-            loss = self.loss_scale * self.network.loss(logits, episode.query_labels)
+            loss = self.network.loss(logits, episode.query_labels)
             scaled = self.network.scaled(loss)
         none = tf.UnconnectedGradients.ZERO
         gradients = self.network.unscaled(outer.gradient(scaled, [*weights, rates], unconnected_gradients=none))
@@ -175,7 +177,7 @@ class MAML(Learner):
             lambda episode: self.task_gradients(weights, rates, Episode(*episode)),
             tuple(episodes),
             fn_output_signature=tf.nest.map_structure(lambda value: tf.TensorSpec(value.shape, value.dtype), result),
-            parallel_iterations=self.parallel_tasks,
+            parallel_iterations=self.parallel_tasks or num_cores(),
         )
         # What is no float is a counter (dropout's), the same in every task.
         return tf.nest.map_structure(lambda v: tf.reduce_mean(v, 0) if v.dtype.is_floating else v[0], results)

@@ -24,6 +24,10 @@ What differs from the printed Algorithm 2:
   from the gradient of R_i and alpha". `weight_clustering` is that product: c = 2 alpha. (Had one also differentiated
   the mean by theta_i, the constant would be 2 (1 - 1/m) and a term from the norms would appear.) Biases and BatchNorm
   weights are no filters and are not pulled.
+- The constant is relative to the gradient of the loss, and there the original's code differs from a mean: its loss is
+  a vector, so that its gradients are summed over the images of the inner batch (`sum_over_batch`). Adam does not
+  notice in training, where every batch has the same size; the penalty weighs B times less, and in evaluation, where
+  batches have another size than those the moments come from, a step is longer or shorter by their ratio.
 
 The inner optimizer is Adam with beta1 = 0, whose second moments and step count outlive a task, as in the original
 code (they go on into the next task and into evaluation). The original runs its tasks one after the other; here they
@@ -42,6 +46,7 @@ import keras
 import tensorflow as tf
 
 from tf_unravel.backbones.modes import synchronize
+from tf_unravel.data.decoding import num_cores
 from tf_unravel.heads.fine_tune import FineTune
 from tf_unravel.heads.inner_loop import Adam, Moments, Network, Weights, gradients_of
 from tf_unravel.heads.inner_loop import by_name as optimizers
@@ -107,11 +112,12 @@ class Reptile(Learner):
         inner_batch: B; 10 there.
         inner_optimizer: `heads.Adam(learning_rate)` or `heads.SGD(learning_rate)`.
         weight_clustering: c = 2 alpha, the paper's coefficient (best: 5.0e-5); 0 is Reptile.
+        sum_over_batch: sum the loss over the images of an inner batch, as the original does, in place of the mean.
         evaluation_steps: inner steps of `own_head`; 50 in the original.
         evaluation_batch: support images a step there, or all where there are fewer: 15 gives the original's 5 at
             1 shot and 15 at 5 shots.
         transductive: whether `own_head` normalises queries together, or each with the support set.
-        parallel_tasks: tasks computed at once.
+        parallel_tasks: tasks computed at once; None for one a processor.
         weight_decay: L2 penalty in the outer step.
 
     Raises:
@@ -135,10 +141,11 @@ class Reptile(Learner):
         inner_batch: int = 10,
         inner_optimizer: Any = None,
         weight_clustering: float = 0.0,
+        sum_over_batch: bool = False,
         evaluation_steps: int = 50,
         evaluation_batch: int = 15,
         transductive: bool = False,
-        parallel_tasks: int = 2,
+        parallel_tasks: int | None = None,
         weight_decay: float = 0.0,
         **kwargs: Any,
     ):
@@ -155,10 +162,10 @@ class Reptile(Learner):
         self.inner_optimizer = inner_optimizer or Adam()
         self.weight_clustering, self.transductive = weight_clustering, transductive
         self.evaluation_steps, self.evaluation_batch = evaluation_steps, evaluation_batch
-        self.parallel_tasks = parallel_tasks
+        self.sum_over_batch, self.parallel_tasks = sum_over_batch, parallel_tasks
         self.classifier = keras.layers.Dense(ways, dtype="float32", name="classifier")
         synchronize(backbone, False)  # each task is normalised by itself, wherever it runs
-        self.network = Network(backbone, ways, self.classifier)
+        self.network = Network(backbone, ways, self.classifier, sum_over_batch)
         self.adapts = self.network.adapted("all")
         memory = self.inner_optimizer.start(self.network.weights)
         self.second_moments = [
@@ -190,7 +197,10 @@ class Reptile(Learner):
         result = (self.network.weights, tf.constant(0.0), self.network.state)
         specs = tf.nest.map_structure(lambda value: tf.TensorSpec(value.shape, value.dtype), result)
         return tf.map_fn(
-            one, (fast, images, labels, states), fn_output_signature=specs, parallel_iterations=self.parallel_tasks
+            one,
+            (fast, images, labels, states),
+            fn_output_signature=specs,
+            parallel_iterations=self.parallel_tasks or num_cores(),
         )
 
     def inner_loop(self, images: tf.Tensor, labels: tf.Tensor) -> "InnerLoop":
@@ -230,11 +240,11 @@ class Reptile(Learner):
         end = self.inner_loop(images, labels)
         means = [tf.reduce_mean(weight, axis=0) for weight in end.weights]
         kept = [tf.reduce_mean(second, axis=0) for second in end.moments.second]
-        counters = [tf.reduce_mean(s, axis=0) if s.dtype.is_floating else s[0] for s in end.states]
+        state = [tf.reduce_mean(s, axis=0) if s.dtype.is_floating else s[0] for s in end.states]
         for variable, value in zip(self.second_moments, mean_over_replicas(kept), strict=True):
             variable.assign(value)
         self.steps_taken.assign(end.moments.steps)
-        self.network.assign_state(mean_over_replicas(counters))
+        self.network.assign_state(mean_over_replicas(state))
         # theta + gamma (mean - theta) is an SGD step of rate gamma along theta - mean.
         towards = {id(v): v.value - m for v, m in zip(self.network.variables, means, strict=True)}
         values = self._values(end)
@@ -251,7 +261,7 @@ class Reptile(Learner):
         values = {"loss": tf.reduce_mean(end.losses), "last_loss": tf.reduce_mean(end.losses[-1]),
                   "travelled": _squared(paths) / tasks}
         if end.sizes:
-            of_loss, of_penalty = tf.unstack(tf.add_n(end.sizes))
+            of_loss, of_penalty = tf.unstack(mean_over_replicas(tf.add_n(end.sizes)))
             values["pull"] = tf.sqrt(tf.math.divide_no_nan(of_penalty, of_loss))
         return values
 
@@ -276,6 +286,7 @@ class Reptile(Learner):
                 batchnorm="transductive" if self.transductive else "one_by_one",
                 classifier=self.classifier,
                 moments=lambda: self.moments,
+                sum_over_batch=self.sum_over_batch,
             )
         return self.head
 
@@ -283,7 +294,8 @@ class Reptile(Learner):
         optimizer = {"name": self.inner_optimizer.name, "arguments": vars(self.inner_optimizer)}
         return {**super().get_config(), "ways": self.ways, "inner_steps": self.inner_steps,
                 "inner_batch": self.inner_batch, "inner_optimizer": optimizer,
-                "weight_clustering": self.weight_clustering, "evaluation_steps": self.evaluation_steps,
+                "weight_clustering": self.weight_clustering, "sum_over_batch": self.sum_over_batch,
+                "evaluation_steps": self.evaluation_steps,
                 "evaluation_batch": self.evaluation_batch, "transductive": self.transductive,
                 "parallel_tasks": self.parallel_tasks}
 

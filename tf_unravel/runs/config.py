@@ -86,6 +86,8 @@ class Plan:
         optimizer: (steps_per_epoch, total_epochs) -> keras optimizer.
         epochs: how long to train.
         validation: how to watch it.
+        normalization: (mean, std) per channel in 0-255 units, such as ((0, 0, 0), (255, 255, 255)) for pixels in
+            0..1; None for the data's own.
         seed: of weights, batches, augmentation and dropout.
         checkpoint_minutes: save at least this often, besides after every epoch.
         dtype: "float32", "mixed_bfloat16" or "mixed_float16"; heads and losses stay in float32.
@@ -100,6 +102,7 @@ class Plan:
     optimizer: Callable[..., keras.optimizers.Optimizer]
     epochs: int
     validation: Validation = dataclasses.field(default_factory=Validation)
+    normalization: tuple[Sequence[float], Sequence[float]] | None = None
     seed: int = 0
     checkpoint_minutes: float = 10.0
     dtype: str = "float32"
@@ -126,7 +129,8 @@ class Plan:
         keras.config.set_dtype_policy(self.dtype)
         keras.utils.set_random_seed(self.seed)
         try:
-            backbone = self.backbone(input_shape=facts.image_shape, normalization=facts.normalization)
+            normalization = self.normalization or facts.normalization
+            backbone = self.backbone(input_shape=facts.image_shape, normalization=normalization)
             return self.learner(backbone=backbone, num_labels=self.batches.num_labels(facts.num_classes))
         except (TypeError, ValueError) as error:
             raise ConfigError(f"the configuration does not fit: {one_line(error)}") from error
@@ -267,6 +271,11 @@ def heads_named(names: Sequence[str], learner: Any) -> dict[str, Any]:
         name: learner.own_head() if name == OWN else gin.get_configurable(heads.by_name[name].__name__)()
         for name in names
     }
+
+
+def may_adapt(names: Sequence[str]) -> bool:
+    """Whether one of these heads adapts the network itself; the learner's own may."""
+    return any(name == OWN or getattr(heads.by_name.get(name), "on_images", False) for name in names)
 
 
 def operative() -> str:

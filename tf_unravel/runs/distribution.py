@@ -103,9 +103,10 @@ class Devices:
         return batches.map(shared_out).unbatch().prefetch(2 * here)
 
     def step(self, learner: keras.Model) -> Callable[[Any, bool], tuple[dict[str, tf.Tensor], bool]]:
-        """A step on every replica, as one graph: (batch, whether this machine wants to stop) -> (values, stop).
+        """A step on every replica: (batch, whether this machine wants to stop) -> (values, stop).
 
-        Values are means over replicas. Machines stop together: when one wants to, all are told after the same step.
+        It is one graph for each shape of a batch. Values are means over replicas. Machines stop together: when one
+        wants to, all are told after the same step.
         """
         if self.replicas == 1:
             train_step = tf.function(lambda batch: learner.train_step(batch))

@@ -18,16 +18,20 @@ class FinishedRun:
         run_dir: the run's folder.
         bindings: gin bindings that change it for this reading, such as another `load.root`.
         checkpoint: "best" (by validation), "last", or "initial" for the weights that training began with.
+        adapts: whether the network will be adapted to tasks: then the run's threads_per_op counts.
 
     Raises:
         ConfigError: no run is there, or it has no checkpoint yet.
     """
 
-    def __init__(self, run_dir: str | os.PathLike, bindings: Sequence[str] = (), checkpoint: str = "best"):
+    def __init__(
+        self, run_dir: str | os.PathLike, bindings: Sequence[str] = (), checkpoint: str = "best", adapts: bool = False
+    ):
         self.folder = RunFolder(run_dir)
         config.parse(bindings=bindings, text=self.folder.read_config())
         self.plan = config.plan()
-        self.plan.use_threads()
+        if adapts:
+            self.plan.use_threads()
         self.learner = self.plan.build(self.folder.data_facts())
         self.step = self._restore(checkpoint)
 

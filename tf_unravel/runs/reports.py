@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tf_unravel import analysis, data, evaluation
 from tf_unravel.runs.checkpoints import write_atomically
-from tf_unravel.runs.config import describe, heads_named
+from tf_unravel.runs.config import describe, heads_named, may_adapt
 from tf_unravel.runs.figures import figure_png, projection, projection_figure
 from tf_unravel.runs.folder import RunFolder
 from tf_unravel.runs.logs import log_figure
@@ -45,10 +45,10 @@ class Reading:
         names = [RunFolder(run_dir).name for run_dir in self.run_dirs]
         return names if len(set(names)) == len(names) else [str(run_dir) for run_dir in self.run_dirs]
 
-    def runs(self) -> Iterator[tuple[str, FinishedRun, data.ClassImages]]:
-        """Each run's title, the run, and its split."""
+    def runs(self, adapts: bool = False) -> Iterator[tuple[str, FinishedRun, data.ClassImages]]:
+        """Each run's title, the run, and its split; `adapts` as for FinishedRun."""
         for title, run_dir in zip(self.titles, self.run_dirs, strict=True):
-            run = FinishedRun(run_dir, self.bindings, self.checkpoint)
+            run = FinishedRun(run_dir, self.bindings, self.checkpoint, adapts)
             yield title, run, run.split(self.split)
 
 
@@ -78,7 +78,7 @@ def evaluate_runs(reading: Reading, head_names: Sequence[str], tasks: Tasks) -> 
         ConfigError: an unknown head, or a folder without a trained run.
     """
     rows = []
-    for title, run, split in reading.runs():
+    for title, run, split in reading.runs(may_adapt(head_names)):
         chosen = heads_named(head_names, run.learner)
         for shots in tasks.shots:
             data.TaskSampler(split, tasks.ways, shots, tasks.queries, tasks.seed)  # refuses before minutes of features

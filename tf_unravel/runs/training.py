@@ -76,7 +76,7 @@ class Outcome:
         if progress.step < self.total:
             return f"stopped after step {progress.step} of {self.total}; the same command goes on from there"
         accuracy = f"{100 * progress.best:.2f} % (mean over its shots)"
-        best = f"; best validation accuracy {accuracy} at step {progress.best_step}"
+        best = f"; best validation accuracy {accuracy} at step {progress.best_step}, BatchNorm {progress.protocol}"
         return (
             f"{self.folder.path}: {self.total} steps in {progress.seconds:.0f} s"
             f"{best if progress.validations else ''}"
@@ -91,6 +91,7 @@ class Progress:
     seconds: float = 0.0
     best: float = -1.0
     best_step: int = 0
+    protocol: str = ""
     validations: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
 
@@ -189,6 +190,8 @@ class _Loop:
         step_function = self.devices.step(self.learner)
         with _stop_on_signals() as stopped, progress_bar(progress.step, self.total) as bar:
             bar.write(self._begins(), file=sys.stderr)
+            if self._validation_is_due():  # the start before this one did not get to it
+                self._end_epoch()
             stop = False
             while progress.step < self.total and not stop:
                 values, stop = step_function(next(batches), stopped.signal is not None)
@@ -249,11 +252,18 @@ class _Loop:
                 self._diverged(f"{variable.path} is not finite")
 
     def _end_epoch(self) -> None:
-        self._check_weights()
-        epoch, every = self.progress.step // self.steps_per_epoch, self.plan.validation.every_epochs
-        if every and (epoch % every == 0 or self.progress.step == self.total):
-            self._validate(epoch)
-        self._save()
+        self._save()  # before the validation, which may take long
+        if self._validation_is_due():
+            self._validate(self.progress.step // self.steps_per_epoch)
+            self._save()
+
+    def _validation_is_due(self) -> bool:
+        """Whether this step ends an epoch that is to be validated and was not."""
+        progress, every = self.progress, self.plan.validation.every_epochs
+        if not every or not progress.step or progress.step % self.steps_per_epoch:
+            return False
+        done = progress.validations and progress.validations[-1]["step"] == progress.step
+        return not done and (progress.step // self.steps_per_epoch % every == 0 or progress.step == self.total)
 
     def _save(self) -> None:
         self._check_weights()
@@ -270,6 +280,7 @@ class _Loop:
             queries=watch.queries, num_tasks=watch.num_tasks, seed=self.plan.seed,
         )
         accuracies = {shots: accuracy.mean for shots, accuracy in table["head"].items()}
+        progress.protocol = next(iter(table["head"].values())).protocol
         separation = analysis.class_separation(features, split.class_ids, num_pairs=2000)
         scalars = {f"val/{shots}-shot": mean for shots, mean in accuracies.items()}
         scalars |= {"val/r_fc": separation.r_fc, "val/r_hv": separation.r_hv,
