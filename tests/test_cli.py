@@ -51,6 +51,15 @@ def test_evaluate_twice_gives_the_same(run_dirs, tmp_path, capsys):
     assert tables[0] == tables[1]
 
 
+def test_a_head_that_fails_loses_nothing_of_those_before_it(run_dirs, tmp_path, capsys):
+    run = f"--run_dir={run_dirs / 'classical'}"
+    diverging = ["--heads=fine_tune,ridge,prototypes", "--gin_bindings=FineTune.learning_rate = 1e39"]
+    assert cli.main(["evaluate", run, f"--out={tmp_path}", "--tasks=6", "--queries=5", *diverging]) == 1
+    assert "fine_tune" in capsys.readouterr().err
+    kept = json.loads((run_dirs / "classical" / "results.json").read_text())["evaluation"]
+    assert {(row["head"], row["num_tasks"]) for row in kept} == {("ridge", 6), ("prototypes", 6)}
+
+
 def test_measure_prints_and_draws(run_dirs, tmp_path, capsys):
     assert cli.main(["measure", both(run_dirs), f"--out={tmp_path}", "--pairs=500"]) == 0
     table = capsys.readouterr().out

@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -82,18 +82,28 @@ def evaluate_runs(reading: Reading, head_names: Sequence[str], tasks: Tasks) -> 
         chosen = heads_named(head_names, run.learner)
         for shots in tasks.shots:
             data.TaskSampler(split, tasks.ways, shots, tasks.queries, tasks.seed)  # refuses before minutes of features
-        accuracies = evaluation.evaluate_heads(run.backbone, chosen, split, **dataclasses.asdict(tasks))
-        mine = [
-            {"run": title, "checkpoint_step": run.step, "split": split.name, "fingerprint": split.fingerprint,
-             "head": name, "shots": shots, "ways": tasks.ways, "queries": tasks.queries, "seed": tasks.seed,
-             **describe(accuracy)}
-            for name, by_shots in accuracies.items()
-            for shots, accuracy in by_shots.items()
-        ]
-        run.folder.update_results("evaluation", mine)
+        mine: list[dict[str, Any]] = []
+        for heads in _by_cost(chosen):
+            accuracies = evaluation.evaluate_heads(run.backbone, heads, split, **dataclasses.asdict(tasks))
+            mine += [
+                {"run": title, "checkpoint_step": run.step, "split": split.name, "fingerprint": split.fingerprint,
+                 "head": name, "shots": shots, "ways": tasks.ways, "queries": tasks.queries, "seed": tasks.seed,
+                 **describe(accuracy)}
+                for name, by_shots in accuracies.items()
+                for shots, accuracy in by_shots.items()
+            ]
+            run.folder.update_results("evaluation", mine)  # what is done is kept if a later head fails
         rows += mine
     _write_json(reading.folder / "evaluation.json", rows)
     return _accuracy_table(rows, tasks)
+
+
+def _by_cost(heads: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The heads that share one pass over the images, then one by one those that adapt the network to each task."""
+    adapting = {name: head for name, head in heads.items() if getattr(head, "on_images", False)}
+    if len(adapting) < len(heads):
+        yield {name: head for name, head in heads.items() if name not in adapting}
+    yield from ({name: head} for name, head in adapting.items())
 
 
 def _accuracy_table(rows: Sequence[dict[str, Any]], tasks: Tasks) -> str:
