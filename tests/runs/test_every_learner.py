@@ -17,7 +17,7 @@ BINDINGS = (
     "Episodes.queries = 2", "Episodes.tasks = 2", "Episodes.padding = 2", "Episodes.batches_per_epoch = 4",
     "InnerBatches.ways = 3", "InnerBatches.shots = 4", "InnerBatches.tasks = 2", "InnerBatches.batches_per_epoch = 4",
     "inner_steps = 2", "inner_batch = 4", "MAML.inner_steps = 1",
-    "MAML.evaluation_steps = 2", "Reptile.evaluation_steps = 2",
+    "MAML.evaluation_steps = 2", "MAML.learn_rates = True", "Reptile.evaluation_steps = 2",
 )  # fmt: skip
 
 
