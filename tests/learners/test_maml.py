@@ -192,12 +192,14 @@ def test_without_inner_steps_it_trains_on_the_queries_alone():
     learner, episodes = learner_of(inner_steps=0), batch()
     keras.utils.set_random_seed(0)
     with tf.GradientTape() as tape:
-        losses = [learner.network.loss(learner.network.logits(learner.network.weights, q)[0], y)
-                  for q, y in zip(episodes.query_images, episodes.query_labels, strict=True)]
+        logits = [learner.network.logits(learner.network.weights, q)[0] for q in episodes.query_images]
+        losses = [learner.network.loss(z, y) for z, y in zip(logits, episodes.query_labels, strict=True)]
         loss = tf.reduce_mean(losses)
     expected = tape.gradient(loss, [v.value for v in learner.network.variables])
     before = [v.numpy() for v in learner.network.variables]
-    learner.train_step(episodes)
+    reported = learner.train_step(episodes)
+    np.testing.assert_allclose(reported["loss"], loss, rtol=1e-5)
+    np.testing.assert_allclose(reported["accuracy"], np.mean(np.argmax(logits, -1) == episodes.query_labels), rtol=1e-6)
     for old, g, variable in zip(before, expected, learner.network.variables, strict=True):
         np.testing.assert_allclose(variable.numpy(), old - 0.1 * g, atol=1e-6)
     support, labels, query, _ = episodes
