@@ -48,6 +48,16 @@ def test_a_batch_is_a_function_of_seed_and_step_alone():
     assert not np.array_equal(all_steps[0][0], drawn(num_steps=1, seed=4)[0][0])
 
 
+def test_a_task_is_a_function_of_its_number_and_its_order_another_in_each():
+    """Task t comes t-th, in meta-steps of whatever number of tasks: no task comes twice."""
+    together, alone = drawn(num_steps=2), drawn(num_steps=4, tasks=1)
+    for whole, single in zip(zip(*together, strict=True), zip(*alone, strict=True), strict=True):
+        np.testing.assert_array_equal(np.concatenate(whole), np.concatenate(single))
+    # Labels are 0, 0, 0, 0, 1, ... before they are put in order: the order is all that they can differ by.
+    orders = [labels[0] for _, labels in alone] + [drawn(num_steps=1, seed=4)[0][1][0]]
+    assert len({order.tobytes() for order in orders}) == 5
+
+
 def test_every_image_comes_equally_often():
     counts = np.zeros(120)
     for numbers, _ in drawn(num_steps=400):
@@ -86,8 +96,8 @@ def test_episodes_of_a_run_are_augmented_by_seed_and_step():
 
 
 def test_varied_shots_keep_the_size_of_a_batch_and_depend_on_seed_and_step():
-    def drawn(first_step=0, count=30):
-        dataset = data.episodes_of_varied_shots(numbered_split(), 3, 1, 4, images_per_class=6, tasks=2, seed=1,
+    def drawn(first_step=0, count=30, seed=1):
+        dataset = data.episodes_of_varied_shots(numbered_split(), 3, 1, 4, images_per_class=6, tasks=2, seed=seed,
                                                 first_step=first_step)
         return [episode for episode in dataset.take(count)]
 
@@ -101,8 +111,17 @@ def test_varied_shots_keep_the_size_of_a_batch_and_depend_on_seed_and_step():
         assert len(set(numbers)) == 18 and len({int(n) // 20 for n in numbers}) == 3
     for a, b in zip(batches_drawn[10], drawn(first_step=10, count=1)[0], strict=True):
         np.testing.assert_array_equal(a, b)
+    assert [episode.support_images.shape[1] // 3 for episode in drawn(seed=2)] != shots
     with pytest.raises(ValueError, match="images_per_class=4"):
         data.episodes_of_varied_shots(numbered_split(), 3, 1, 4, images_per_class=4)
+
+
+def test_shots_that_do_not_vary_give_the_tasks_of_episodes():
+    varied = data.episodes_of_varied_shots(numbered_split(), 3, 2, 2, images_per_class=6, tasks=2, seed=1).take(3)
+    plain = data.episodes(numbered_split(), ways=3, shots=2, queries=4, tasks_per_batch=2, seed=1).take(3)
+    for a, b in zip(varied, plain, strict=True):
+        for values, expected in zip(a, b, strict=True):
+            np.testing.assert_array_equal(values, expected)
 
 
 def test_a_run_may_vary_its_shots():

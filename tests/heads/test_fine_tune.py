@@ -16,17 +16,20 @@ def task(ways=3, shots=2, queries=2):
     return next(iter(data.episodes(make_split(), ways=ways, shots=shots, queries=queries, tasks_per_batch=2)))
 
 
-def by_hand(backbone, support, labels, steps, optimizer):
-    """Trains a copy of the backbone and a zero classifier with a Keras optimizer, BatchNorm on its batch."""
+def by_hand(backbone, support, labels, batches, optimizer):
+    """Trains a copy of the backbone and a zero classifier with a Keras optimizer, BatchNorm on its batch.
+
+    `batches` says for every step which images it sees.
+    """
     copy = keras.models.clone_model(backbone)
     copy.set_weights(backbone.get_weights())
     classifier = keras.layers.Dense(3, kernel_initializer="zeros")
     model = keras.Sequential([copy, classifier])
     model.build((None, 16, 16, 3))
-    for _ in range(steps):
+    for chosen in batches:
         with tf.GradientTape() as tape:
-            logits = model(support, training=True)
-            loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
+            logits = model(tf.gather(support, chosen), training=True)
+            loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(tf.gather(labels, chosen), logits))
         gradients = tape.gradient(loss, model.trainable_variables)
         optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
     return model
@@ -42,7 +45,8 @@ def test_it_is_training_a_copy(inner, outer):
     head = heads.FineTune(steps=4, learning_rate=0.1, optimizer=inner, batchnorm="transductive")
     logits = head(backbone, episode.support_images, episode.support_labels, episode.query_images, 3)
     for t in range(2):
-        trained = by_hand(backbone, episode.support_images[t], episode.support_labels[t], 4, outer())
+        everything = [range(6)] * 4
+        trained = by_hand(backbone, episode.support_images[t], episode.support_labels[t], everything, outer())
         expected = trained(episode.query_images[t], training=True)
         np.testing.assert_allclose(logits[t], expected, rtol=2e-2, atol=2e-3)
     for a, b in zip(before, backbone.get_weights(), strict=True):
@@ -76,17 +80,25 @@ def test_a_broken_off_task_leaves_nothing_behind(monkeypatch):
 
 
 def test_queries_are_answered_with_nothing_dropped():
-    """r2d2 has dropout: the same task gives the same answer again, and other steps draw other masks."""
+    """r2d2 has dropout: the answer is that of dropout at rate 0, the same again, and other steps draw other masks."""
     backbone = backbones.r2d2((16, 16, 3), filters=(4, 4, 4, 4), seed=0)
     before = backbone.get_weights()
     episode = task()
     arguments = (episode.support_images, episode.support_labels, episode.query_images, 3)
     network, _, support, query = network_and_images()
-    network = inner_loop.Network(backbone, 3)
-    start = network.weights, network.state
+    network, rng = inner_loop.Network(backbone, 3), np.random.default_rng(0)
+    weights = [w + 0.1 * tf.constant(rng.normal(size=w.shape), tf.float32) for w in network.weights]
+    start = weights, network.state
+    rates = {layer: layer.rate for layer in backbone.layers if hasattr(layer, "forwards")}
     for protocol in inner_loop.PROTOCOLS:
-        logits = [inner_loop.query_logits(network, *start, support, query, protocol) for _ in range(2)]
-        np.testing.assert_array_equal(*logits)
+        logits = inner_loop.query_logits(network, *start, support, query, protocol)
+        assert rates and np.any(logits)  # a classifier of zeros would hide what is dropped before it
+        for layer in rates:
+            layer.rate = 0.0
+        undropped = inner_loop.query_logits(network, *start, support, query, protocol)
+        for layer, rate in rates.items():
+            layer.rate = rate
+        np.testing.assert_array_equal(logits, undropped)
         head = heads.FineTune(steps=2, batchnorm=protocol)
         np.testing.assert_array_equal(head(backbone, *arguments), head(backbone, *arguments))
     weights = [tf.ones_like(w) for w in network.weights]
@@ -153,6 +165,28 @@ def test_batches_are_random_orders_one_after_the_other():
     assert not np.array_equal(orders, other)
 
 
+def test_batches_of_a_task_are_drawn_by_its_number_and_the_seed():
+    backbone, episode = small_network(), task()
+    head = heads.FineTune(steps=3, batch_size=4, learning_rate=0.1, batchnorm="transductive", seed=7)
+    arguments = (episode.support_images, episode.support_labels, episode.query_images, 3)
+    logits = head(backbone, *arguments, first_task=4)
+    for t in range(2):
+        orders = batch_orders(3, 4, 6, tf.constant([7, 4 + t]))
+        trained = by_hand(backbone, arguments[0][t], arguments[1][t], orders, keras.optimizers.SGD(0.1))
+        np.testing.assert_allclose(logits[t], trained(arguments[2][t], training=True), rtol=2e-2, atol=2e-3)
+
+
+def test_every_step_drops_something_else():
+    """At rate 0 the loss of the same images changes by the masks of dropout alone."""
+    keras.utils.set_random_seed(0)
+    classifier, episode = keras.layers.Dense(3), task()
+    head = heads.FineTune(steps=3, learning_rate=0.0, classifier=classifier)
+    network = head.network(backbones.r2d2((16, 16, 3), filters=(4, 4, 4, 4), seed=0), 3)
+    seen = episode.support_images[0], episode.support_labels[0]
+    _, losses = head.adapt(network, head.start(network), *seen, tf.constant([0, 0]))
+    assert len(set(losses.numpy())) == 3
+
+
 def test_the_order_of_a_task_does_not_depend_on_the_tasks_beside_it():
     backbone, episode = small_network(), task()
     head = heads.FineTune(steps=3, batch_size=2, learning_rate=0.1)
@@ -187,6 +221,19 @@ def test_evaluated_beside_other_heads_on_the_same_tasks():
     np.testing.assert_array_equal(alone.per_task, table["fine_tune"][2].per_task)
     assert table["fine_tune"][2].mean > 0.5
     assert "support" in table["fine_tune"][1].batchnorm and "running" in table["prototypes"][1].batchnorm
+
+
+def test_tasks_keep_their_numbers_from_block_to_block():
+    """20 tasks are evaluated as two blocks of 10; the order of a task's batches comes from its number."""
+    seen = []
+
+    class Watched(heads.FineTune):
+        def __call__(self, backbone, support, support_labels, query, ways, first_task=0):
+            seen.append((first_task, len(support)))
+            return tf.zeros([*query.shape[:2], ways])
+
+    evaluate(small_network(), Watched(), make_split(), ways=3, shots=2, queries=3, num_tasks=20)
+    assert seen == [(0, 10), (10, 10)]
 
 
 def test_features_alone_cannot_be_fine_tuned():

@@ -15,12 +15,17 @@ HEADS = [heads.Prototypes(), heads.Ridge(l2=2.0), heads.SVM()]
 
 
 @pytest.mark.parametrize("passes", [1, 2])
-@pytest.mark.parametrize("head", HEADS, ids=lambda head: head.name)
-def test_gradient_of_a_whole_step_is_that_of_finite_differences(head, passes):
-    """From the loss through the head's solution and both feature sets to every weight of the network, in float64."""
+@pytest.mark.parametrize(("head", "filters"), [*((head, 3) for head in HEADS), (heads.Ridge(l2=2.0), 8)],
+                         ids=["prototypes", "ridge_primal", "svm", "ridge_dual"])
+def test_gradient_of_a_whole_step_is_that_of_finite_differences(head, filters, passes):
+    """From the loss through the head's solution and both feature sets to every weight of the network, in float64.
+
+    Of 6 support images; with fewer features the ridge is solved in its primal form, with more in its dual.
+    """
     keras.config.set_dtype_policy("float64")
     try:
-        learner = learners.Episodic(small_network(), head, scale=3.0, label_smoothing=0.1, passes=passes, bias=True)
+        network = small_network(filters=filters)
+        learner = learners.Episodic(network, head, scale=3.0, label_smoothing=0.1, passes=passes, bias=True)
     finally:
         keras.config.set_dtype_policy("float32")
     rng = np.random.default_rng(0)
@@ -79,6 +84,17 @@ def test_two_passes_normalise_support_and_queries_apart():
         assert np.array_equal(a, b) == apart
 
 
+def test_what_is_watched_is_normalised_by_the_running_statistics():
+    episode, learner = batch(), learners.Episodic(small_network(), heads.Ridge(), label_smoothing=0.1)
+    support, query = (
+        tf.stack([learner.backbone(images, training=False) for images in each])
+        for each in (episode.support_images, episode.query_images)
+    )
+    logits = heads.Ridge()(support, episode.support_labels, query, 3)
+    expected = smoothed_cross_entropy(episode.query_labels, logits, 0.1)
+    np.testing.assert_allclose(learner.test_step(episode)["loss"], expected, rtol=1e-4)
+
+
 def test_the_scale_is_trained_or_not():
     for learn in (True, False):
         learner = learners.Episodic(small_network(), heads.Prototypes(normalize=True), scale=7.0, learn_scale=learn)
@@ -109,6 +125,15 @@ def test_learns_saves_and_loads(head, tmp_path):
     loaded = keras.models.load_model(tmp_path / "episodic.keras")
     assert loaded.head == head and float(loaded.scale) == float(learner.scale)
     np.testing.assert_array_equal(loaded.logits(batch(), False), learner.logits(batch(), False))
+
+
+def test_its_configuration_makes_the_same_learner():
+    arguments = {"scale": 3.0, "learn_scale": False, "bias": True, "label_smoothing": 0.1, "passes": 2}
+    learner = learners.Episodic(small_network(), heads.Ridge(l2=2.0), weight_decay=5e-4, **arguments)
+    again = learners.Episodic.from_config(learner.get_config())
+    assert again.head == heads.Ridge(l2=2.0) and float(again.scale) == 3.0 and again.bias is not None
+    assert not again.scale.trainable
+    assert (again.label_smoothing, again.passes, again.weight_decay) == (0.1, 2, 5e-4)
 
 
 @pytest.mark.parametrize("bad", [{"passes": 3}, {"label_smoothing": 1.0}])

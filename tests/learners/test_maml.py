@@ -60,6 +60,33 @@ def test_meta_gradient_on_a_quadratic_is_the_closed_form(first_order, rematerial
     np.testing.assert_allclose(seen["values"]["loss"], loss, rtol=1e-5)
 
 
+@pytest.mark.parametrize("rematerialize", [False, True])
+def test_every_step_and_layer_has_its_own_rate(rematerialize):
+    """The same closed form, the rates a_j a diagonal matrix: theta_{j+1} = theta_j - a_j (H theta_j - b).
+
+    Backwards, u_j = (I - a_j H)^T u_{j+1}, and a rate's gradient is -u_{j+1} * (H theta_j - b) over its layer.
+    """
+    learner, episode = quadratic(learn_rates=True, rematerialize=rematerialize)
+    rates = np.array([[0.3, 0.1], [0.2, 0.5], [0.05, 0.25]])  # [steps, kernel and bias]
+    theta = stacked([v.numpy() for v in learner.network.variables])
+    x, q = with_ones(episode.support_images), with_ones(episode.query_images)
+    hessian, b = x.T @ x / len(x), x.T @ episode.support_labels / len(x)
+    by_row = rates[:, [0, 0, 0, 1]]  # three rows of the kernel and the bias
+    inner, fast = [], theta
+    for row in by_row:
+        inner.append(hessian @ fast - b)
+        fast = fast - row[:, None] * inner[-1]
+    upstream, by_rates = q.T @ (q @ fast - episode.query_labels) / len(q), np.zeros((STEPS, 2))
+    for j in reversed(range(STEPS)):
+        by_entry = -(upstream * inner[j]).sum(axis=1)
+        by_rates[j] = by_entry[:3].sum(), by_entry[3]
+        upstream = (np.eye(4) - by_row[j][:, None] * hessian).T @ upstream
+    learner.rates.assign(rates)
+    found = learner.task_gradients(learner.network.weights, learner.rates.value, episode)
+    np.testing.assert_allclose(stacked(found[0]), upstream, rtol=2e-5, atol=1e-6)
+    np.testing.assert_allclose(found[1], by_rates, rtol=2e-5, atol=1e-6)
+
+
 def float64_task(**options):
     """A small conv net in float64 and one task: what finite differences need."""
     keras.config.set_dtype_policy("float64")
@@ -141,16 +168,38 @@ def test_rematerializing_changes_nothing(graph):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(("rematerialize", "looks"), [(False, 3), (True, 5)])
+def test_rematerializing_computes_the_inner_steps_again(rematerialize, looks, monkeypatch):
+    """Two inner steps and the queries; the derivatives of the two steps look once more each."""
+    learner, seen = learner_of(rematerialize=rematerialize), []
+    logits = learner.network.logits
+    monkeypatch.setattr(learner.network, "logits", lambda *arguments: seen.append(1) or logits(*arguments))
+    learner.task_gradients(learner.network.weights, learner.rates.value, Episode(*(x[0] for x in batch())))
+    assert len(seen) == looks
+
+
+def test_every_look_of_a_task_drops_something_else():
+    """Two inner steps and the queries are three forwards of dropout, whatever the number of tasks."""
+    keras.utils.set_random_seed(0)
+    learner = learners.MAML(backbones.r2d2((16, 16, 3), filters=(4, 4, 4, 4), seed=0), 3, inner_steps=2)
+    learner.compile(optimizer=keras.optimizers.SGD(0.1))
+    learner.train_step(batch())
+    counted = [int(layer.forwards) for layer in learner.backbone.layers if hasattr(layer, "forwards")]
+    assert counted and set(counted) == {3}
+
+
 def test_without_inner_steps_it_trains_on_the_queries_alone():
     learner, episodes = learner_of(inner_steps=0), batch()
     keras.utils.set_random_seed(0)
     with tf.GradientTape() as tape:
-        losses = [learner.network.loss(learner.network.logits(learner.network.weights, q)[0], y)
-                  for q, y in zip(episodes.query_images, episodes.query_labels, strict=True)]
+        logits = [learner.network.logits(learner.network.weights, q)[0] for q in episodes.query_images]
+        losses = [learner.network.loss(z, y) for z, y in zip(logits, episodes.query_labels, strict=True)]
         loss = tf.reduce_mean(losses)
     expected = tape.gradient(loss, [v.value for v in learner.network.variables])
     before = [v.numpy() for v in learner.network.variables]
-    learner.train_step(episodes)
+    reported = learner.train_step(episodes)
+    np.testing.assert_allclose(reported["loss"], loss, rtol=1e-5)
+    np.testing.assert_allclose(reported["accuracy"], np.mean(np.argmax(logits, -1) == episodes.query_labels), rtol=1e-6)
     for old, g, variable in zip(before, expected, learner.network.variables, strict=True):
         np.testing.assert_allclose(variable.numpy(), old - 0.1 * g, atol=1e-6)
     support, labels, query, _ = episodes
@@ -216,11 +265,43 @@ def test_learned_rates_get_a_gradient_and_a_place_in_evaluation():
     learner.train_step(batch())
     rates = learner.rates.numpy()
     assert np.ptp(rates) > 0
+    fixed = learner_of()
+    fixed.train_step(batch())
+    assert np.ptp(fixed.rates.numpy()) == 0
     head = learner.own_head()
     np.testing.assert_allclose(np.asarray(head.optimizer.rates), rates)
     learner.train_step(batch(seed=1))
     assert learner.own_head() is head
     np.testing.assert_allclose(np.asarray(head.optimizer.rates), learner.rates.numpy())
+
+
+@pytest.mark.parametrize("adapted", ["all", "last_layer"])
+def test_its_head_adapts_as_the_training_does(adapted):
+    """From the learned classifier, by the learned rates and those of the last step after it, three steps for two."""
+    learner = learner_of(adapted=adapted, sum_over_ways=True, evaluation_steps=3)
+    learner.rates.assign(np.random.default_rng(0).uniform(0.01, 0.1, size=learner.rates.shape))
+    support, labels, query, _ = batch()
+    logits = learner.own_head()(learner.backbone, support, labels, query, 3)
+    for t in range(2):
+        fast, state = learner.network.weights, learner.network.state
+        for j in (0, 1, 1):
+            fast = learner.inner_step(fast, learner.rates.value[j], support[t], labels[t], state)[0]
+        np.testing.assert_allclose(logits[t], learner.network.logits(fast, query[t])[0], rtol=1e-3, atol=1e-4)
+
+
+def test_adam_clips_each_number_and_changes_its_rate():
+    """Adam in NumPy from gradients (100, 1) clipped to (10, 1), then (0, 1) after the rate has changed."""
+    optimizer = learners.adam(steps_per_epoch=1, rates=(0.1, 0.01), epochs=(1,), clip_value=10.0)
+    variable, expected, first, second = keras.Variable([0.0, 0.0]), np.zeros(2), np.zeros(2), np.zeros(2)
+    steps = [([100.0, 1.0], [10.0, 1.0], 0.1), ([0.0, 1.0], [0.0, 1.0], 0.01)]
+    for t, (gradient, clipped, rate) in enumerate(steps, start=1):
+        optimizer.apply([tf.constant(gradient)], [variable])
+        first = 0.9 * first + 0.1 * np.array(clipped)
+        second = 0.999 * second + 0.001 * np.square(clipped)
+        expected -= rate * (first / (1 - 0.9**t)) / (np.sqrt(second / (1 - 0.999**t)) + 1e-8)
+    np.testing.assert_allclose(variable.numpy(), expected, rtol=1e-4)
+    moments = [v.numpy() for v in optimizer.variables if "velocity" in v.path]
+    np.testing.assert_allclose(moments, [second], rtol=1e-5)
 
 
 def test_the_protocol_is_said_beside_every_accuracy():

@@ -30,4 +30,6 @@ def test_replicas_do_what_one_device_does(devices, learner):
     assert found["moved"] > 1e-4
     assert found["distance"] < 2e-4
     for name, value in found["one"].items():
-        assert found["many"][name] == pytest.approx(value, rel=1e-4, abs=1e-5)
+        # Tasks are alike: the mean of the replicas' own pulls would be only 6e-5 off the pull of all.
+        rel = 1e-5 if name == "pull" else 1e-4
+        assert found["many"][name] == pytest.approx(value, rel=rel, abs=1e-5)

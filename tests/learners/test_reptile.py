@@ -7,7 +7,9 @@ import tensorflow as tf
 
 from tests.conftest import make_split
 from tests.learners.problems import half_squared_error, no_backbone, small_network
-from tf_unravel import data, evaluate, heads, learners, regularizers
+from tf_unravel import backbones, data, evaluate, heads, learners, regularizers
+from tf_unravel.heads.fine_tune import batch_orders
+from tf_unravel.heads.inner_loop import gradients_of
 from tf_unravel.learners import reptile
 from tf_unravel.learners.reptile import clustering_gradient
 
@@ -60,22 +62,27 @@ def algorithm_2(theta, images, targets, optimizer, coefficient, outer, second=No
     return [w + outer * (m - w) for w, m in zip(theta, mean, strict=True)], second
 
 
-def test_the_size_of_the_pull_is_reported():
+def test_losses_way_and_size_of_the_pull_are_reported():
     """From the same weights nothing pulls; afterwards by SGD at one rate, in NumPy."""
     images, targets = quadratic_tasks()
     learner = quadratic_learner(inner_optimizer=heads.SGD(0.2), weight_clustering=0.4)
     theta = weights_of(learner)
-    tasks, sizes = [[w.copy() for w in theta] for _ in images], np.zeros(2)
+    tasks, sizes, losses = [[w.copy() for w in theta] for _ in images], np.zeros(2), np.zeros((3, 2))
     for j in range(3):
         mean = np.mean([task[0] for task in tasks], axis=0)
         for p, task in enumerate(tasks):
             gradient = task_gradient(task, images[p, j], targets[p, j])
+            error = images[p, j].reshape(4, 2) @ task[0] + task[1] - targets[p, j]
+            losses[j, p] = (error**2).sum() / 8  # half the mean over 4 examples
             pull = 0.4 * (task[0] - mean) / np.sum(mean**2, axis=0)
             sizes += sum((g**2).sum() for g in gradient), (pull**2).sum()
             task[0] -= 0.2 * (gradient[0] + pull)
             task[1] -= 0.2 * gradient[1]
     reported = learner.train_step((tf.constant(images), tf.constant(targets)))
     np.testing.assert_allclose(reported["pull"], np.sqrt(sizes[1] / sizes[0]), rtol=1e-4)
+    np.testing.assert_allclose([reported["loss"], reported["last_loss"]], [losses.mean(), losses[2].mean()], rtol=1e-4)
+    travelled = np.mean([sum(((w - start) ** 2).sum() for w, start in zip(t, theta, strict=True)) for t in tasks])
+    np.testing.assert_allclose(reported["travelled"], travelled, rtol=1e-4)
     assert "pull" not in quadratic_learner().train_step((tf.constant(images), tf.constant(targets)))
 
 
@@ -202,6 +209,65 @@ def test_second_moments_outlive_the_meta_step_and_reach_evaluation():
     assert max(np.abs(m.numpy()).max() for m in moments.second) > 0
     for kept, variable in zip(moments.second, learner.second_moments, strict=True):
         np.testing.assert_array_equal(kept, variable.numpy())
+
+
+@pytest.mark.parametrize("transductive", [False, True])
+def test_its_head_goes_on_as_the_training_does(transductive):
+    """From the learned classifier and second moments, on batches of 4 of 6 support images, under its protocol."""
+    learner = pictures_learner(inner_optimizer=heads.Adam(0.01), evaluation_steps=3, evaluation_batch=4,
+                               transductive=transductive)
+    for i in range(2):
+        learner.train_step(picture_batches(first=i))
+    support, labels, query, _ = next(iter(data.episodes(make_split(), 3, 2, 2, tasks_per_batch=2)))
+    logits = learner.own_head()(learner.backbone, support, labels, query, 3)
+    network = learner.network
+    for t in range(2):
+        fast, moments = network.weights, learner.moments
+        for chosen in batch_orders(3, 4, 6, tf.constant([0, t])):
+            seen = tf.gather(support[t], chosen), tf.gather(labels[t], chosen)
+            fast, moments = learner.inner_optimizer.step(
+                fast, gradients_of(network, fast, *seen, learner.adapts).gradients, moments
+            )
+        if transductive:
+            expected = network.logits(fast, query[t])[0]
+        else:
+            together = (tf.concat([support[t], image[None]], axis=0) for image in query[t])
+            expected = tf.stack([network.logits(fast, images)[0][-1] for images in together])
+        np.testing.assert_allclose(logits[t], expected, rtol=1e-3, atol=1e-3)
+
+
+def test_running_statistics_are_those_of_the_unadapted_network():
+    learner, (images, labels) = pictures_learner(inner_optimizer=heads.SGD(0.5)), picture_batches()
+    weights, state = learner.network.weights, learner.network.state
+    expected = [learner.network.logits(weights, images[t, 0], state)[1] for t in range(3)]
+    learner.train_step((images, labels))
+    for value, *tasks in zip(learner.network.state, *expected, strict=True):
+        np.testing.assert_allclose(value, np.mean(tasks, axis=0), rtol=1e-5, atol=1e-5)
+
+
+def test_every_inner_step_drops_something_else():
+    keras.utils.set_random_seed(0)
+    learner = learners.Reptile(backbones.r2d2((16, 16, 3), filters=(4, 4, 4, 4), seed=0), 3, 2, 4)
+    learner.compile(optimizer=keras.optimizers.SGD(0.5))
+    learner.train_step(picture_batches())
+    counted = [int(layer.forwards) for layer in learner.backbone.layers if hasattr(layer, "forwards")]
+    assert counted and set(counted) == {2}
+
+
+def test_the_outer_rate_falls_linearly_over_the_run():
+    """(1 - i / n) start + (i / n) end, n = 4 epochs of 5 steps."""
+    rate = learners.annealed_sgd(steps_per_epoch=5, total_epochs=4, start=0.8, end=0.2)._learning_rate
+    np.testing.assert_allclose([rate(i) for i in (0, 5, 10, 20)], [0.8, 0.65, 0.5, 0.2], rtol=1e-6)
+
+
+def test_its_configuration_makes_the_same_learner():
+    arguments = {"ways": 3, "inner_steps": 2, "inner_batch": 4, "weight_clustering": 0.1, "sum_over_batch": True,
+                 "evaluation_steps": 3, "evaluation_batch": 5, "transductive": True, "parallel_tasks": 1,
+                 "weight_decay": 5e-4}  # fmt: skip
+    learner = learners.Reptile(small_network(), inner_optimizer=heads.Adam(0.02), **arguments)
+    again = learners.Reptile.from_config(learner.get_config())
+    assert again.inner_optimizer == heads.Adam(0.02)
+    assert {name: getattr(again, name) for name in arguments} == arguments
 
 
 def test_learns_saves_and_loads(tmp_path):

@@ -3,11 +3,14 @@
 import os
 import signal
 
+import keras
 import numpy as np
 import pytest
 
+from tests.learners.problems import small_network
 from tests.runs.test_training import weights
-from tf_unravel import cli, runs
+from tf_unravel import cli, learners, runs
+from tf_unravel.runs.checkpoints import Checkpoints
 
 EACH_KIND = ["metaoptnet", "maml", "weight_clustering"]
 THEIR_VARIANTS = [pytest.param(name, marks=pytest.mark.long) for name in ("protonet", "r2d2", "fomaml", "reptile")]
@@ -17,7 +20,7 @@ BINDINGS = (
     "Episodes.queries = 2", "Episodes.tasks = 2", "Episodes.padding = 2", "Episodes.batches_per_epoch = 4",
     "InnerBatches.ways = 3", "InnerBatches.shots = 4", "InnerBatches.tasks = 2", "InnerBatches.batches_per_epoch = 4",
     "inner_steps = 2", "inner_batch = 4", "MAML.inner_steps = 1",
-    "MAML.evaluation_steps = 2", "Reptile.evaluation_steps = 2",
+    "MAML.evaluation_steps = 2", "MAML.learn_rates = True", "Reptile.evaluation_steps = 2",
 )  # fmt: skip
 
 
@@ -46,6 +49,23 @@ def test_stop_and_resume_is_bit_identical(learner, photographs, tmp_path, monkey
     assert expected.keys() == got.keys()
     for name, value in expected.items():
         np.testing.assert_array_equal(value, got[name])
+
+
+def test_a_checkpoint_holds_every_variable(tmp_path):
+    """Running statistics too: training does not read them, so that the weights of a resumed run do not miss them."""
+    kept = []
+    for _ in range(2):
+        learner = learners.Reptile(small_network(), 3, 2, 4)
+        learner.compile(optimizer=keras.optimizers.SGD(0.5, momentum=0.9))
+        learner.optimizer.build(learner.trainable_variables)
+        kept.append((learner, [*learner.variables, *learner.optimizer.variables]))
+    (saved, variables), (restored, others) = kept
+    for i, variable in enumerate(variables):
+        variable.assign(np.full(variable.shape, i + 2))
+    Checkpoints(tmp_path).save(saved, {"step": 1})
+    assert Checkpoints(tmp_path).restore_latest(restored) == {"step": 1}
+    for variable, other in zip(variables, others, strict=True):
+        np.testing.assert_array_equal(other.numpy(), variable.numpy())
 
 
 @pytest.mark.parametrize("learner", EACH_KIND)
