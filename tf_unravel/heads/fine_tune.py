@@ -172,13 +172,23 @@ class FineTune:
         with ThreadPoolExecutor(self.parallel_tasks) as pool:
             return tf.stack(list(pool.map(run, *(tf.unstack(each) for each in tasks))))
 
+    def check_ways(self, ways: int) -> None:
+        """Refuses tasks that the classifier to start from was not learned for.
+
+        Raises:
+            ValueError: they have another number of ways.
+        """
+        if self.classifier is not None and self.classifier.units != ways:
+            learned = self.classifier.units
+            raise ValueError(
+                f"The classifier to start from was learned for {learned} ways: give --ways={learned} (while training "
+                f"Validation.ways = {learned}), or start from zero by --heads=fine_tune (classifier=None). "
+                f"Received: ways={ways}."
+            )
+
     def network(self, backbone: keras.Model, ways: int) -> Network:
         """The backbone with the classifier that the inner loop starts from."""
-        if self.classifier is not None and self.classifier.units != ways:
-            raise ValueError(
-                f"The classifier to start from was learned for {self.classifier.units} ways; evaluate it on such "
-                f"tasks, or start from zero (classifier=None). Received: ways={ways}."
-            )
+        self.check_ways(ways)
         return Network(backbone, ways, self.classifier, self.sum_over_batch)
 
     def start(self, network: Network) -> Start:

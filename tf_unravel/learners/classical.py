@@ -51,6 +51,7 @@ class Classical(Learner):
     """
 
     tracked = ("loss", "cross_entropy", "regularizer", "accuracy")
+    may_diverge_by = "the learning rate, or the coefficient of Classical.regularizer"
 
     def __init__(
         self,

@@ -97,9 +97,11 @@ class Learner(keras.Model):
 
     Attributes:
         tracked: names of the values that a step reports, "loss" first.
+        may_diverge_by: what to lower when the loss runs away, as a message names it.
     """
 
     tracked: ClassVar[Sequence[str]] = ("loss", "accuracy")
+    may_diverge_by: ClassVar[str] = "the learning rate"
 
     def __init__(self, backbone: keras.Model, weight_decay: float = 0.0, **kwargs: Any):
         super().__init__(**kwargs)

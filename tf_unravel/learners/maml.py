@@ -76,6 +76,7 @@ class MAML(Learner):
     """
 
     tracked = ("loss", "accuracy", "support_loss")
+    may_diverge_by = "the learning rate or MAML.inner_learning_rate"
 
     def __init__(
         self,

@@ -133,6 +133,7 @@ class Reptile(Learner):
     """
 
     tracked = ("loss", "last_loss", "travelled")
+    may_diverge_by = "the learning rate, or that of Reptile.inner_optimizer, or Reptile.weight_clustering"
 
     def __init__(
         self,
