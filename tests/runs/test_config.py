@@ -1,8 +1,10 @@
 """Every gin file is parsed, and every run file is built and trained for a step."""
 
 import pathlib
+import re
 
 import gin
+import keras
 import numpy as np
 import pytest
 
@@ -35,6 +37,26 @@ def test_run_file_builds_and_takes_a_step(name, monkeypatch):
     if "regularizer" in logs:
         regularized = "classical" not in name
         assert (float(logs["regularizer"]) > 0) == regularized
+
+
+# What the README's table promises, `a = b`; each is built by a run that it makes sense for.
+README = (pathlib.Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+PROMISED = re.findall(r"`((?:MAML|Episodic|Reptile|FineTune|run)\.\w+ = [^`]+)`", README.split("| to get |")[1])
+
+
+@pytest.mark.parametrize("binding", PROMISED)
+def test_a_binding_of_the_readme_can_be_built(binding):
+    of = {"MAML": "tiny32_maml", "Reptile": "tiny32_reptile"}.get(binding.split(".")[0], "tiny32_r2d2")
+    runs.parse([f"gin/run/{of}.gin"], [*SMALL, binding])
+    try:
+        learner = runs.plan().build(config.DataFacts.of(make_split(num_classes=5, per_class=4, size=32)))
+        assert config.heads_named(["own", "fine_tune"], learner)
+    finally:
+        keras.config.set_dtype_policy("float32")
+
+
+def test_the_readme_promises_something():
+    assert len(PROMISED) > 10
 
 
 @pytest.mark.parametrize("name", RUN_FILES)
@@ -104,10 +126,11 @@ def _tiny():
         (["gin/run/tiny32_protonet.gin"], ["Episodic.head = 'prototypes'"], r"@Ridge\(\).*Received: 'prototypes'"),
         (["gin/run/tiny32_protonet.gin"], ["Episodic.head = @FineTune()"], "must read features.*Received: fine_tune"),
         (["gin/run/tiny32_reptile.gin"], ["Reptile.inner_optimizer = @adam"], r"@heads.Adam\(\).*Received: 'adam'"),
-        (["gin/run/tiny32_reptile.gin"], ["heads.Adam.learning_rate = -1"], "does not fit: .*Received: learning_rate=-1"),
+        (["gin/run/tiny32_reptile.gin"], ["heads.Adam.learning_rate = -1"],
+         "does not fit: .*Received: learning_rate=-1"),
         (["gin/run/tiny32_reptile.gin"], ["InnerBatches.tasks = 0"], "does not fit: tasks must be at least 1"),
         (["gin/run/tiny32_protonet.gin"], ["Episodic.scale = float('nan')"],
-         "'float' is no value .line 1. .a value is a number, True, None, a list, @name, %macro, or text, which needs quotes"),
+         "'float' is no value .line 1. .a value is a number, True, None, a list, @name, %macro, or text, which needs"),
         (["gin/run/tiny32_protonet.gin"], ["Episodic.scal = 3"],
          "parameter named 'scal' .its parameters are head, scale, learn_scale, bias, label_smoothing, passes, weight"),
         (["gin/run/tiny32_protonet.gin"], ["Prototypes.norm = 3"], "'norm' .its parameters are normalize."),
