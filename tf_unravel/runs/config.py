@@ -82,7 +82,7 @@ DTYPES = ("float32", "mixed_bfloat16", "mixed_float16")
 
 
 def _either(names: Sequence[str]) -> str:
-    """ "a, b or c"."""
+    """Names as a sentence lists them: a, b or c."""
     return " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
