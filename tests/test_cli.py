@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from tests.runs.test_training import bindings
-from tf_unravel import cli
+from tf_unravel import cli, heads
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +40,49 @@ def test_evaluate_prints_every_run_head_and_shot(run_dirs, tmp_path, capsys):
     assert own["evaluation"] == [row for row in rows if row["run"] == "classical"] and "training" in own
     best = {(row["head"], row["shots"]): row["mean"] for row in rows if row["run"] == "classical"}
     assert best["prototypes", 5] > best["prototypes", 1] > 0.3
+
+
+def test_the_table_names_the_checkpoint_of_every_run(run_dirs, tmp_path, capsys):
+    few = ["--heads=ridge", "--tasks=6", "--queries=5", f"--out={tmp_path}"]
+    best = json.loads((run_dirs / "classical" / "results.json").read_text())["training"]["best_step"]
+    assert cli.main(["evaluate", f"--run_dir={run_dirs / 'classical'}", *few]) == 0
+    assert f"\ncheckpoint: best, step {best}\n" in capsys.readouterr().out
+    assert cli.main(["evaluate", both(run_dirs), "--checkpoint=last", *few]) == 0
+    assert "\ncheckpoint: last, step 24\n" in capsys.readouterr().out
+    assert json.loads((tmp_path / "evaluation.json").read_text())[0]["checkpoint"] == "last, step 24"
+
+
+def test_checkpoints_that_differ_are_named_by_run(run_dirs, tmp_path, capsys):
+    shutil.copytree(run_dirs / "classical", tmp_path / "unwatched")
+    (tmp_path / "unwatched" / "checkpoints" / "best.npz").unlink()
+    both = f"--run_dir={run_dirs / 'classical'},{tmp_path / 'unwatched'}"
+    assert cli.main(["evaluate", both, "--heads=ridge", "--tasks=6", "--queries=5", f"--out={tmp_path}"]) == 0
+    table = capsys.readouterr().out
+    assert "\ncheckpoint of classical: best, step " in table
+    assert "\ncheckpoint of unwatched: last, step 24 (no validated checkpoint)\n" in table
+
+
+@pytest.mark.parametrize(("command", "section", "few"), [
+    ("evaluate", "evaluation", ["--heads=ridge", "--tasks=6", "--queries=5"]),
+    ("measure", "measurement", ["--pairs=50"]),
+])  # fmt: skip
+def test_untrained_numbers_do_not_replace_trained_ones(command, section, few, run_dirs, tmp_path, capsys):
+    run = f"--run_dir={run_dirs / 'classical'}"
+    assert cli.main([command, run, f"--out={tmp_path}", *few]) == 0
+    trained = json.loads((run_dirs / "classical" / "results.json").read_text())[section]
+    assert cli.main([command, run, f"--out={tmp_path}", "--checkpoint=initial", *few]) == 0
+    results = json.loads((run_dirs / "classical" / "results.json").read_text())
+    assert results[section] == trained and results[f"{section}_initial"] != trained
+    assert "\ncheckpoint: initial (untrained)" in capsys.readouterr().out
+
+
+def test_help_names_every_head_and_the_defaults(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["evaluate", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert all(f" {name}" in said for name in (*heads.by_name, "own"))
+    for default in ("default: prototypes,ridge,svm,linear", "default 5", "default 1,5", "default 2000"):
+        assert default in said
 
 
 def test_evaluate_twice_gives_the_same(run_dirs, tmp_path, capsys):
@@ -107,7 +150,7 @@ def test_lists_that_make_no_sense_are_refused(flag, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["evaluate", "--run_dir=absent"], "--run_dir absent holds no run"),
+        (["evaluate", "--run_dir=absent"], "--run_dir absent holds no run; train it first (tf-unravel train"),
         (["measure", "--run_dir=absent"], "--run_dir absent holds no run"),
         (["train", "--run_dir=x", "--gin_file=nothing.gin"], "--gin_file nothing.gin: no such file"),
         (["train", "--run_dir=x"], "give --gin_file"),

@@ -64,11 +64,16 @@ def _parser() -> argparse.ArgumentParser:
         reading.add_argument("--seed", type=int, default=0, help="of the tasks or pairs that are drawn; default 0")
         reading.add_argument("--out", help="a folder for the tables of several runs; default: the first run's")
         if name == "evaluate":
-            reading.add_argument("--heads", type=_names, default=["prototypes", "ridge", "svm", "linear"])
-            reading.add_argument("--ways", type=int, default=5)
-            reading.add_argument("--shots", type=_numbers, default=[1, 5])
+            reading.add_argument("--heads", type=_names, default=["prototypes", "ridge", "svm", "linear"],
+                                 help="separated by commas, among prototypes, ridge, svm, linear, fine_tune (adapts "
+                                      "the whole network, from a classifier of zeros) and own (what the run was "
+                                      "trained for); default: prototypes,ridge,svm,linear")
+            reading.add_argument("--ways", type=int, default=5, help="classes of a task; default 5")
+            reading.add_argument("--shots", type=_numbers, default=[1, 5],
+                                 help="labelled images per class, one number or several; default 1,5")
             reading.add_argument("--queries", type=int, default=15, help="per class; default 15")
-            reading.add_argument("--tasks", type=int, default=2000)
+            reading.add_argument("--tasks", type=int, default=2000,
+                                 help="tasks that the accuracy is a mean over; default 2000")
         else:
             reading.add_argument("--pairs", type=int, default=10000, help="pairs of classes drawn; default 10000")
 

@@ -237,6 +237,8 @@ def test_episodes_have_static_shapes_and_a_length():
 
 ERRORS = [
     (lambda: episodes(make_split([30] * 16, "val"), ways=20), "Received: ways=20, but split 'val' has 16 classes."),
+    (lambda: episodes(make_split([30] * 16), ways=20), "than its split has classes; lower ways."),
+    (lambda: episodes(make_split([30, 9, 30]), ways=2, shots=5, queries=15), "than there are; lower shots or queries."),
     (lambda: episodes(make_split([30, 9, 30]), ways=2, shots=5, queries=15), "class 'class1' of split 'toy/train' has"),
     (lambda: episodes(make_split([30] * 3), ways=1), "ways=1"),
     (lambda: episodes(make_split([30] * 3), ways=2, shots=0), "shots=0"),

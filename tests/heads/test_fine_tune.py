@@ -242,10 +242,21 @@ def test_features_alone_cannot_be_fine_tuned():
         evaluate(np.zeros((len(split.images), 4), np.float32), heads.FineTune(), split, num_tasks=2, shots=1, queries=1)
 
 
-@pytest.mark.parametrize("bad", [{"steps": -1}, {"batch_size": 0}, {"batchnorm": "mine"}])
+@pytest.mark.parametrize("bad", [
+    {"steps": -1}, {"batch_size": 0}, {"batchnorm": "mine"}, {"learning_rate": -1.0}, {"parallel_tasks": 0},
+    {"optimizer": "adam"},
+])  # fmt: skip
 def test_bad_arguments_are_refused(bad):
-    with pytest.raises(ValueError, match="Received"):
+    with pytest.raises(ValueError, match=f"{next(iter(bad))}.*Received: "):
         heads.FineTune(**bad)
+
+
+@pytest.mark.parametrize("optimizer", [heads.SGD, heads.Adam])
+@pytest.mark.parametrize("rate", [-0.1, float("nan"), float("inf"), "fast"])
+def test_inner_rates_are_finite_and_not_negative(optimizer, rate):
+    with pytest.raises(ValueError, match=f"{optimizer.__name__}.*learning_rate.*Received: .*{rate!r}"):
+        optimizer(rate)
+    assert optimizer(0).learning_rate == 0
 
 
 def test_a_classifier_of_other_ways_is_refused():

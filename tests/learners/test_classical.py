@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from tests.conftest import make_split
+from tests.learners.problems import small_network
 from tf_unravel import backbones, data, learners, regularizers
 
 IDS = np.array([0, 0, 2, 2, 1, 1], np.int32)
@@ -83,7 +84,7 @@ def test_coefficient_zero_is_no_regularizer():
 
 
 def test_metrics_are_means_over_the_steps():
-    learner = learner_of(rates=(0.0,))
+    learner = learner_of(rates=(1e-30,))
     losses = [float(learner.objective((images(step), IDS), training=True)["cross_entropy"]) for step in range(2)]
     for step in range(2):
         logs = learner.train_step((images(step), IDS))
@@ -103,6 +104,27 @@ def test_rates_change_after_the_epochs_named():
 def test_rates_and_epochs_that_do_not_pair_up_are_refused(bad):
     with pytest.raises(ValueError, match="rates must have one value more than epochs"):
         learners.sgd(10, **bad)
+
+
+@pytest.mark.parametrize("optimizer", [learners.sgd, learners.adam])
+@pytest.mark.parametrize("rates", [0.0, (0.1, -0.01), (float("nan"),), "fast", ("0.1",), None])
+def test_rates_that_are_no_positive_numbers_are_refused(optimizer, rates):
+    with pytest.raises(ValueError, match="rates must be positive numbers.*Received: rates="):
+        optimizer(10, rates=rates, epochs=(1,) if rates == (0.1, -0.01) else ())
+
+
+@pytest.mark.parametrize("decay", [-1e-4, float("inf"), "5e-4"])
+def test_a_weight_decay_is_finite_and_not_negative(decay):
+    with pytest.raises(ValueError, match=f"Classical.weight_decay.*Received: weight_decay={decay!r}"):
+        learners.Classical(small_network(), 6, weight_decay=decay)
+
+
+def test_batches_of_tasks_are_refused():
+    learner, split = learners.Classical(small_network(), 6), make_split()
+    for batches in (data.episodes(split, 3, tasks_per_batch=2), data.inner_batches(split, 3, 4, 3, 4, 2)):
+        with pytest.raises(ValueError, match=r"run.batches = @ClassPairs\(\).*Received: "):
+            learner.check_batch(batches.element_spec)
+    learner.check_batch(data.class_pairs(split, 8).element_spec)
 
 
 def test_fit_callbacks_save_and_load(tmp_path):

@@ -136,7 +136,25 @@ def test_its_configuration_makes_the_same_learner():
     assert (again.label_smoothing, again.passes, again.weight_decay) == (0.1, 2, 5e-4)
 
 
-@pytest.mark.parametrize("bad", [{"passes": 3}, {"label_smoothing": 1.0}])
+@pytest.mark.parametrize("bad", [
+    {"passes": 3}, {"label_smoothing": 1.0}, {"scale": "ten"}, {"scale": float("nan")}, {"weight_decay": -0.1},
+])  # fmt: skip
 def test_bad_arguments_are_refused(bad):
-    with pytest.raises(ValueError, match="Received"):
+    (name, value), = bad.items()
+    with pytest.raises(ValueError, match=f"{name}.*Received: .*{value!r}"):
         learners.Episodic(small_network(), heads.Ridge(), **bad)
+
+
+@pytest.mark.parametrize("head", ["prototypes", heads.FineTune(), heads.Ridge, None],
+                         ids=["name", "on_images", "class", "none"])
+def test_a_head_that_is_none_on_features_is_refused(head):
+    with pytest.raises(ValueError, match=r"Episodic.head .* @Ridge\(\).*Received: ") as caught:
+        learners.Episodic(small_network(), head)
+    assert "\n" not in str(caught.value)
+
+
+def test_batches_that_are_no_episodes_are_refused():
+    learner = learners.Episodic(small_network(), heads.Ridge())
+    with pytest.raises(ValueError, match=r"Episodic.*run.batches = @Episodes\(\).*Received: "):
+        learner.check_batch(data.class_pairs(make_split(), 8).element_spec)
+    learner.check_batch(data.episodes(make_split(), 3, tasks_per_batch=2).element_spec)

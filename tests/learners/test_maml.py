@@ -1,5 +1,7 @@
 """MAML: its meta-gradient against closed forms and finite differences, its variants, its conventions."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -336,7 +338,30 @@ def test_fits_saves_loads_and_learns(tmp_path):
     np.testing.assert_array_equal(again.per_task, after.per_task)
 
 
-@pytest.mark.parametrize("bad", [{"ways": 1}, {"ways": 3, "inner_steps": -1}, {"ways": 3, "adapted": "some"}])
-def test_bad_arguments_are_refused(bad):
-    with pytest.raises(ValueError, match="Received"):
-        learners.MAML(small_network(), **bad)
+def test_its_head_names_the_rates_of_what_is_adapted_alone():
+    """Rates of weights that the inner loop leaves alone stay where they began, and say nothing."""
+    learner = learner_of(adapted="last_layer", learn_rates=True)
+    adapted = np.array(learner.adapts)
+    learner.rates.assign(np.where(adapted, [[0.2] * len(adapted), [0.3] * len(adapted)], 0.1))
+    assert str(learner.own_head().optimizer) == "SGD at learned rates 0.2 to 0.3"
+
+
+@pytest.mark.parametrize("bad", [
+    {"ways": 1}, {"inner_steps": -1}, {"adapted": "some"}, {"inner_learning_rate": -0.1},
+    {"inner_learning_rate": float("nan")}, {"inner_learning_rate": "fast"}, {"weight_decay": -1e-4},
+    {"parallel_tasks": 0}, {"evaluation_steps": -1}, {"batchnorm": "mine"},
+])  # fmt: skip
+def test_bad_arguments_are_refused_by_the_name_the_user_gave_them(bad):
+    (name, value), = bad.items()
+    with pytest.raises(ValueError, match=f"{name}.*Received: .*{re.escape(repr(value))}") as caught:
+        learners.MAML(small_network(), **{"ways": 3, **bad})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("batches", [
+    data.inner_batches(make_split(), 3, 4, 3, 4, 2), data.class_pairs(make_split(), 8), data.episodes(make_split(), 3),
+], ids=["inner_batches", "class_pairs", "single_episodes"])  # fmt: skip
+def test_batches_that_are_no_episodes_are_refused(batches):
+    with pytest.raises(ValueError, match=r"MAML.*run.batches = @Episodes\(\).*Received: "):
+        learner_of().check_batch(batches.element_spec)
+    learner_of().check_batch(data.episodes(make_split(), 3, tasks_per_batch=2).element_spec)

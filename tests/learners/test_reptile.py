@@ -1,5 +1,7 @@
 """Reptile and weight clustering: Algorithm 2 written out in NumPy, its degenerate cases, hand-derived contraction."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -322,8 +324,29 @@ def test_batches_that_do_not_fit_are_refused():
         learner.train_step(picture_batches(steps=3))
     with pytest.raises(ValueError, match="inner_steps=2"):
         learner.check_batch(data.inner_batches(make_split(), 3, 4, 3, 4, 2).element_spec)
-    with pytest.raises(ValueError, match="weight_clustering=-1"):
-        learners.Reptile(small_network(), 3, weight_clustering=-1)
+    with pytest.raises(ValueError, match="InnerBatches.*'inner_steps = 2'.*'inner_batch = 4'"):  # the gin macros
+        learner.check_batch(data.inner_batches(make_split(), 3, 4, 3, 4, 2).element_spec)
+    for others in (data.class_pairs(make_split(), 8), data.episodes(make_split(), 3, tasks_per_batch=2)):
+        with pytest.raises(ValueError, match="Received: "):
+            learner.check_batch(others.element_spec)
+
+
+@pytest.mark.parametrize("bad", [
+    {"weight_clustering": -1}, {"weight_clustering": float("inf")}, {"weight_clustering": "5e-5"},
+    {"weight_decay": -1e-4}, {"parallel_tasks": 0}, {"evaluation_steps": -1}, {"evaluation_batch": 0},
+    {"inner_optimizer": "adam"},
+])  # fmt: skip
+def test_bad_arguments_are_refused_by_the_name_the_user_gave_them(bad):
+    (name, value), = bad.items()
+    with pytest.raises(ValueError, match=f"{name}.*Received: .*{re.escape(repr(value))}") as caught:
+        learners.Reptile(small_network(), 3, **bad)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("other", [learners.adam, heads.Adam, keras.optimizers.Adam(0.1)])
+def test_an_optimizer_of_the_outer_step_is_no_inner_optimizer(other):
+    with pytest.raises(ValueError, match=r"inner_optimizer .* @heads.Adam\(\).*Received: "):
+        learners.Reptile(small_network(), 3, inner_optimizer=other)
 
 
 def test_summing_over_the_batch_is_a_longer_step_in_training_and_evaluation():

@@ -1,8 +1,10 @@
 """Every gin file is parsed, and every run file is built and trained for a step."""
 
 import pathlib
+import re
 
 import gin
+import keras
 import numpy as np
 import pytest
 
@@ -35,6 +37,26 @@ def test_run_file_builds_and_takes_a_step(name, monkeypatch):
     if "regularizer" in logs:
         regularized = "classical" not in name
         assert (float(logs["regularizer"]) > 0) == regularized
+
+
+# What the README's table promises, `a = b`; each is built by a run that it makes sense for.
+README = (pathlib.Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+PROMISED = re.findall(r"`((?:MAML|Episodic|Reptile|FineTune|run)\.\w+ = [^`]+)`", README.split("| to get |")[1])
+
+
+@pytest.mark.parametrize("binding", PROMISED)
+def test_a_binding_of_the_readme_can_be_built(binding):
+    of = {"MAML": "tiny32_maml", "Reptile": "tiny32_reptile"}.get(binding.split(".")[0], "tiny32_r2d2")
+    runs.parse([f"gin/run/{of}.gin"], [*SMALL, binding])
+    try:
+        learner = runs.plan().build(config.DataFacts.of(make_split(num_classes=5, per_class=4, size=32)))
+        assert config.heads_named(["own", "fine_tune"], learner)
+    finally:
+        keras.config.set_dtype_policy("float32")
+
+
+def test_the_readme_promises_something():
+    assert len(PROMISED) > 10
 
 
 @pytest.mark.parametrize("name", RUN_FILES)
@@ -93,12 +115,52 @@ def _tiny():
         (["gin/run/demo_classical.gin"], ["run.epochs = '3'"], "Received: '3'"),
         (["gin/run/demo_classical.gin"], ["run.threads_per_op = -1"], "run.threads_per_op .* Received: -1"),
         (["gin/run/demo_classical.gin"], ["run.backbone = @sgd"], "does not fit"),
+        (["gin/run/demo_classical.gin"], ["run.dtype = 'float16'"],
+         "run.dtype is float32, mixed_bfloat16 or mixed_float16. Received: 'float16'"),
+        (["gin/run/demo_classical.gin"], ["run.learner = 'ProtoNet'"],
+         "run.learner is @Classical, @Episodic, @MAML or @Reptile. Received: 'ProtoNet'"),
+        (["gin/run/demo_classical.gin"], ["run.backbone = 'conv4'"], "run.backbone is @conv4.* Received: 'conv4'"),
+        (["gin/run/demo_classical.gin"], ["run.batches = @Episodes"], r"run.batches is @ClassPairs\(\).*'Episodes'"),
+        (["gin/run/demo_classical.gin"], ["run.validation = 5"], r"run.validation is @Validation\(\). Received: 5"),
+        (["gin/run/demo_classical.gin"], ["Validation.head = 'ridge'"], r"Validation.head .* @Ridge\(\).*: 'ridge'"),
+        (["gin/run/tiny32_protonet.gin"], ["Episodic.head = 'prototypes'"], r"@Ridge\(\).*Received: 'prototypes'"),
+        (["gin/run/tiny32_protonet.gin"], ["Episodic.head = @FineTune()"], "must read features.*Received: fine_tune"),
+        (["gin/run/tiny32_reptile.gin"], ["Reptile.inner_optimizer = @adam"], r"@heads.Adam\(\).*Received: 'adam'"),
+        (["gin/run/tiny32_reptile.gin"], ["heads.Adam.learning_rate = -1"],
+         "does not fit: .*Received: learning_rate=-1"),
+        (["gin/run/tiny32_reptile.gin"], ["InnerBatches.tasks = 0"], "does not fit: tasks must be at least 1"),
+        (["gin/run/tiny32_protonet.gin"], ["Episodic.scale = float('nan')"],
+         "'float' is no value .line 1. .a value is a number, True, None, a list, @name, %macro, or text, which needs"),
+        (["gin/run/tiny32_protonet.gin"], ["Episodic.scal = 3"],
+         "parameter named 'scal' .its parameters are head, scale, learn_scale, bias, label_smoothing, passes, weight"),
+        (["gin/run/tiny32_protonet.gin"], ["Prototypes.norm = 3"], "'norm' .its parameters are normalize."),
     ],
 )
 def test_bad_configuration_is_one_clear_line(files, bindings, message):
     with pytest.raises(config.ConfigError, match=message) as caught:
         runs.parse(files, bindings)
         runs.plan().build(config.DataFacts.of(make_split()))
+    assert "\n" not in str(caught.value) and " at 0x" not in str(caught.value)
+
+
+def test_a_misspelt_option_in_a_file_is_answered_with_the_names_there_are(tmp_path):
+    (tmp_path / "mine.gin").write_text("Ridge.lambda_ = 3\n")
+    with pytest.raises(config.ConfigError, match=r"named 'lambda_' .its parameters are l2.; in .*mine.gin.*line 1"):
+        runs.parse([str(tmp_path / "mine.gin")])
+
+
+@pytest.mark.parametrize("binding", ["Episodic.scal = 3", "run.learner = @Unknown"])
+def test_quotes_are_no_advice_for_a_misspelt_name(binding):
+    with pytest.raises(config.ConfigError) as caught:
+        runs.parse(["gin/run/tiny32_protonet.gin"], [binding])
+    assert "quotes" not in str(caught.value)
+
+
+@pytest.mark.parametrize("binding", ["adam.epochs = 5", "run.optimizer = @heads.Adam", "adam.rates = 'fast'"])
+def test_an_optimizer_that_cannot_be_made_is_one_clear_line(binding):
+    runs.parse(["gin/run/tiny32_maml.gin"], [binding])
+    with pytest.raises(config.ConfigError, match="does not fit") as caught:
+        runs.plan().build_optimizer(10)
     assert "\n" not in str(caught.value)
 
 

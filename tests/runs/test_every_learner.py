@@ -24,9 +24,9 @@ BINDINGS = (
 )  # fmt: skip
 
 
-def train(photographs, run_dir, learner):
+def train(photographs, run_dir, learner, *more):
     text = runs.parse(["data/image_folder.gin", "backbone/conv4.gin", f"learner/{learner}.gin"],
-                      [f"load.root = '{photographs}'", *BINDINGS])
+                      [f"load.root = '{photographs}'", *BINDINGS, *more])
     return runs.train(runs.plan(), runs.RunFolder(run_dir), text)
 
 
@@ -49,6 +49,32 @@ def test_stop_and_resume_is_bit_identical(learner, photographs, tmp_path, monkey
     assert expected.keys() == got.keys()
     for name, value in expected.items():
         np.testing.assert_array_equal(value, got[name])
+
+
+@pytest.mark.parametrize(("learner", "binding", "message"), [
+    ("maml", "run.batches = @InnerBatches()", r"MAML trains on batches of episodes: run.batches = @Episodes\(\)"),
+    ("protonet", "run.batches = @ClassPairs()", "Episodic trains on batches of episodes"),
+    ("classical", "run.batches = @Episodes()", r"run.batches = @ClassPairs\(\)"),
+    ("reptile", "run.batches = @ClassPairs()", r"run.batches = @InnerBatches\(\)"),
+    ("reptile", "Reptile.inner_steps = 3", "gin macros"),
+    ("maml", "Validation.ways = 4", "Validation.ways = 3"),
+    ("maml", "MAML.batchnorm = 'mine'", "MAML.batchnorm is one of"),
+])  # fmt: skip
+def test_what_cannot_be_trained_fails_before_the_folder_is_taken(learner, binding, message, photographs, tmp_path):
+    with pytest.raises(ValueError, match=message) as caught:
+        train(photographs, tmp_path / "run", learner, binding)
+    assert "\n" not in str(caught.value) and not (tmp_path / "run" / "config.gin").exists()
+
+
+@pytest.mark.parametrize(("learner", "binding", "advice"), [
+    ("maml", "MAML.inner_learning_rate = 1e30", "the learning rate or MAML.inner_learning_rate"),
+    ("reptile", "heads.Adam.learning_rate = 1e38", "the learning rate, or that of Reptile.inner_optimizer, or"),
+    ("weight_clustering", "heads.Adam.learning_rate = 1e38", ".* or Reptile.weight_clustering"),
+    ("feature_clustering", "FeatureClustering.coefficient = 1e39", ".* the coefficient of Classical.regularizer"),
+])  # fmt: skip
+def test_a_divergence_names_what_may_be_lowered(learner, binding, advice, photographs, tmp_path):
+    with pytest.raises(ArithmeticError, match=f"lower {advice}"):
+        train(photographs, tmp_path / "run", learner, binding, "ClassPairs.batch_size = 12", "ClassPairs.padding = 2")
 
 
 def test_a_checkpoint_holds_every_variable(tmp_path):
@@ -78,3 +104,17 @@ def test_a_finished_run_is_evaluated_under_its_own_head_and_others(learner, phot
     assert "own" in table and "prototypes" in table and "inductive" in table
     assert ("transductive" in table) == (learner == "maml")
     assert ("each query" in table) == (learner == "weight_clustering")
+    alike = learner == "metaoptnet"  # own and prototypes have one protocol
+    assert f"\nown = {'svm, c 0.1, l2 1, ' if alike else 'fine_tune, from the learned classifier'}" in table
+    assert f"\nBatchNorm{'' if alike else ' of prototypes'}: inductive (running statistics)\n" in table
+    assert ("\nBatchNorm of own: " in table) != alike
+
+
+def test_other_ways_than_learned_are_refused_before_the_first_head(photographs, tmp_path, capsys, monkeypatch):
+    train(photographs, tmp_path / "run", "maml", "Validation.every_epochs = 0")
+    monkeypatch.setattr(runs.reports.evaluation, "evaluate_heads", lambda *_, **__: pytest.fail("a head was computed"))
+    arguments = ["evaluate", f"--run_dir={tmp_path / 'run'}", "--heads=prototypes,own", "--ways=4", "--queries=3"]
+    assert cli.main(arguments) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "--ways=3" in error and "Validation.ways = 3" in error and "--heads=fine_tune" in error
+    assert "Received: ways=4" in error

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import keras
 import numpy as np
 import pytest
 
@@ -103,7 +104,23 @@ def test_validation_can_be_left_out(photographs, tmp_path):
     shutil.copytree(photographs / "train", tmp_path / "photographs" / "train")
     train(tmp_path / "photographs", tmp_path / "run", "Validation.every_epochs = 0", "run.epochs = 1")
     assert not runs.RunFolder(tmp_path / "run").checkpoints.best.exists()
-    assert runs.FinishedRun(tmp_path / "run").step == 12
+    run = runs.FinishedRun(tmp_path / "run")
+    assert run.step == 12 and run.checkpoint == "last, step 12 (no validated checkpoint)"
+
+
+def test_the_start_says_what_it_waits_for_and_what_is_unusual(photographs, tmp_path, capsys):
+    train(photographs, tmp_path / "plain", "run.epochs = 1", "Validation.every_epochs = 0")
+    said = capsys.readouterr().err
+    assert "compiling the first step" in said and "replica" not in said and "float" not in said
+    text = runs.parse(["data/image_folder.gin", "backbone/conv4.gin", "learner/classical.gin"],
+                      [line for line in bindings(photographs, "run.epochs = 1", "Validation.every_epochs = 0",
+                                                 "run.dtype = 'mixed_bfloat16'")])
+    try:
+        runs.train(runs.plan(), runs.RunFolder(tmp_path / "half"), text, runs.Devices("mirrored"))
+    finally:
+        keras.config.set_dtype_policy("float32")
+    said = capsys.readouterr().err
+    assert "mixed_bfloat16" in said and "1 replica: nothing is shared out" in said
 
 
 def test_a_finished_run_is_not_trained_again(photographs, finished):
@@ -211,7 +228,8 @@ def test_the_initial_weights_can_be_read_back(finished):
     folder, plan = finished[0], runs.FinishedRun(finished[0]).plan
     initial = runs.FinishedRun(folder, checkpoint="initial")
     fresh = plan.build(runs.RunFolder(folder).data_facts())
-    assert initial.step == 0
+    assert initial.step == 0 and initial.checkpoint == "initial (untrained)"
+    assert runs.FinishedRun(folder, checkpoint="last").checkpoint == "last, step 24"
     for expected, got in zip(fresh.variables, initial.learner.variables, strict=True):
         np.testing.assert_array_equal(expected, got)
 

@@ -330,14 +330,14 @@ def _check_task_fits(split: ClassImages, ways: int, shots: int, queries: int, fe
         raise ValueError(f"A task needs at least 2 ways, 1 shot and 1 query. {received}")
     if ways > split.num_classes:
         raise ValueError(
-            "A task cannot have more ways than its split has classes. "
+            "A task cannot have more ways than its split has classes; lower ways. "
             f"Received: ways={ways}, but split '{split.name}' has {split.num_classes} classes."
         )
     sizes = split.images_per_class
     if shots + queries > sizes.min():
         name = split.class_names[int(sizes.argmin())]
         raise ValueError(
-            "A task cannot use more images of a class than there are. "
+            "A task cannot use more images of a class than there are; lower shots or queries. "
             f"Received: shots={shots} and queries={queries}, "
             f"but class '{name}' of split '{split.name}' has {sizes.min()} images."
         )

@@ -7,6 +7,9 @@
 `by_name` maps the names of tables and of the command line to the classes.
 """
 
+from typing import Any
+
+from tf_unravel.arguments import shown
 from tf_unravel.heads.fine_tune import FineTune
 from tf_unravel.heads.inner_loop import SGD, Adam
 from tf_unravel.heads.kernel import Kernels, kernels
@@ -17,4 +20,33 @@ from tf_unravel.heads.svm import SVM
 
 by_name = {head.name: head for head in (Prototypes, Ridge, SVM, Linear, FineTune)}
 
-__all__ = ["Adam", "FineTune", "Kernels", "Linear", "Prototypes", "Ridge", "SGD", "SVM", "by_name", "kernels"]
+
+def check_head(option: str, head: Any) -> None:
+    """Refuses what is no head, such as the name of one.
+
+    Args:
+        option: what the user set, such as "Validation.head".
+        head: to what.
+
+    Raises:
+        ValueError: it cannot be called as a head is; its class is none.
+    """
+    if isinstance(head, type) or not callable(head):
+        raise ValueError(f"{option} must be a head, such as heads.Ridge(), in a gin file @Ridge(). "
+                         f"Received: {shown(head)}.")
+
+
+def check_reads_features(option: str, head: Any) -> None:
+    """Refuses what is no head on features: as `check_head`, and heads that adapt the network itself.
+
+    Raises:
+        ValueError: it is none.
+    """
+    check_head(option, head)
+    if getattr(head, "on_images", False):
+        raise ValueError(f"{option} must read features, as heads.Ridge() does, in a gin file @Ridge(); "
+                         f"fine-tuning is trained for by MAML and Reptile. Received: {head.name}.")
+
+
+__all__ = ["Adam", "FineTune", "Kernels", "Linear", "Prototypes", "Ridge", "SGD", "SVM", "by_name", "check_head",
+           "check_reads_features", "kernels"]

@@ -23,6 +23,7 @@ from typing import Any, ClassVar, NamedTuple
 import keras
 import tensorflow as tf
 
+from tf_unravel.arguments import refuse_below
 from tf_unravel.data.decoding import num_cores
 from tf_unravel.heads.inner_loop import (
     ADAPTED,
@@ -31,6 +32,7 @@ from tf_unravel.heads.inner_loop import (
     Moments,
     Network,
     Weights,
+    check_optimizer,
     gradients_of,
     query_logits,
 )
@@ -85,7 +87,8 @@ class FineTune:
         parallel_tasks: tasks that run side by side, each in a thread of its own; None for one a processor.
 
     Raises:
-        ValueError: steps below 0, a batch size below 1, an unknown protocol or `adapted`.
+        ValueError: steps below 0, a batch size or `parallel_tasks` below 1, a negative rate, no inner optimizer, an
+            unknown protocol or `adapted`.
 
     Example:
         >>> head = FineTune(steps=10, learning_rate=0.01)
@@ -111,14 +114,15 @@ class FineTune:
         seed: int = 0,
         parallel_tasks: int | None = None,
     ):
-        if steps < 0 or (batch_size is not None and batch_size < 1):
-            raise ValueError(f"steps >= 0, batch_size >= 1. Received: steps={steps}, batch_size={batch_size}.")
+        refuse_below(0, "FineTune", steps=steps)
+        refuse_below(1, "FineTune", batch_size=batch_size, parallel_tasks=parallel_tasks)
         if adapted not in ADAPTED:
             raise ValueError(f"adapted is one of {', '.join(ADAPTED)}. Received: {adapted!r}.")
         if batchnorm not in PROTOCOLS:
             raise ValueError(f"batchnorm is one of {', '.join(PROTOCOLS)}. Received: {batchnorm!r}.")
         self.steps, self.adapted, self.batch_size = steps, adapted, batch_size
         self.optimizer = SGD(learning_rate) if optimizer is None else optimizer
+        check_optimizer("FineTune.optimizer", self.optimizer)
         self.protocol, self.classifier, self.moments = batchnorm, classifier, moments
         self.sum_over_batch = sum_over_batch
         self.seed, self.parallel_tasks = seed, parallel_tasks or num_cores()
@@ -168,13 +172,23 @@ class FineTune:
         with ThreadPoolExecutor(self.parallel_tasks) as pool:
             return tf.stack(list(pool.map(run, *(tf.unstack(each) for each in tasks))))
 
+    def check_ways(self, ways: int) -> None:
+        """Refuses tasks that the classifier to start from was not learned for.
+
+        Raises:
+            ValueError: they have another number of ways.
+        """
+        if self.classifier is not None and self.classifier.units != ways:
+            learned = self.classifier.units
+            raise ValueError(
+                f"The classifier to start from was learned for {learned} ways: give --ways={learned} (while training "
+                f"Validation.ways = {learned}), or start from zero by --heads=fine_tune (classifier=None). "
+                f"Received: ways={ways}."
+            )
+
     def network(self, backbone: keras.Model, ways: int) -> Network:
         """The backbone with the classifier that the inner loop starts from."""
-        if self.classifier is not None and self.classifier.units != ways:
-            raise ValueError(
-                f"The classifier to start from was learned for {self.classifier.units} ways; evaluate it on such "
-                f"tasks, or start from zero (classifier=None). Received: ways={ways}."
-            )
+        self.check_ways(ways)
         return Network(backbone, ways, self.classifier, self.sum_over_batch)
 
     def start(self, network: Network) -> Start:

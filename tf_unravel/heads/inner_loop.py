@@ -25,6 +25,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tf_unravel.arguments import refuse_negative, shown
 from tf_unravel.backbones.modes import nothing_dropped
 
 Weights = list[tf.Tensor]
@@ -179,10 +180,16 @@ class SGD:
 
     Args:
         learning_rate: a.
+
+    Raises:
+        ValueError: a negative rate, or one that is not finite.
     """
 
     learning_rate: float = 0.01
     name: ClassVar[str] = "sgd"
+
+    def __post_init__(self) -> None:
+        refuse_negative("heads.SGD", learning_rate=self.learning_rate)
 
     def __str__(self) -> str:
         return f"SGD at rate {self.learning_rate:g}"
@@ -203,13 +210,15 @@ class PerStepSGD:
     Args:
         rates: float32 [steps, weights], at least one step; a variable is read when it is used.
         factor: scalar that the loss is multiplied by.
+        adapted: one bool a weight, whether an inner loop changes it; None for all. The others have no rate to speak of.
     """
 
-    def __init__(self, rates: Any, factor: float = 1.0):
-        self.rates, self.factor = rates, factor
+    def __init__(self, rates: Any, factor: float = 1.0, adapted: Sequence[bool] | None = None):
+        self.rates, self.factor, self.adapted = rates, factor, adapted
 
     def __str__(self) -> str:
         values = np.asarray(self.rates)
+        values = values if self.adapted is None else values[:, np.array(self.adapted)]
         low, high = values.min(), values.max()
         rates = f"rate {low:g}" if low == high else f"learned rates {low:g} to {high:g}"
         return f"SGD at {rates}" + (f" on the loss times {self.factor:g}" if self.factor != 1 else "")
@@ -235,12 +244,18 @@ class Adam:
         learning_rate: a.
         beta2: decay of the second moments.
         epsilon: added to their root, before the bias correction, as TensorFlow 1 did.
+
+    Raises:
+        ValueError: a negative rate, or one that is not finite.
     """
 
     learning_rate: float = 1e-3
     beta2: float = 0.999
     epsilon: float = 1e-8
     name: ClassVar[str] = "adam"
+
+    def __post_init__(self) -> None:
+        refuse_negative("heads.Adam", learning_rate=self.learning_rate)
 
     def __str__(self) -> str:
         return f"Adam without momentum at rate {self.learning_rate:g}"
@@ -262,6 +277,24 @@ class Adam:
 
 
 by_name = {optimizer.name: optimizer for optimizer in (SGD, Adam)}
+
+
+def check_optimizer(option: str, value: Any) -> None:
+    """Refuses what is no inner optimizer, above all the optimizers of the outer step.
+
+    Args:
+        option: what the user set, such as "Reptile.inner_optimizer".
+        value: to what.
+
+    Raises:
+        ValueError: it is no instance of the classes here.
+    """
+    if not isinstance(value, SGD | PerStepSGD | Adam):
+        raise ValueError(
+            f"{option} must be heads.Adam() or heads.SGD(), in a gin file @heads.Adam() or @heads.SGD(). "
+            f"Received: {shown(value)}."
+        )
+
 
 PROTOCOLS = {
     "transductive": "transductive (statistics of the task's queries together)",

@@ -25,7 +25,7 @@ import tensorflow as tf
 
 from tf_unravel.backbones.modes import synchronize
 from tf_unravel.heads import Linear
-from tf_unravel.learners.learner import Learner, gathered
+from tf_unravel.learners.learner import Learner, gathered, shapes_of
 
 Regularizer = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
@@ -51,6 +51,7 @@ class Classical(Learner):
     """
 
     tracked = ("loss", "cross_entropy", "regularizer", "accuracy")
+    may_diverge_by = "the learning rate, or the coefficient of Classical.regularizer"
 
     def __init__(
         self,
@@ -92,6 +93,13 @@ class Classical(Learner):
         accuracy = tf.reduce_mean(tf.cast(hits, tf.float32))
         loss = cross_entropy + penalty
         return {"loss": loss, "cross_entropy": cross_entropy, "regularizer": penalty, "accuracy": accuracy}
+
+    def check_batch(self, spec: Any) -> None:
+        if len(spec) != 2 or spec[0].shape.rank != 4:
+            raise ValueError(
+                "Classical trains on images [B, H, W, C] and their class ids: run.batches = @ClassPairs(), or "
+                f"data.class_pairs(...). Received: {shapes_of(spec)}."
+            )
 
     def own_head(self) -> Linear:
         """Softmax regression on frozen features, the paper's "NN" head."""

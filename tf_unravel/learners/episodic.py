@@ -30,11 +30,12 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tf_unravel.arguments import is_finite_number
 from tf_unravel.backbones.modes import synchronize
 from tf_unravel.data.sampling import Episode
-from tf_unravel.heads import by_name
+from tf_unravel.heads import by_name, check_reads_features
 from tf_unravel.heads.kernel import at_least_float32
-from tf_unravel.learners.learner import Learner
+from tf_unravel.learners.learner import Learner, check_episodes
 
 
 def smoothed_cross_entropy(labels: tf.Tensor, logits: tf.Tensor, epsilon: float) -> tf.Tensor:
@@ -72,7 +73,8 @@ class Episodic(Learner):
         weight_decay: L2 penalty on every trainable weight, the scale included.
 
     Raises:
-        ValueError: passes is neither 1 nor 2, or label_smoothing not in [0, 1).
+        ValueError: a head that is none on features, a scale that is no finite number, passes neither 1 nor 2,
+            label_smoothing not in [0, 1).
 
     Example:
         >>> learner = Episodic(conv4(), heads.Ridge())
@@ -99,6 +101,9 @@ class Episodic(Learner):
             raise ValueError(f"passes is 1 or 2. Received: passes={passes!r}.")
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing must lie in [0, 1). Received: label_smoothing={label_smoothing}.")
+        if not is_finite_number(scale):
+            raise ValueError(f"Episodic.scale must be a finite number. Received: scale={scale!r}.")
+        check_reads_features("Episodic.head", head)
         self.head, self.label_smoothing, self.passes = head, label_smoothing, passes
         self.initial_scale, self.learn_scale = scale, learn_scale
         initial = keras.initializers.Constant(scale)
@@ -132,6 +137,9 @@ class Episodic(Learner):
         loss = smoothed_cross_entropy(episode.query_labels, logits, self.label_smoothing)
         hits = tf.equal(tf.argmax(logits, axis=-1, output_type=tf.int32), tf.cast(episode.query_labels, tf.int32))
         return {"loss": loss, "accuracy": tf.reduce_mean(tf.cast(hits, tf.float32))}
+
+    def check_batch(self, spec: Any) -> None:
+        check_episodes("Episodic", spec)
 
     def own_head(self) -> Any:
         """The head of the training."""

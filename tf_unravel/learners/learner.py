@@ -13,6 +13,9 @@ from typing import Any, ClassVar
 import keras
 import tensorflow as tf
 
+from tf_unravel.arguments import refuse_negative
+from tf_unravel.data.sampling import Episode
+
 
 def num_replicas() -> int:
     """Replicas that train together; 1 outside of a strategy."""
@@ -58,6 +61,28 @@ def gathered(values: tf.Tensor) -> tf.Tensor:
     return tf.reshape(blocks, tf.concat([[-1], tf.shape(values)[1:]], axis=0))  # [R B, ...]
 
 
+def check_episodes(learner: str, spec: Any) -> None:
+    """Refuses a dataset of anything but batches of episodes, support images [T, S, H, W, C] first.
+
+    Args:
+        learner: the name of the learner that needs them.
+        spec: the dataset's `element_spec`.
+
+    Raises:
+        ValueError: other batches, or single episodes.
+    """
+    if not isinstance(spec, Episode) or spec.support_images.shape.rank != 5:
+        raise ValueError(
+            f"{learner} trains on batches of episodes: run.batches = @Episodes(), or data.episodes(..., "
+            f"tasks_per_batch=...). Received: {shapes_of(spec)}."
+        )
+
+
+def shapes_of(spec: Any) -> str:
+    """What a batch holds, for an error: the shapes of its tensors."""
+    return "batches of shapes " + ", ".join(str(tuple(each.shape)) for each in tf.nest.flatten(spec))
+
+
 class Learner(keras.Model):
     """A backbone and how it is trained.
 
@@ -67,14 +92,20 @@ class Learner(keras.Model):
             weight_decay * w enters the momentum, as in PyTorch's SGD.
         **kwargs: of keras.Model.
 
+    Raises:
+        ValueError: a weight decay that is negative or not finite.
+
     Attributes:
         tracked: names of the values that a step reports, "loss" first.
+        may_diverge_by: what to lower when the loss runs away, as a message names it.
     """
 
     tracked: ClassVar[Sequence[str]] = ("loss", "accuracy")
+    may_diverge_by: ClassVar[str] = "the learning rate"
 
     def __init__(self, backbone: keras.Model, weight_decay: float = 0.0, **kwargs: Any):
         super().__init__(**kwargs)
+        refuse_negative(type(self).__name__, weight_decay=weight_decay)
         self.backbone = backbone
         self.weight_decay = weight_decay
         self.trackers = [keras.metrics.Mean(name=name) for name in self.tracked]

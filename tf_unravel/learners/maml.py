@@ -35,12 +35,13 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tf_unravel.arguments import refuse_below, refuse_negative
 from tf_unravel.backbones.modes import synchronize
 from tf_unravel.data.decoding import num_cores
 from tf_unravel.data.sampling import Episode
 from tf_unravel.heads.fine_tune import FineTune
-from tf_unravel.heads.inner_loop import Network, PerStepSGD, Weights, gradients_of
-from tf_unravel.learners.learner import Learner, mean_over_replicas
+from tf_unravel.heads.inner_loop import PROTOCOLS, Network, PerStepSGD, Weights, gradients_of
+from tf_unravel.learners.learner import Learner, check_episodes, mean_over_replicas
 
 
 @keras.saving.register_keras_serializable(package="tf_unravel")
@@ -63,7 +64,8 @@ class MAML(Learner):
         weight_decay: L2 penalty on every trainable weight.
 
     Raises:
-        ValueError: ways below 2, inner_steps below 0, an unknown `adapted`.
+        ValueError: a count below its minimum, a rate that is negative or not finite, an unknown `adapted` or
+            `batchnorm`.
 
     Example:
         >>> learner = MAML(conv4(filters=32), ways=5, inner_steps=5, inner_learning_rate=0.05)
@@ -74,6 +76,7 @@ class MAML(Learner):
     """
 
     tracked = ("loss", "accuracy", "support_loss")
+    may_diverge_by = "the learning rate or MAML.inner_learning_rate"
 
     def __init__(
         self,
@@ -93,9 +96,12 @@ class MAML(Learner):
         **kwargs: Any,
     ):
         super().__init__(backbone, weight_decay, **kwargs)
-        if ways < 2 or inner_steps < 0:
-            received = f"Received: ways={ways}, inner_steps={inner_steps}."
-            raise ValueError(f"MAML needs ways >= 2 and inner_steps >= 0. {received}")
+        refuse_below(2, "MAML", ways=ways)
+        refuse_below(0, "MAML", inner_steps=inner_steps, evaluation_steps=evaluation_steps)
+        refuse_below(1, "MAML", parallel_tasks=parallel_tasks)
+        refuse_negative("MAML", inner_learning_rate=inner_learning_rate)
+        if batchnorm not in PROTOCOLS:
+            raise ValueError(f"MAML.batchnorm is one of {', '.join(PROTOCOLS)}. Received: {batchnorm!r}.")
         self.arguments = {
             "ways": ways, "inner_steps": inner_steps, "inner_learning_rate": inner_learning_rate,
             "first_order": first_order, "adapted": adapted, "learn_rates": learn_rates,
@@ -182,13 +188,16 @@ class MAML(Learner):
         # What is no float is a counter (dropout's), the same in every task.
         return tf.nest.map_structure(lambda v: tf.reduce_mean(v, 0) if v.dtype.is_floating else v[0], results)
 
+    def check_batch(self, spec: Any) -> None:
+        check_episodes("MAML", spec)
+
     def own_head(self) -> FineTune:
         """The head that adapts as the inner loop does, from the learned classifier; it follows the training."""
         if self.head is None:
             steps = self.arguments["evaluation_steps"]
             self.head = FineTune(
                 self.inner_steps if steps is None else steps,
-                optimizer=PerStepSGD(self.rates, self.loss_scale),
+                optimizer=PerStepSGD(self.rates, self.loss_scale, self.adapts),
                 adapted=self.arguments["adapted"],
                 batchnorm=self.arguments["batchnorm"],
                 classifier=self.classifier,

@@ -3,10 +3,12 @@
 A run builds each as optimizer(steps_per_epoch, total_epochs), besides what its configuration binds.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import keras
 import tensorflow as tf
+
+from tf_unravel.arguments import is_finite_number
 
 
 def sgd(
@@ -36,7 +38,7 @@ def sgd(
         Keras's decoupled one.
 
     Raises:
-        ValueError: rates and epochs do not pair up.
+        ValueError: a rate that is no positive number; rates and epochs do not pair up.
     """
     rate = piecewise(steps_per_epoch, rates, epochs)
     return keras.optimizers.SGD(rate, momentum=momentum, nesterov=nesterov)
@@ -62,7 +64,7 @@ def adam(
         A Keras optimizer.
 
     Raises:
-        ValueError: rates and epochs do not pair up.
+        ValueError: a rate that is no positive number; rates and epochs do not pair up.
     """
     rate = piecewise(steps_per_epoch, rates, epochs)
     # On several replicas Keras clips each one's share of the gradient: the bound has to be shared out too.
@@ -94,13 +96,16 @@ def piecewise(
     """A rate that is constant between epochs, as a number or a Keras schedule.
 
     Raises:
-        ValueError: rates and epochs do not pair up.
+        ValueError: a rate that is no positive number; rates and epochs do not pair up.
     """
-    rates = (rates,) if isinstance(rates, int | float) else tuple(rates)
+    received = f"Received: rates={rates!r}"
+    rates = tuple(rates) if isinstance(rates, Iterable) else (rates,)
+    if not all(is_finite_number(rate) and rate > 0 for rate in rates):
+        raise ValueError(f"rates must be positive numbers, such as rates = (0.1, 0.01). {received}.")
     if len(rates) != len(epochs) + 1 or list(epochs) != sorted(set(epochs)):
         raise ValueError(
             "rates must have one value more than epochs, and epochs must increase. "
-            f"Received: rates={tuple(rates)}, epochs={tuple(epochs)}."
+            f"{received}, epochs={tuple(epochs)}."
         )
     if len(rates) == 1:
         return rates[0]

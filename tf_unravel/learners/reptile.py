@@ -45,10 +45,11 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
+from tf_unravel.arguments import refuse_below, refuse_negative
 from tf_unravel.backbones.modes import synchronize
 from tf_unravel.data.decoding import num_cores
 from tf_unravel.heads.fine_tune import FineTune
-from tf_unravel.heads.inner_loop import Adam, Moments, Network, Weights, gradients_of
+from tf_unravel.heads.inner_loop import Adam, Moments, Network, Weights, check_optimizer, gradients_of
 from tf_unravel.heads.inner_loop import by_name as optimizers
 from tf_unravel.learners.learner import Learner, mean_over_replicas
 
@@ -115,13 +116,13 @@ class Reptile(Learner):
         sum_over_batch: sum the loss over the images of an inner batch, as the original does, in place of the mean.
         evaluation_steps: inner steps of `own_head`; 50 in the original.
         evaluation_batch: support images a step there, or all where there are fewer: 15 gives the original's 5 at
-            1 shot and 15 at 5 shots.
+            1 shot and 15 at 5 shots; None for all.
         transductive: whether `own_head` normalises queries together, or each with the support set.
         parallel_tasks: tasks computed at once; None for one a processor.
         weight_decay: L2 penalty in the outer step.
 
     Raises:
-        ValueError: counts below their minimum, a negative coefficient.
+        ValueError: a count below its minimum, a coefficient that is negative or not finite, no inner optimizer.
 
     Example:
         >>> learner = Reptile(conv4(filters=32), ways=5, inner_steps=8, inner_batch=10, weight_clustering=5e-5)
@@ -132,6 +133,7 @@ class Reptile(Learner):
     """
 
     tracked = ("loss", "last_loss", "travelled")
+    may_diverge_by = "the learning rate, or that of Reptile.inner_optimizer, or Reptile.weight_clustering"
 
     def __init__(
         self,
@@ -152,14 +154,15 @@ class Reptile(Learner):
         if weight_clustering:
             self.tracked = (*self.tracked, "pull")
         super().__init__(backbone, weight_decay, **kwargs)
-        if ways < 2 or inner_steps < 1 or inner_batch < 1 or weight_clustering < 0:
-            raise ValueError(
-                "Reptile needs ways >= 2, inner_steps >= 1, inner_batch >= 1, weight_clustering >= 0. Received: "
-                f"ways={ways}, inner_steps={inner_steps}, inner_batch={inner_batch}, "
-                f"weight_clustering={weight_clustering}."
-            )
+        inner_optimizer = Adam() if inner_optimizer is None else inner_optimizer
+        refuse_below(2, "Reptile", ways=ways)
+        refuse_below(1, "Reptile", inner_steps=inner_steps, inner_batch=inner_batch,
+                     evaluation_batch=evaluation_batch, parallel_tasks=parallel_tasks)
+        refuse_below(0, "Reptile", evaluation_steps=evaluation_steps)
+        refuse_negative("Reptile", weight_clustering=weight_clustering)
+        check_optimizer("Reptile.inner_optimizer", inner_optimizer)
         self.ways, self.inner_steps, self.inner_batch = ways, inner_steps, inner_batch
-        self.inner_optimizer = inner_optimizer or Adam()
+        self.inner_optimizer = inner_optimizer
         self.weight_clustering, self.transductive = weight_clustering, transductive
         self.evaluation_steps, self.evaluation_batch = evaluation_steps, evaluation_batch
         self.sum_over_batch, self.parallel_tasks = sum_over_batch, parallel_tasks
@@ -268,9 +271,12 @@ class Reptile(Learner):
     def check_batch(self, spec: Any) -> None:
         expected, got = (self.inner_steps, self.inner_batch), tuple(spec[0].shape[1:3])
         if got != expected:
+            steps, batch = expected
             raise ValueError(
-                "Reptile's batches are images [tasks, inner_steps, inner_batch, H, W, C]. "
-                f"Received: shape {tuple(spec[0].shape)}, with inner_steps={expected[0]}, inner_batch={expected[1]}."
+                "Reptile's batches are images [tasks, inner_steps, inner_batch, H, W, C]: run.batches = "
+                "@InnerBatches(), told of both together by the gin macros, here "
+                f"'inner_steps = {steps}' and 'inner_batch = {batch}'. "
+                f"Received: shape {tuple(spec[0].shape)}, with inner_steps={steps}, inner_batch={batch}."
             )
 
     def own_head(self) -> FineTune:

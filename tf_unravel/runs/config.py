@@ -3,8 +3,10 @@
 import contextlib
 import dataclasses
 import functools
+import inspect
 import logging
 import pathlib
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -12,7 +14,8 @@ import gin
 import keras
 import tensorflow as tf
 
-from tf_unravel import data, heads
+from tf_unravel import backbones, data, heads
+from tf_unravel.arguments import shown
 from tf_unravel.evaluation import Accuracy
 from tf_unravel.runs import registry
 
@@ -46,6 +49,8 @@ class Validation:
     def __post_init__(self) -> None:
         if isinstance(self.shots, int):
             object.__setattr__(self, "shots", (self.shots,))
+        if self.head is not None:
+            heads.check_head("Validation.head", self.head)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +76,24 @@ class DataFacts:
 def one_line(error: Exception) -> str:
     """An error's message on one line, without what gin adds about the call it happened in."""
     return " ".join(str(error).split("In call to configurable")[0].split())
+
+
+DTYPES = ("float32", "mixed_bfloat16", "mixed_float16")
+
+
+def _either(names: Sequence[str]) -> str:
+    """Names as a sentence lists them: a, b or c."""
+    return " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+# What each part of a run is in a gin file. The first are called later, so that they stand without brackets.
+_CALLED = {
+    "dataset": "@load",
+    "backbone": _either([f"@{name}" for name in backbones.by_name]),
+    "learner": _either([f"@{learner.__name__}" for learner in registry.LABELS]),
+    "optimizer": "@sgd, @adam or @annealed_sgd",
+}
+_MADE = {"batches": "@ClassPairs(), @Episodes() or @InnerBatches()", "validation": "@Validation()"}
 
 
 @gin.configurable("run")
@@ -113,6 +136,14 @@ class Plan:
             value = getattr(self, name)
             if not isinstance(value, int) or value < least:
                 raise ConfigError(f"run.{name} must be a whole number from {least} on. Received: {value!r}")
+        if self.dtype not in DTYPES:
+            raise ConfigError(f"run.dtype is {_either(DTYPES)}. Received: {self.dtype!r}")
+        right = {name: callable(getattr(self, name)) for name in _CALLED}
+        right["batches"] = hasattr(self.batches, "dataset") and not isinstance(self.batches, type)
+        right["validation"] = isinstance(self.validation, Validation)
+        for name, named in (_CALLED | _MADE).items():
+            if not right[name]:
+                raise ConfigError(f"run.{name} is {named}. Received: {shown(getattr(self, name))}")
 
     def use_threads(self) -> None:
         """Makes `threads_per_op` count; only before TensorFlow computes anything in this process, later in vain."""
@@ -132,6 +163,17 @@ class Plan:
             normalization = self.normalization or facts.normalization
             backbone = self.backbone(input_shape=facts.image_shape, normalization=normalization)
             return self.learner(backbone=backbone, num_labels=self.batches.num_labels(facts.num_classes))
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"the configuration does not fit: {one_line(error)}") from error
+
+    def build_optimizer(self, steps_per_epoch: int) -> keras.optimizers.Optimizer:
+        """The optimizer, its schedule in steps.
+
+        Raises:
+            ConfigError: an argument that gin passes on does not fit.
+        """
+        try:
+            return self.optimizer(steps_per_epoch, total_epochs=self.epochs)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"the configuration does not fit: {one_line(error)}") from error
 
@@ -204,7 +246,7 @@ def parse(files: Sequence[str] = (), bindings: Sequence[str] = (), text: str = "
     except (ValueError, SyntaxError, TypeError, AttributeError, OSError, KeyError) as error:
         if isinstance(error, ConfigError):
             raise
-        raise ConfigError(f"the configuration cannot be read: {one_line(error)}") from error
+        raise ConfigError(f"the configuration cannot be read: {_problem(error)}") from error
     return gin.config_str()
 
 
@@ -213,8 +255,31 @@ def _bind(binding: str) -> None:
     try:
         gin.parse_config(binding)
     except (ValueError, SyntaxError, TypeError, AttributeError, KeyError) as error:
-        advice = "text needs quotes, such as load.root = 'folder'"
-        raise ConfigError(f"--gin_bindings {binding!r} cannot be read: {one_line(error)} ({advice})") from error
+        raise ConfigError(f"--gin_bindings {binding!r} cannot be read: {_problem(error)}") from error
+
+
+# What a run passes to what it calls; a gin file has no say in it.
+_PASSED_ON = ("self", "backbone", "num_labels", "input_shape", "split", "steps_per_epoch", "total_epochs")
+
+
+def _problem(error: Exception) -> str:
+    """What gin says of a line that it cannot read, and what to do about it."""
+    line = one_line(error)
+    if unknown := re.match(r"(Configurable '(\S+)' doesn't have a parameter named '\S+')\.? ?(.*)", line):
+        said, name, place = unknown.groups()
+        return f"{said} (its parameters are {', '.join(_parameters(name))}); {place[:1].lower()}{place[1:]}"
+    if not isinstance(error, SyntaxError):
+        return line
+    line = re.sub(r"malformed node or string.*?Failed to parse token ('[^']*')", r"\1 is no value", line)
+    values = "a number, True, None, a list, @name, %macro, or text, which needs quotes, such as load.root = 'folder'"
+    return f"{line} (a value is {values})"
+
+
+def _parameters(name: str) -> list[str]:
+    """What a gin file may set of a thing."""
+    thing = gin.get_configurable(name)
+    parameters = inspect.signature(thing.__init__ if isinstance(thing, type) else thing).parameters
+    return [parameter for parameter in parameters if parameter not in _PASSED_ON]
 
 
 def _make_root_absolute() -> None:
@@ -245,7 +310,9 @@ def plan() -> Plan:
         return Plan()
     except ConfigError as error:
         raise ConfigError(one_line(error)) from error
-    except (TypeError, RuntimeError, ValueError) as error:
+    except ValueError as error:
+        raise ConfigError(f"the configuration does not fit: {one_line(error)}") from error
+    except (TypeError, RuntimeError) as error:
         line = one_line(error)
         raise ConfigError(f"the configuration does not describe a run (give --gin_file gin/run/...): {line}") from error
 
@@ -271,6 +338,15 @@ def heads_named(names: Sequence[str], learner: Any) -> dict[str, Any]:
         name: learner.own_head() if name == OWN else gin.get_configurable(heads.by_name[name].__name__)()
         for name in names
     }
+
+
+def settings_of(head: Any) -> str:
+    """A head and its settings, such as "ridge, l2 50"; an adapting one's inner loop is said by its accuracies."""
+    if getattr(head, "on_images", False):
+        return head.name + ("" if head.classifier is None else ", from the learned classifier")
+    fields = dataclasses.fields(head) if dataclasses.is_dataclass(head) else ()
+    values = ((field.name, getattr(head, field.name)) for field in fields)
+    return ", ".join([head.name, *(f"{name} {f'{v:g}' if isinstance(v, float) else v}" for name, v in values)])
 
 
 def may_adapt(names: Sequence[str]) -> bool:

@@ -29,6 +29,7 @@ class Devices:
             process being one of them.
 
     Attributes:
+        name: as given.
         strategy: TensorFlow's.
         worker: this process's place among the machines, 0 for the first or only one.
         alone: whether there is one machine.
@@ -40,6 +41,7 @@ class Devices:
     def __init__(self, name: str = "one"):
         if name not in STRATEGIES:
             raise ConfigError(f"--strategy is one of {', '.join(STRATEGIES)}. Received: {name!r}")
+        self.name = name
         self.worker, self.alone = 0, name != "multi_worker"
         if name == "one":
             self.strategy = tf.distribute.get_strategy()
@@ -57,6 +59,13 @@ class Devices:
     def replicas(self) -> int:
         """R, over all machines."""
         return self.strategy.num_replicas_in_sync
+
+    @property
+    def shared_by(self) -> str:
+        """How many replicas share a batch, as a clause after others; "" where no strategy was asked for."""
+        if self.name == "one":
+            return ""
+        return "; 1 replica: nothing is shared out" if self.replicas == 1 else f"; {self.replicas} replicas"
 
     @contextlib.contextmanager
     def scope(self) -> Iterator[None]:

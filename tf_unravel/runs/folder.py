@@ -99,7 +99,10 @@ class RunFolder:
         try:
             return self.config.read_text(encoding="utf-8")
         except OSError as error:
-            raise ConfigError(f"--run_dir {self.path} holds no run: {self.config.name}: {error.strerror}") from error
+            train = f"train it first (tf-unravel train --run_dir={self.path} --gin_file=...)"
+            raise ConfigError(
+                f"--run_dir {self.path} holds no run; {train}. {self.config.name}: {error.strerror}"
+            ) from error
 
     def check_data(self, fingerprints: dict[str, str]) -> None:
         """Refuses data that are not those which the run began with.

@@ -20,6 +20,10 @@ class FinishedRun:
         checkpoint: "best" (by validation), "last", or "initial" for the weights that training began with.
         adapts: whether the network will be adapted to tasks: then the run's threads_per_op counts.
 
+    Attributes:
+        step: of the checkpoint that was read.
+        checkpoint: which that is, such as "best, step 1400".
+
     Raises:
         ConfigError: no run is there, or it has no checkpoint yet.
     """
@@ -33,7 +37,7 @@ class FinishedRun:
         if adapts:
             self.plan.use_threads()
         self.learner = self.plan.build(self.folder.data_facts())
-        self.step = self._restore(checkpoint)
+        self.step, self.checkpoint = self._restore(checkpoint)
 
     @property
     def backbone(self) -> keras.Model:
@@ -44,17 +48,20 @@ class FinishedRun:
         """One split of the run's data."""
         return self.plan.dataset(split=name)
 
-    def _restore(self, checkpoint: str) -> int:
+    def _restore(self, checkpoint: str) -> tuple[int, str]:
+        """Reads the weights; returns `step` and `checkpoint`."""
         checkpoints = self.folder.checkpoints
         if checkpoint == "initial":
-            return 0
+            return 0, "initial (untrained)"
         if checkpoint == "best" and checkpoints.best.exists():
             try:
-                return checkpoints.restore(checkpoints.best, self.learner)["step"]
+                step = checkpoints.restore(checkpoints.best, self.learner)["step"]
+                return step, f"best, step {step}"
             except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
                 advice = "give --checkpoint=last"
                 raise config.ConfigError(f"{checkpoints.best} cannot be used ({error}); {advice}") from error
         facts = checkpoints.restore_latest(self.learner)
         if facts is None:
             raise config.ConfigError(f"--run_dir {self.folder.path}: no checkpoint yet; train it first")
-        return facts["step"]
+        fallback = " (no validated checkpoint)" if checkpoint == "best" else ""
+        return facts["step"], f"last, step {facts['step']}{fallback}"

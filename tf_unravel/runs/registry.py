@@ -15,7 +15,7 @@ from tf_unravel import backbones, data, heads, learners, regularizers
 from tf_unravel.data import batches
 
 # What each learner calls the number of labels; None where it reads it off its batches.
-_LABELS = {learners.Classical: "num_classes", learners.Episodic: None, learners.MAML: "ways", learners.Reptile: "ways"}
+LABELS = {learners.Classical: "num_classes", learners.Episodic: None, learners.MAML: "ways", learners.Reptile: "ways"}
 
 
 def _builder(learner: type[learners.Learner], labels: str | None) -> Callable[..., learners.Learner]:
@@ -46,7 +46,7 @@ def register() -> None:
         "regularizers": (regularizers.FeatureClustering, regularizers.HyperplaneVariation),
         "heads": (*heads.by_name.values(), heads.SGD, heads.Adam),
         "learners": (
-            *(_builder(learner, labels) for learner, labels in _LABELS.items()),
+            *(_builder(learner, labels) for learner, labels in LABELS.items()),
             learners.sgd,
             learners.adam,
             learners.annealed_sgd,

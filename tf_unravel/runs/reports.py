@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tf_unravel import analysis, data, evaluation
 from tf_unravel.runs.checkpoints import write_atomically
-from tf_unravel.runs.config import describe, heads_named, may_adapt
+from tf_unravel.runs.config import OWN, describe, heads_named, may_adapt, settings_of
 from tf_unravel.runs.figures import figure_png, projection, projection_figure
 from tf_unravel.runs.folder import RunFolder
 from tf_unravel.runs.logs import log_figure
@@ -38,6 +38,10 @@ class Reading:
     def folder(self) -> pathlib.Path:
         """Where tables and figures over all runs go."""
         return pathlib.Path(self.out or self.run_dirs[0])
+
+    def section(self, name: str) -> str:
+        """Where results.json has what was found: apart for untrained weights, which replace no trained numbers."""
+        return f"{name}_initial" if self.checkpoint == "initial" else name
 
     @property
     def titles(self) -> list[str]:
@@ -82,17 +86,21 @@ def evaluate_runs(reading: Reading, head_names: Sequence[str], tasks: Tasks) -> 
         chosen = heads_named(head_names, run.learner)
         for shots in tasks.shots:
             data.TaskSampler(split, tasks.ways, shots, tasks.queries, tasks.seed)  # refuses before minutes of features
+        for head in chosen.values():
+            if getattr(head, "on_images", False):
+                head.check_ways(tasks.ways)
         mine: list[dict[str, Any]] = []
         for heads in _by_cost(chosen):
             accuracies = evaluation.evaluate_heads(run.backbone, heads, split, **dataclasses.asdict(tasks))
             mine += [
-                {"run": title, "checkpoint_step": run.step, "split": split.name, "fingerprint": split.fingerprint,
-                 "head": name, "shots": shots, "ways": tasks.ways, "queries": tasks.queries, "seed": tasks.seed,
+                {"run": title, "checkpoint": run.checkpoint, "checkpoint_step": run.step, "split": split.name,
+                 "fingerprint": split.fingerprint, "head": name, "settings": settings_of(heads[name]),
+                 "shots": shots, "ways": tasks.ways, "queries": tasks.queries, "seed": tasks.seed,
                  **describe(accuracy)}
                 for name, by_shots in accuracies.items()
                 for shots, accuracy in by_shots.items()
             ]
-            run.folder.update_results("evaluation", mine)  # what is done is kept if a later head fails
+            run.folder.update_results(reading.section("evaluation"), mine)  # what is done is kept if a later head fails
         rows += mine
     _write_json(reading.folder / "evaluation.json", rows)
     return _accuracy_table(rows, tasks)
@@ -115,20 +123,42 @@ def _accuracy_table(rows: Sequence[dict[str, Any]], tasks: Tasks) -> str:
         )
     lines = [["run", "head", *(f"{tasks.ways}-way {shots}-shot, %" for shots in tasks.shots)]]
     lines += [[run, head, *values] for (run, head), values in cells.items()]
-    protocols: dict[str, list[str]] = {}
+    own = {row["run"]: row["settings"] for row in rows if row["head"] == OWN}
+    note = [
+        f"Mean ± one standard error over {rows[0]['num_tasks']} tasks of split {rows[0]['split']}, {tasks.queries} "
+        f"queries per class, seed {tasks.seed}.",
+        *_checkpoint_lines(rows),
+        *_said_once("own", " = ", own),
+        *_protocol_lines(rows),
+    ]
+    return "\n".join([_aligned(lines), *note])
+
+
+def _said_once(what: str, between: str, by_run: Mapping[str, str]) -> list[str]:
+    """One line where all runs agree, else one a run."""
+    if len(set(by_run.values())) == 1:
+        return [f"{what}{between}{next(iter(by_run.values()))}"]
+    return [f"{what} of {run}{between}{value}" for run, value in by_run.items()]
+
+
+def _checkpoint_lines(rows: Sequence[dict[str, Any]]) -> list[str]:
+    return _said_once("checkpoint", ": ", {row["run"]: row["checkpoint"] for row in rows})
+
+
+def _protocol_lines(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """What BatchNorm did, and the inner loop: one line for each that there is, with its heads if there are several."""
+    found: dict[str, dict[str, str]] = {}  # head -> run -> protocol
     for row in rows:
         protocol = "; ".join(filter(None, (row["batchnorm"], row["adaptation"])))
-        protocols.setdefault(protocol, []).append(f"{row['run']} {row['head']}")
-    common = next(iter(protocols))
-    if len(protocols) > 1:  # the rarer ones by name
-        protocols = dict(sorted(protocols.items(), key=lambda item: -len(item[1])))
-        common, *others = protocols
-        common += "".join(f"; {', '.join(dict.fromkeys(protocols[other]))}: {other}" for other in others)
-    note = (
-        f"Mean ± one standard error over {rows[0]['num_tasks']} tasks of split {rows[0]['split']}, {tasks.queries} "
-        f"queries per class, seed {tasks.seed}; BatchNorm: {common}."
-    )
-    return f"{_aligned(lines)}\n{note}"
+        found.setdefault(row["head"], {})[row["run"]] = protocol
+    heads: dict[str, list[str]] = {}  # protocol -> its heads, by run where runs differ
+    for head, by_run in found.items():
+        alike = len(set(by_run.values())) == 1
+        for run, protocol in by_run.items():
+            heads.setdefault(protocol, []).append(head if alike else f"{run} {head}")
+    if len(heads) == 1:
+        return [f"BatchNorm: {next(iter(heads))}"]
+    return [f"BatchNorm of {', '.join(dict.fromkeys(names))}: {protocol}" for protocol, names in heads.items()]
 
 
 def measure_runs(reading: Reading, num_pairs: int = 10000, seed: int = 0) -> str:
@@ -146,10 +176,10 @@ def measure_runs(reading: Reading, num_pairs: int = 10000, seed: int = 0) -> str
     for title, run, split in reading.runs():
         features = evaluation.extract_features(run.backbone, split.images)
         measured = analysis.class_separation(features, split.class_ids, num_pairs=num_pairs, seed=seed)
-        rows.append({"run": title, "checkpoint_step": run.step, "split": split.name,
+        rows.append({"run": title, "checkpoint": run.checkpoint, "checkpoint_step": run.step, "split": split.name,
                      "fingerprint": split.fingerprint, **dataclasses.asdict(measured),
                      "expected_r_hv": measured.expected_r_hv})
-        run.folder.update_results("measurement", rows[-1])
+        run.folder.update_results(reading.section("measurement"), rows[-1])
         projected = projection(features, split, seed)
         if projected is not None:
             projections[title] = projected
@@ -176,7 +206,7 @@ def _separation_table(rows: Sequence[dict[str, Any]], num_pairs: int, seed: int)
         f"Estimators of Tables 2 and 4 (two classes, two samples each), mean ± one standard error over {num_pairs} "
         f"pairs of split {rows[0]['split']}, seed {seed}; lower is tighter."
     )
-    return f"{_aligned(lines)}\n{note}"
+    return "\n".join([_aligned(lines), note, *_checkpoint_lines(rows)])
 
 
 def _aligned(lines: Sequence[Sequence[str]]) -> str:

@@ -126,7 +126,7 @@ def train(
         devices = devices or distribution.Devices()
         with devices.scope():
             learner = plan.build(facts)
-            learner.compile(optimizer=plan.optimizer(steps_per_epoch, total_epochs=plan.epochs))
+            learner.compile(optimizer=plan.build_optimizer(steps_per_epoch))
             learner.optimizer.build(learner.trainable_variables)
         batches = plan.batches.dataset(splits["train"], plan.seed)
         devices.check_batches(batches)
@@ -168,7 +168,7 @@ def _check_head(watch: config.Validation, learner: Any) -> None:
     """A head that cannot be made, or was learned for other tasks, is refused before the first step too."""
     head = learner.own_head() if watch.head is None else watch.head
     if getattr(head, "on_images", False):
-        head.network(learner.backbone, watch.ways)
+        head.check_ways(watch.ways)
 
 
 class _Loop:
@@ -192,6 +192,8 @@ class _Loop:
             bar.write(self._begins(), file=sys.stderr)
             if self._validation_is_due():  # the start before this one did not get to it
                 self._end_epoch()
+            if progress.step < self.total:
+                bar.write("compiling the first step", file=sys.stderr)
             stop = False
             while progress.step < self.total and not stop:
                 values, stop = step_function(next(batches), stopped.signal is not None)
@@ -217,7 +219,9 @@ class _Loop:
             f"{name}: {len(split.images):,} images of {split.num_classes} classes"
             for name, split in self.splits.items()
         )
-        return f"{sizes}; {f'going on from step {self.progress.step}' if self.progress.step else 'from the start'}"
+        start = f"going on from step {self.progress.step}" if self.progress.step else "from the start"
+        precision = "" if self.plan.dtype == "float32" else f"; {self.plan.dtype}"
+        return f"{sizes}{precision}{self.devices.shared_by}; {start}"
 
     def _log(self, values: dict[str, tf.Tensor], bar: Any) -> None:
         step, loss = self.progress.step, float(values["loss"])
@@ -233,7 +237,7 @@ class _Loop:
             images = (step - last_step) * self.plan.batches.batch_size / (self.logged[1] - last_time)
             scalars["train/images_per_second"] = images
             bar.set_postfix_str(f"{images:.0f} images/s, loss {loss:.3f}", refresh=False)
-        scalars["train/learning_rate"] = float(self.learner.optimizer.learning_rate)
+        scalars["train/learning_rate"] = float(keras.ops.convert_to_numpy(self.learner.optimizer.learning_rate))
         self.logs.scalars(step, scalars)
         for metric in self.learner.metrics:
             metric.reset_state()
@@ -241,7 +245,7 @@ class _Loop:
     def _diverged(self, what: str) -> None:
         newest = self.folder.checkpoints.newest_first()
         last = f"the last good checkpoint is {newest[0]}" if newest else "there is no checkpoint yet"
-        advice = "lower the learning rate, or look at the data"
+        advice = f"lower {self.learner.may_diverge_by}, or look at the data"
         raise TrainingDiverged(f"{what} at step {self.progress.step}; {last}; {advice}")
 
     def _check_weights(self) -> None:
