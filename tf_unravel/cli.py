@@ -97,6 +97,7 @@ def _add_paper(paper: argparse.ArgumentParser) -> None:
                        help="where a dataset's images are (repeatable)")
     paper.add_argument("--gin_bindings", action="append", default=[], help="changes every run (repeatable)")
     paper.add_argument("--out", help="a folder for the report; default: report/ in --run_dir")
+    paper.add_argument("--processes", type=int, default=1, help="jobs that are done side by side; default 1")
     paper.add_argument("--job", help="of `run`: this job of the plan alone")
     paper.add_argument("--only", type=_names, default=[], help="of `plan`, `run`, `report`: these exhibits alone")
     paper.add_argument("--format", default="text", choices=("text", "jsonl"), help="of `plan`; default text")

@@ -40,7 +40,7 @@ def main(arguments: argparse.Namespace) -> int:
         return _plan(plan, workspace, arguments)
     if action == "run" and arguments.job:
         plan = _only(plan, arguments.job)
-    failures = {} if arguments.no_training else _run(plan, workspace)
+    failures = {} if arguments.no_training else _run(plan, workspace, arguments.processes)
     for job, why in failures.items():
         print(f"{job} failed: {why}")
     if action == "report":
@@ -54,12 +54,12 @@ def main(arguments: argparse.Namespace) -> int:
     return 1 if failures else 0
 
 
-def _run(plan: Sequence[jobs.Job], workspace: Workspace) -> dict[str, str]:
+def _run(plan: Sequence[jobs.Job], workspace: Workspace, processes: int) -> dict[str, str]:
     left = [job for job in plan if jobs.left_of(job, workspace)]
     if left:
-        minutes = jobs.minutes_left(left, workspace)
+        minutes = jobs.minutes_left(left, workspace) / processes
         print(f"{len(plan)} jobs, {len(plan) - len(left)} done; about {minutes:.0f} minutes left", flush=True)
-    return jobs.run(left, workspace)
+    return jobs.run(left, workspace, processes)
 
 
 def _plan(plan: Sequence[jobs.Job], workspace: Workspace, arguments: argparse.Namespace) -> int:

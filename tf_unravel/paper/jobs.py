@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import tqdm
@@ -43,8 +44,8 @@ class RunJob:
     def __str__(self) -> str:
         return str(self.run)
 
-    def parts(self, workspace: Workspace) -> Iterator[Part]:
-        """What is left to do.
+    def parts(self, workspace: Workspace) -> list[Part]:
+        """What is left to do, in order.
 
         Raises:
             ConfigError: the folder holds the run of another configuration.
@@ -52,15 +53,16 @@ class RunJob:
         run_dir = workspace.run_dir(self.run)
         folder, (files, bindings) = runs.RunFolder(run_dir), workspace.configuration(self.run)
         folder.check_config(runs.parse(files, bindings))
-        training = folder.training_results()
+        training, parts = folder.training_results(), []
         if not training or training["step"] < training["total_steps"]:
-            yield "training", _train, (files, bindings, str(run_dir))
+            parts.append(("training", _train, (files, bindings, str(run_dir))))
         left = measurements.missing(run_dir, self.wanted)
         for adapts in (False, True):  # a network that adapts may want other threads
             group = [each for each in left if each.adapts == adapts]
             if group:
                 kind = "fine-tuning" if adapts else "measuring"
-                yield kind, measurements.take, (run_dir, workspace.reading(self.run), group)
+                parts.append((kind, measurements.take, (run_dir, workspace.reading(self.run), group)))
+        return parts
 
     def minutes(self, workspace: Workspace) -> float:
         """How long all of it takes: as long as another seed of it took, or what the scale's file says."""
@@ -86,10 +88,9 @@ class TimingJob:
     def __str__(self) -> str:
         return str(self.timing)
 
-    def parts(self, workspace: Workspace) -> Iterator[Part]:
+    def parts(self, workspace: Workspace) -> list[Part]:
         """What is left to do."""
-        if self.timing.read(workspace) is None:
-            yield "timing", Timing.take, (self.timing, workspace)
+        return [] if self.timing.read(workspace) else [("timing", Timing.take, (self.timing, workspace))]
 
     def minutes(self, workspace: Workspace) -> float:
         """How long it takes, as the scale's file says."""
@@ -134,35 +135,48 @@ def minutes_left(jobs: Iterable[Job], workspace: Workspace) -> float:
     return sum(job.minutes(workspace) for job in jobs if left_of(job, workspace))
 
 
-def run(jobs: Sequence[Job], workspace: Workspace, fail_early: bool = False) -> dict[str, str]:
+def run(jobs: Sequence[Job], workspace: Workspace, processes: int = 1) -> dict[str, str]:
     """Does what is left of each job; one that fails does not keep the others.
 
     Args:
         jobs: the plan.
         workspace: where.
-        fail_early: whether the first failure ends it all.
+        processes: jobs that are done side by side; tables of times always wait until they have the machine alone.
 
     Returns:
         Name of a job that failed -> why.
-
-    Raises:
-        ChildFailed: a job failed, with `fail_early`.
     """
     failures: dict[str, str] = {}
-    left = [job for job in jobs if left_of(job, workspace)]
-    with tqdm.tqdm(total=round(minutes_left(left, workspace), 1), unit="min", dynamic_ncols=True,
-                   bar_format="{l_bar}{bar}| {n:.1f}/{total:.1f} min [{elapsed}<{remaining}] {desc}") as bar:
-        for job in left:
-            minutes = job.minutes(workspace)
+    left: list[tuple[Job, list[Part], float]] = []
+    for job in jobs:
+        try:
+            parts = job.parts(workspace)
+        except ValueError as error:
+            failures[str(job)] = str(error)
+        else:
+            left += [(job, parts, job.minutes(workspace))] if parts else []
+    total = sum(minutes for *_, minutes in left)
+    form = "{l_bar}{bar}| {n:.1f}/{total:.1f} min [{elapsed}<{remaining}] {desc}"
+    with tqdm.tqdm(total=round(total, 1), unit="min", dynamic_ncols=True, bar_format=form) as bar:
+
+        def do(job: Job, parts: list[Part], minutes: float) -> None:
             try:
-                for kind, function, arguments in job.parts(workspace):
+                for kind, function, arguments in parts:
                     bar.set_description_str(f"{job}: {kind}")
-                    in_child(function, *arguments, log=workspace.folder / "logs" / f"{str(job).replace('/', '_')}.log")
-            except (ChildFailed, ValueError) as error:
-                if fail_early:
-                    raise
+                    log = workspace.folder / "logs" / f"{str(job).replace('/', '_')}.log"
+                    in_child(function, *arguments, log=log)
+            except ChildFailed as error:
                 failures[str(job)] = str(error)
             bar.update(minutes)
+
+        alone = [each for each in left if isinstance(each[0], TimingJob)]
+        pool = ThreadPoolExecutor(processes)
+        try:
+            list(pool.map(lambda each: do(*each), [each for each in left if each not in alone]))
+        finally:
+            pool.shutdown(cancel_futures=True)
+        for each in alone:
+            do(*each)
     return failures
 
 

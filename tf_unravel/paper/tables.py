@@ -78,8 +78,8 @@ def _meta_and_classical(scale: Scale, seeds: Sequence[int], shots: int, name: st
     text = f"Every meta-trained extractor beats the classical one of the same network under every head ({shots}-shot)."
     return Exhibit(
         name, title, _measurable(cells.values()), (Claim(f"meta beats classical, {shots}-shot", text, comparisons),),
-        (ONE_STANDARD_ERROR, "Columns are the fine-tuning algorithms; MAML fine-tunes every weight. The paper's R2-D2-M under "
-         "SVM equals the figure that its Table 3 takes from the original R2-D2 paper."),
+        (ONE_STANDARD_ERROR, "Columns are fine-tuning algorithms; MAML's fine-tunes every weight. The paper's R2-D2-M "
+                             "under SVM equals what its Table 3 takes from the original R2-D2 paper."),
     )
 
 
@@ -237,8 +237,8 @@ def table7(scale: Scale, seeds: Sequence[int]) -> Exhibit:
         if cells[name, backbone, dataset, "epoch"].numbers
     )
     text = "A regularized epoch costs nearly what a classical one does: at most 1.1 times."
-    note = ("Training steps only, taken in turns; epochs as the gin files define them (an epoch of episodes is a number "
-            "of episodes). The paper's are GPU times.")
+    note = ("Training steps only, taken in turns; an epoch of episodes is as many as the gin file says. The paper's are "
+            "GPU times.")
     return Exhibit("table7", "What training costs", _measurable(cells.values()),
                    (Claim("regularizers are nearly free", text, comparisons),), (note,))
 
