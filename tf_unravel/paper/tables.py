@@ -237,7 +237,7 @@ def table7(scale: Scale, seeds: Sequence[int]) -> Exhibit:
         if cells[name, backbone, dataset, "epoch"].numbers
     )
     text = "A regularized epoch costs nearly what a classical one does: at most 1.1 times."
-    note = ("Training steps only, taken in turns; an epoch of episodes is as many as the gin file says. The paper's are "
+    note = ("Training steps only, taken in turns; an epoch of episodes is what the gin file says. The paper's are "
             "GPU times.")
     return Exhibit("table7", "What training costs", _measurable(cells.values()),
                    (Claim("regularizers are nearly free", text, comparisons),), (note,))
