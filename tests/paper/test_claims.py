@@ -101,8 +101,8 @@ def test_a_ratio_is_held_against_its_limit(tmp_path, seconds, outcome):
 
 
 def test_only_the_same_tasks_are_paired():
-    def found(**other) -> Measured:
-        return Measured.of([0.1, 0.2, 0.4], **{"unit": "tasks", "seed": 0, "protocol": "p", "fingerprint": "f", **other})
+    def found(unit="tasks", seed=0, fingerprint="f") -> Measured:
+        return Measured.of([0.1, 0.2, 0.4], unit, seed, "inductive", fingerprint)
 
     np.testing.assert_allclose(paired(found(), found()), 0)
     for other in ({"fingerprint": "g"}, {"seed": 1}, {"unit": "pairs"}):

@@ -75,9 +75,9 @@ def test_claims_set_the_right_sides_against_each_other():
         assert comparison.left.column == comparison.right.column and comparison.sign == 1
     for claim in PAPER["table3"].claims:
         assert len(claim.comparisons) == 8
-        for comparison in claim.comparisons:
-            assert comparison.left.row[0].startswith("Classical w/") and comparison.right.row[0] == "Classical"
-            assert comparison.left.column == comparison.right.column and comparison.left.row[1] == comparison.right.row[1]
+        for left, right in ((comparison.left, comparison.right) for comparison in claim.comparisons):
+            assert left.row[0].startswith("Classical w/") and right.row[0] == "Classical"
+            assert (left.column, left.row[1]) == (right.column, right.row[1])
     assert {c.sign for c in PAPER["table2"].claims[0].comparisons} == {-1}
     assert {c.sign for c in PAPER["table4"].claims[0].comparisons} == {1}
     assert {c.at_most for c in PAPER["table7"].claims[0].comparisons} == {1.1}

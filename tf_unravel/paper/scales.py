@@ -80,6 +80,7 @@ class Scale:
         swept_networks: of Table 8's grid.
         sweeps_repeat: whether Tables 8 and 9 are trained with every seed; otherwise with the first.
         timing_rounds: rounds of one step each in which Table 7's trainings take turns.
+        theorem_draws: of each point of Theorem 1's curve.
     """
 
     name: str
@@ -100,6 +101,7 @@ class Scale:
     swept_networks: Sequence[str] = ("r2d2", "resnet12")
     sweeps_repeat: bool = True
     timing_rounds: int = 21
+    theorem_draws: int = 100_000
 
     def dataset_beside(self, published: str) -> str | None:
         """Our dataset that is shown beside one of the paper's."""
