@@ -169,7 +169,8 @@ def read(run_dir: pathlib.Path, wanted: Measurement) -> dict[str, Any] | None:
         found = json.loads((run_dir / "paper" / wanted.file).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return found if found.get("about") == _about(RunFolder(run_dir), wanted) else None
+    valid = isinstance(found, dict) and found.get("about") == _about(RunFolder(run_dir), wanted)
+    return found if valid else None
 
 
 def measured(run_dir: pathlib.Path, wanted: Measurement, quantity: str) -> Measured | None:
