@@ -27,6 +27,8 @@ def main(arguments: argparse.Namespace) -> int:
     """
     action = arguments.what[0] if arguments.what[0] in _ACTIONS else "show"
     names = [*(arguments.what[1:] if action != "show" else arguments.what), *arguments.only]
+    if arguments.processes < 1:
+        raise ConfigError(f"--processes must be at least 1. Received: {arguments.processes}")
     scale = scales.load(arguments.scale)
     chosen = report.exhibits(scale, arguments.seeds, names)
     if action == "list":

@@ -54,7 +54,8 @@ class Cell:
         row, column: labels, outermost first.
         published: what the paper prints there.
         numbers: ours, one a seed; none where the scale has no such run.
-        digits: after the point.
+        digits: of ours, after the point.
+        published_digits: of the paper's.
     """
 
     row: tuple[str, ...]
@@ -62,11 +63,7 @@ class Cell:
     published: Value | None
     numbers: tuple[Number, ...]
     digits: int = 2
-
-    @property
-    def name(self) -> str:
-        """Row and column, for a person."""
-        return f"{', '.join(self.row)}: {', '.join(self.column)}"
+    published_digits: int = 2
 
 
 @dataclasses.dataclass(frozen=True)

@@ -44,7 +44,7 @@ def table_of(cells: Sequence[Cell], workspace: Workspace) -> Grid:
         line = [*row, *[""] * (depth - len(row))]
         for column in columns:
             cell = found.get(column)
-            line += [printed(cell.published, cell.digits), ours(cell, workspace)] if cell else ["", ""]
+            line += [printed(cell.published, cell.published_digits), ours(cell, workspace)] if cell else ["", ""]
         lines.append(line)
     keep = [i for i in range(len(head)) if i < depth or any(line[i] not in ("", NOTHING) for line in lines)]
     return Grid([head[i] for i in keep], [[line[i] for i in keep] for line in lines])
@@ -91,7 +91,7 @@ def caption_of(exhibit: Exhibit, workspace: Workspace) -> str:
     return " ".join([
         f"Scale {workspace.scale.name} ({workspace.scale.about}); {data}; training seeds {seeds}; "
         f"{amounts or 'nothing measured yet'}, drawn with seed {draws or NOTHING}; BatchNorm {protocols or NOTHING}; "
-        f"trained in {minutes:.0f} minutes.{several}",
+        f"trained in {minutes:.1f} minutes.{several}",
         *exhibit.notes,
     ])
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import datetime
 import io
 import pathlib
-import statistics
 from collections.abc import Mapping, Sequence
 
 import tensorflow as tf
 
 from tf_unravel import runs
 from tf_unravel.paper import document, jobs
+from tf_unravel.paper.answer import answer
 from tf_unravel.paper.claims import Verdict, judge
 from tf_unravel.paper.document import Block, Code, Grid, Heading, Image, Text
 from tf_unravel.paper.exhibit import Exhibit
@@ -65,7 +65,7 @@ def write(
     verdicts = [judge(claim, workspace) for exhibit in chosen for claim in exhibit.claims]
     blocks: list[Block] = [
         Heading("Unraveling Meta-Learning, measured again", 1),
-        *_answer(verdicts), *_about(workspace, seeds), Heading("Every claim of the paper"), verdict_table(verdicts),
+        *answer(verdicts), *_about(workspace, seeds), Heading("Every claim of the paper"), verdict_table(verdicts),
         Text("A claim holds with one training seed if the interval of every difference lies on its side; the intervals "
              "are over the same tasks under both sides and share 95 % among the comparisons of a claim. The verdict "
              "over seeds needs all of them to agree.", small=True),
@@ -117,32 +117,6 @@ def _figures(exhibit: Exhibit, workspace: Workspace, out: pathlib.Path) -> list[
     return blocks
 
 
-def _answer(verdicts: Sequence[Verdict]) -> list[Block]:
-    """Does R_FC help, by how much, at what cost? And R_HV."""
-    rows = []
-    by_name = {verdict.claim.name: verdict for verdict in verdicts}
-    for name in ("R_FC", "R_HV"):
-        helps, cheap = by_name.get(f"{name} helps"), by_name.get("regularizers are nearly free")
-        gains = [found for each in (helps.differences.values() if helps else ()) for found in each]
-        costs = [found for each in (cheap.differences.values() if cheap else ()) for found in each
-                 if name in found.name]
-        if not gains:
-            continue
-        means = [found.mean for found in gains]
-        clear = sum(found.low > 0 for found in gains)
-        cost = ", ".join(f"{found.mean:.2f} ({found.low:.2f} to {found.high:.2f})" for found in costs) or NOTHING
-        rows.append([
-            name, helps.outcome, f"{statistics.mean(means):+.2f} on average, {min(means):+.2f} to {max(means):+.2f}",
-            f"{clear} of {len(gains)}", cost,
-        ])
-    if not rows:
-        return []
-    head = ["regularizer", "raises the accuracy of classical training?", "points of accuracy",
-            "differences clearly above zero", "an epoch costs, times a classical one"]
-    return [Heading("Does R_FC help, by how much, and at what cost?"), Grid(head, rows),
-            Text("Details: Tables 3 and 7 below; the spread between training seeds is in their brackets.", small=True)]
-
-
 def _about(workspace: Workspace, seeds: Sequence[int]) -> list[Block]:
     made = versions()
     data = ", ".join(f"{ours} beside the paper's {theirs}" for ours, theirs in workspace.scale.datasets.items())
@@ -170,6 +144,8 @@ def _runs(workspace: Workspace, chosen: Sequence[Exhibit], failures: Mapping[str
             left = jobs.left_of(job, workspace)
             state = f"not done: {', '.join(left)}" if left else "done"
         rows.append([name, state, steps, minutes])
-    return [Heading("Runs"), Text("Each run's folder holds its configuration, versions and logs."), Code(command),
+    alone = command.replace("paper report", "paper run")
+    text = "All of this by the first command, one run by the second. Its folder holds configuration, versions and logs."
+    return [Heading("Runs"), Text(text), Code(f"{command}\n{alone} --job NAME"),
             Grid(["run", "state", "steps", "minutes of training"], rows)]
 

@@ -94,7 +94,8 @@ def table6(scale: Scale, seeds: Sequence[int]) -> Exhibit:
 
 
 def _separation(
-    scale: Scale, seeds: Sequence[int], rows: dict[Key, tuple[str, str, str]], printed: published.Table, classes: str
+    scale: Scale, seeds: Sequence[int], rows: dict[Key, tuple[str, str, str]], printed: published.Table, classes: str,
+    published_digits: int,
 ) -> tuple[dict[tuple[Key, str, str], Cell], tuple[tuple[str, Number, Number], ...]]:
     """Cells by (row, split, quantity), and r_fc with r_hv of every extractor for the check of their relation.
 
@@ -102,6 +103,7 @@ def _separation(
         rows: row -> (the paper's dataset, method, network).
         printed: the paper's numbers.
         classes: the split that they are shown beside.
+        published_digits: of the paper's numbers.
     """
     cells, check = {}, []
     for row, (dataset, method, network) in rows.items():
@@ -113,7 +115,7 @@ def _separation(
                 numbers = _numbers(runs, measurement, quantity.lower())
                 column = (f"{'new' if split == 'test' else 'training'} classes", quantity)
                 cells[row, split, quantity] = Cell(
-                    (*(str(part) for part in row), _label(scale, network)), column, value, numbers, digits=3
+                    (*(str(part) for part in row), _label(scale, network)), column, value, numbers, 3, published_digits
                 )
             pairs = zip(_numbers(runs, measurement, "r_fc"), _numbers(runs, measurement, "r_hv"), strict=True)
             name = f"{', '.join(map(str, row))}, {split}"
@@ -128,7 +130,7 @@ def table2(scale: Scale, seeds: Sequence[int]) -> Exhibit:
         for dataset in (CIFAR, MINI)
         for model in ("R2-D2-M", "R2-D2-C", "MetaOptNet-M", "MetaOptNet-C")
     }
-    cells, check = _separation(scale, seeds, rows, published.TABLE_2, "test")
+    cells, check = _separation(scale, seeds, rows, published.TABLE_2, "test", 2)
     comparisons = tuple(
         Comparison(f"{family}, {dataset}, {quantity}", cells[(f"{family}-M", dataset), "test", quantity],
                    cells[(f"{family}-C", dataset), "test", quantity], sign=-1)
@@ -149,7 +151,7 @@ def table4(scale: Scale, seeds: Sequence[int]) -> Exhibit:
         ("MAML-1",): (MINI, "maml_1", "conv4"), ("MAML-5",): (MINI, "maml_5", "conv4"),
         ("MAML-C",): (MINI, "classical", "conv4"),
     }
-    cells, check = _separation(scale, seeds, rows, published.TABLE_4, "train")
+    cells, check = _separation(scale, seeds, rows, published.TABLE_4, "train", 4)
     comparisons = tuple(
         Comparison(f"{model}, {quantity}", cells[(model,), "train", quantity], cells[("MAML-C",), "train", quantity])
         for model in ("MAML-1", "MAML-5")
@@ -226,7 +228,7 @@ def table7(scale: Scale, seeds: Sequence[int]) -> Exhibit:
         runs = [scale.run(dataset, TRAININGS[training], network, seed) for seed in seeds]
         column = (dataset, "one epoch, s" if quantity == "epoch" else "all epochs, s")
         cells[training, backbone, dataset, quantity] = Cell(
-            (training, _label(scale, network)), column, value, _numbers(runs, timing, quantity), digits=1
+            (training, _label(scale, network)), column, value, _numbers(runs, timing, quantity), 1, published_digits=0
         )
     comparisons = tuple(
         Comparison(f"{name} / classical, {backbone}, {dataset}", cells[name, backbone, dataset, "epoch"],
