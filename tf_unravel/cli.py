@@ -17,7 +17,7 @@ _EVALUATE = """example:
   tf-unravel evaluate --run_dir=runs/demo --heads=prototypes,ridge,svm,linear --shots=1,5 --tasks=2000"""
 _MEASURE = """example:
   tf-unravel measure --run_dir=runs/a,runs/b --out=runs/compared"""
-_PAPER = """examples:
+_PAPER = """example:
   tf-unravel paper list
   tf-unravel paper report --scale smoke --run_dir runs/paper-smoke
   tf-unravel paper table3 --scale desk --run_dir runs/paper --root tiny32=photographs --seeds 0,1
