@@ -88,11 +88,13 @@ def _only(plan: Sequence[jobs.Job], name: str) -> list[jobs.Job]:
 
 
 def _roots(lines: Sequence[str], scale: scales.Scale) -> dict[str, str]:
-    roots = dict(line.split("=", 1) if "=" in line else (line, "") for line in lines)
-    for dataset, folder in roots.items():
-        if dataset not in scale.datasets or not pathlib.Path(folder).is_dir():
+    roots = {}
+    for line in lines:
+        dataset, _, folder = line.partition("=")
+        if dataset not in scale.datasets or not folder or not pathlib.Path(folder).is_dir():
             known = ", ".join(scale.datasets)
-            raise ConfigError(f"--root is DATASET=FOLDER, DATASET one of {known}. Received: {dataset}={folder}")
+            raise ConfigError(f"--root is DATASET=FOLDER, DATASET one of {known}, FOLDER there. Received: {line!r}")
+        roots[dataset] = folder
     return roots
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -147,27 +148,25 @@ def run(jobs: Sequence[Job], workspace: Workspace, processes: int = 1) -> dict[s
         Name of a job that failed -> why.
     """
     failures: dict[str, str] = {}
-    left: list[tuple[Job, list[Part], float]] = []
+    left: list[tuple[Job, list[Part], int]] = []
     for job in jobs:
         try:
             parts = job.parts(workspace)
         except ValueError as error:
             failures[str(job)] = str(error)
         else:
-            left += [(job, parts, job.minutes(workspace))] if parts else []
-    total = sum(minutes for *_, minutes in left)
-    form = "{l_bar}{bar}| {n:.1f}/{total:.1f} min [{elapsed}<{remaining}] {desc}"
-    with tqdm.tqdm(total=round(total, 1), unit="min", dynamic_ncols=True, bar_format=form) as bar:
+            left += [(job, parts, round(60 * job.minutes(workspace)))] if parts else []
+    with _bar(sum(seconds for *_, seconds in left)) as bar:
 
-        def do(job: Job, parts: list[Part], minutes: float) -> None:
+        def do(job: Job, parts: list[Part], seconds: int) -> None:
             try:
                 for kind, function, arguments in parts:
-                    bar.set_description_str(f"{job}: {kind}")
+                    bar.set_description_str(f"{job}: {kind}", refresh=sys.stderr.isatty())
                     log = workspace.folder / "logs" / f"{str(job).replace('/', '_')}.log"
                     in_child(function, *arguments, log=log)
             except ChildFailed as error:
                 failures[str(job)] = str(error)
-            bar.update(minutes)
+            bar.update(seconds)
 
         alone = [each for each in left if isinstance(each[0], TimingJob)]
         pool = ThreadPoolExecutor(processes)
@@ -178,6 +177,13 @@ def run(jobs: Sequence[Job], workspace: Workspace, processes: int = 1) -> dict[s
         for each in alone:
             do(*each)
     return failures
+
+
+def _bar(seconds: int) -> tqdm.tqdm:
+    """A bar over the estimated time of a plan; a line now and then where that is not a terminal."""
+    form = "{percentage:3.0f}%|{bar}| [{elapsed}<{remaining}] {desc}"
+    interval = 0.5 if sys.stderr.isatty() else 30.0
+    return tqdm.tqdm(total=seconds, mininterval=interval, dynamic_ncols=True, bar_format=form)
 
 
 def left_of(job: Job, workspace: Workspace) -> list[str]:
