@@ -178,7 +178,7 @@ def test_impossible_tasks_are_refused_before_training(photographs, tmp_path, cap
     assert "Received: ways=20, but split" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "measure", "benchmark"])
+@pytest.mark.parametrize("command", ["train", "evaluate", "measure", "paper", "benchmark"])
 def test_help_shows_an_example_and_needs_no_tensorflow(command):
     code = f"import sys; from tf_unravel import cli; cli.main(['{command}', '--help'])"
     done = subprocess.run([sys.executable, "-X", "importtime", "-c", code], capture_output=True, text=True)

@@ -17,6 +17,12 @@ _EVALUATE = """example:
   tf-unravel evaluate --run_dir=runs/demo --heads=prototypes,ridge,svm,linear --shots=1,5 --tasks=2000"""
 _MEASURE = """example:
   tf-unravel measure --run_dir=runs/a,runs/b --out=runs/compared"""
+_PAPER = """example:
+  tf-unravel paper list
+  tf-unravel paper report --scale smoke --run_dir runs/paper-smoke
+  tf-unravel paper table3 --scale desk --run_dir runs/paper --root tiny32=photographs --seeds 0,1
+  tf-unravel paper plan --scale paper --run_dir runs/paper --format jsonl
+Running the same command again goes on where the last one stopped."""
 _BENCHMARK = """example:
   tf-unravel benchmark --only=evaluation"""
 
@@ -77,10 +83,30 @@ def _parser() -> argparse.ArgumentParser:
         else:
             reading.add_argument("--pairs", type=int, default=10000, help="pairs of classes drawn; default 10000")
 
+    _add_paper(command("paper", "the paper's tables and figures, trained, measured and judged", _PAPER))
+
     benchmark = command("benchmark", "speed on this machine, beside PyTorch where it is installed", _BENCHMARK)
     benchmark.add_argument("--only", type=_names, default=[], help="parts to run; default: all")
     benchmark.add_argument("--out", default="benchmark.json", help="where the figures go; default benchmark.json")
     return parser
+
+
+def _add_paper(paper: argparse.ArgumentParser) -> None:
+    paper.add_argument("what", nargs="+", metavar="what",
+                       help="list; plan; run (what is left, no report); report; or tables and figures by name, such as "
+                            "table3 figure1")
+    paper.add_argument("--scale", default="desk", help="paper, desk (default), smoke, or a gin file of your own")
+    paper.add_argument("--seeds", type=_numbers, default=[0], help="of the trainings; default 0")
+    paper.add_argument("--run_dir", default="runs/paper", help="where the runs are; default runs/paper")
+    paper.add_argument("--root", action="append", default=[], metavar="DATASET=FOLDER",
+                       help="where a dataset's images are (repeatable)")
+    paper.add_argument("--gin_bindings", action="append", default=[], help="changes every run (repeatable)")
+    paper.add_argument("--out", help="a folder for the report; default: report/ in --run_dir")
+    paper.add_argument("--processes", type=int, default=1, help="jobs that are done side by side; default 1")
+    paper.add_argument("--job", help="of `run`: this job of the plan alone")
+    paper.add_argument("--only", type=_names, default=[], help="of `plan`, `run`, `report`: these exhibits alone")
+    paper.add_argument("--format", default="text", choices=("text", "jsonl"), help="of `plan`; default text")
+    paper.add_argument("--no_training", action="store_true", help="of `report`: write what is there, run nothing")
 
 
 def _train(arguments: argparse.Namespace) -> int:
@@ -117,6 +143,12 @@ def _measure(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _paper(arguments: argparse.Namespace) -> int:
+    from tf_unravel.paper import command
+
+    return command.main(arguments)
+
+
 def _benchmark(arguments: argparse.Namespace) -> int:
     from tf_unravel import benchmark
 
@@ -124,7 +156,7 @@ def _benchmark(arguments: argparse.Namespace) -> int:
     return 0
 
 
-_COMMANDS = {"train": _train, "evaluate": _evaluate, "measure": _measure, "benchmark": _benchmark}
+_COMMANDS = {"train": _train, "evaluate": _evaluate, "measure": _measure, "paper": _paper, "benchmark": _benchmark}
 
 
 def _import_tensorflow() -> None:

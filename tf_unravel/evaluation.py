@@ -347,17 +347,36 @@ def _correct(logits: tf.Tensor, query_labels: np.ndarray) -> tuple[tf.Tensor, tf
 def _accuracies(
     count: Callable, load: Callable, sampler: TaskSampler, num_tasks: int, together: int
 ) -> dict[str, np.ndarray]:
-    """Runs `count(load(support, query))` over all tasks, block by block; the next block loads meanwhile."""
-    together = -(-num_tasks // -(-num_tasks // together))  # equal blocks: one trace, and little beyond num_tasks
-    starts = range(0, num_tasks, together)
+    """Runs `count(load(support, query))` over all tasks, block by block."""
     right: dict[str, list[np.ndarray]] = {}
-    for block in _ahead(lambda start: load(*sampler.indices(start, together)), starts):
-        for name, (counts, finite) in count(tf.nest.map_structure(tf.constant, block)).items():
+    for _, block in task_blocks(load, sampler, num_tasks, together):
+        for name, (counts, finite) in count(block).items():
             if not finite:
                 raise ValueError(f"A head must give finite logits. Received: NaN or infinity from the head '{name}'.")
             right.setdefault(name, []).append(counts.numpy())
     queries = len(sampler.labels[1])
     return {name: np.concatenate(counts)[:num_tasks] / queries for name, counts in right.items()}
+
+
+def task_blocks(load: Callable, sampler: TaskSampler, num_tasks: int, together: int) -> Iterator[tuple[int, Any]]:
+    """Yields tasks block by block; the next block loads meanwhile.
+
+    Blocks are of equal size, so that a graph is traced once; the last one may hold a few tasks beyond `num_tasks`.
+
+    Args:
+        load: (support indices [t, S], query indices [t, WQ]) -> arrays.
+        sampler: which images make a task.
+        num_tasks: how many tasks.
+        together: tasks in a block, at most.
+
+    Yields:
+        (number of the block's first task, what `load` gives, as tensors).
+    """
+    together = -(-num_tasks // -(-num_tasks // together))
+    starts = range(0, num_tasks, together)
+    loaded = _ahead(lambda start: load(*sampler.indices(start, together)), starts)
+    for start, block in zip(starts, loaded, strict=True):
+        yield start, tf.nest.map_structure(tf.constant, block)
 
 
 def _ahead(function: Callable, items: Iterable, depth: int = 2) -> Iterator:

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from tf_unravel.analysis import variance_ratio
+from tf_unravel.analysis import pair_ratios, variance_ratio
 from tf_unravel.analysis.class_separation import _pair_distances, _pairs
 from tf_unravel.analysis.class_separation import class_separation as measure
 
@@ -51,6 +51,9 @@ def test_estimators_equal_double_loops():
     assert found.r_hv == pytest.approx(np.mean(hv), rel=1e-9)
     assert found.r_fc_error == pytest.approx(np.std(fc, ddof=1) / math.sqrt(300), rel=1e-9)
     assert found.r_hv_error == pytest.approx(np.std(hv, ddof=1) / math.sqrt(300), rel=1e-9)
+    ratios = pair_ratios(features, class_ids, 300, 5)
+    np.testing.assert_allclose(ratios, (fc, hv), rtol=1e-9)  # pair by pair
+    assert (found.r_fc, found.r_hv) == (ratios[0].mean(), ratios[1].mean())
     within, means = 0.0, []
     for class_id in range(4):
         of_class = exact[class_ids == class_id]
@@ -126,6 +129,9 @@ def test_pairs_without_a_ratio_are_left_out_and_counted():
     assert found.r_fc == 0 and found.r_hv == 0
     assert found.num_skipped == pytest.approx(1000, abs=130)
     assert "without a ratio" in str(found)
+    fc, hv = pair_ratios(features, np.array([0, 0, 1, 1, 2, 2]), num_pairs=3000, seed=0)
+    np.testing.assert_array_equal(np.isnan(fc), np.isnan(hv))
+    assert np.count_nonzero(np.isnan(fc)) == found.num_skipped and np.nanmax(fc) == np.nanmax(hv) == 0
 
 
 def test_means_that_coincide_skip_r_fc_only():
@@ -133,6 +139,8 @@ def test_means_that_coincide_skip_r_fc_only():
     assert math.isnan(found.r_fc) and math.isnan(found.variance_ratio)
     assert found.r_hv == pytest.approx(4)  # d1 = -d2
     assert found.num_skipped == 10
+    fc, hv = pair_ratios(*two_classes([1, 0], [-1, 0], [0, 1], [0, -1]), num_pairs=10)
+    assert np.isnan(fc).all() and hv == pytest.approx(4)
 
 
 def test_constant_features_have_no_ratio():
@@ -168,3 +176,19 @@ def test_errors_show_what_was_received(features, class_ids, options, message):
     with pytest.raises(ValueError) as error:
         measure(features, class_ids, **options)
     assert message in str(error.value)
+
+
+def test_pairs_are_the_same_for_two_extractors():
+    """What differs between two feature spaces differs pair by pair: one class moved changes only the pairs with it."""
+    random = np.random.default_rng(0)
+    class_ids = np.repeat(np.arange(4), 6)
+    features = random.standard_normal((24, 5))
+    moved = features + 100 * (class_ids == 2)[:, None]
+    (a, _), (b, _) = (pair_ratios(values, class_ids, 400, 1) for values in (features, moved))
+    with_it = (class_ids[_pairs(class_ids, np.full(4, 6), 400, 1)] == 2).any(axis=1)
+    np.testing.assert_array_equal(a != b, with_it)
+
+
+def test_no_pairs_are_refused():
+    with pytest.raises(ValueError, match="num_pairs=0"):
+        pair_ratios(np.ones((4, 2)), np.array([0, 0, 1, 1]), num_pairs=0)

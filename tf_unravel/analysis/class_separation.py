@@ -101,29 +101,44 @@ def class_separation(
 
     Reference: Goldblum et al., "Unraveling Meta-Learning", ICML 2020, sections 4.2 to 4.6.
     """
-    features, class_ids = np.asarray(features), np.asarray(class_ids)
-    if features.ndim != 2 or class_ids.shape != features.shape[:1]:
-        raise ValueError(
-            "Features must be [N, D] with class ids [N]. "
-            f"Received: features {features.shape}, class_ids {class_ids.shape}."
-        )
     if num_pairs < 2:
         raise ValueError(f"A standard error needs at least 2 pairs. Received: num_pairs={num_pairs}.")
-    names, class_ids, sizes = np.unique(class_ids, return_inverse=True, return_counts=True)
-    if len(names) < 2 or sizes.min() < 2:
-        raise ValueError(
-            "Class separation needs at least two classes with two images each. "
-            f"Received: {len(names)} classes, the smallest with {sizes.min() if len(sizes) else 0} images."
-        )
-    if not all(np.isfinite(features[rows]).all() for rows in _chunks(*features.shape)):
-        raise ValueError("Features must be finite; the backbone has probably diverged. Received: NaN or infinity.")
-    ratio = variance_ratio(features, class_ids)
-    within, between, d1, d2, change = _pair_distances(features, _pairs(class_ids, sizes, num_pairs, seed))
-    has_fc, has_hv = between > 0, d1 + d2 > 0
-    fc = within[has_fc] / between[has_fc]
-    hv = change[has_hv] / ((np.sqrt(d1[has_hv]) + np.sqrt(d2[has_hv])) / 2) ** 2
+    features, class_ids, sizes = _checked(features, class_ids)
+    fc, hv = _pair_ratios(features, _pairs(class_ids, sizes, num_pairs, seed))
+    has_fc, has_hv = ~np.isnan(fc), ~np.isnan(hv)
     skipped = int(num_pairs - np.count_nonzero(has_fc & has_hv))
-    return ClassSeparation(*_mean_and_error(fc), *_mean_and_error(hv), ratio, num_pairs, skipped, seed)
+    ratio = variance_ratio(features, class_ids)
+    return ClassSeparation(*_mean_and_error(fc[has_fc]), *_mean_and_error(hv[has_hv]), ratio, num_pairs, skipped, seed)
+
+
+def pair_ratios(
+    features: np.ndarray, class_ids: np.ndarray, num_pairs: int = 10000, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the scatter ratio and the hyperplane variation of every pair of classes that `class_separation` draws.
+
+    Pair p is the same four images for every feature space, so that two extractors can be compared by the differences
+    of their values, whose error is smaller than that of a difference of means.
+
+    Args:
+        features: [N, D].
+        class_ids: int [N], at least two classes of at least two images.
+        num_pairs: pairs of classes to draw.
+        seed: the same seed draws the same images for every feature space.
+
+    Returns:
+        (r_fc, r_hv), each float64 [P]; NaN where a pair has no ratio.
+
+    Raises:
+        ValueError: shapes that do not fit, too few classes, images or pairs, features that are not finite.
+
+    Example:
+        >>> (a, _), (b, _) = (pair_ratios(features, test.class_ids) for features in (classical, clustered))
+        >>> saved = np.nanmean(a - b)
+    """
+    if num_pairs < 1:
+        raise ValueError(f"There must be at least 1 pair. Received: num_pairs={num_pairs}.")
+    features, class_ids, sizes = _checked(features, class_ids)
+    return _pair_ratios(features, _pairs(class_ids, sizes, num_pairs, seed))
 
 
 def variance_ratio(features: np.ndarray, class_ids: np.ndarray) -> float:
@@ -148,6 +163,34 @@ def variance_ratio(features: np.ndarray, class_ids: np.ndarray) -> float:
         within += sum(_squared(features[block] - mean).sum() for block in blocks)
     between = float(_squared(means - sizes @ means / len(features)).sum())
     return float(within) / between * len(classes) / len(features) if between > 0 else math.nan
+
+
+def _checked(features: np.ndarray, class_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns the features, the class ids as 0..C-1 and the sizes of the classes [C], or says what is wrong."""
+    features, class_ids = np.asarray(features), np.asarray(class_ids)
+    if features.ndim != 2 or class_ids.shape != features.shape[:1]:
+        raise ValueError(
+            "Features must be [N, D] with class ids [N]. "
+            f"Received: features {features.shape}, class_ids {class_ids.shape}."
+        )
+    names, class_ids, sizes = np.unique(class_ids, return_inverse=True, return_counts=True)
+    if len(names) < 2 or sizes.min() < 2:
+        raise ValueError(
+            "Class separation needs at least two classes with two images each. "
+            f"Received: {len(names)} classes, the smallest with {sizes.min() if len(sizes) else 0} images."
+        )
+    if not all(np.isfinite(features[rows]).all() for rows in _chunks(*features.shape)):
+        raise ValueError("Features must be finite; the backbone has probably diverged. Received: NaN or infinity.")
+    return features, class_ids, sizes
+
+
+def _pair_ratios(features: np.ndarray, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns r_fc [P] and r_hv [P] of pairs [P, 4]; NaN where the denominator is 0."""
+    within, between, d1, d2, change = _pair_distances(features, indices)
+    fc, hv = np.full((2, len(indices)), math.nan)
+    np.divide(within, between, out=fc, where=between > 0)
+    np.divide(change, ((np.sqrt(d1) + np.sqrt(d2)) / 2) ** 2, out=hv, where=d1 + d2 > 0)
+    return fc, hv
 
 
 def _pairs(class_ids: np.ndarray, sizes: np.ndarray, num_pairs: int, seed: int) -> np.ndarray:

@@ -33,9 +33,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from sklearn.covariance import ledoit_wolf_shrinkage
 
-# Okabe and Ito's palette: told apart by the colour-blind, and in grey by the markers
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_MARKERS = ("o", "^", "s", "D", "v", "P")
+from tf_unravel.analysis.palette import COLOURS, MARKERS
 
 
 def choose_images(class_ids: np.ndarray, classes: int = 3, images: int = 100, seed: int = 0) -> np.ndarray:
@@ -181,9 +179,9 @@ def draw(
             panel.scatter(
                 *points[ids == class_id].T,
                 s=14,
-                marker=_MARKERS[number % len(_MARKERS)],
+                marker=MARKERS[number % len(MARKERS)],
                 facecolors="none",
-                edgecolors=_COLOURS[number % len(_COLOURS)],
+                edgecolors=COLOURS[number % len(COLOURS)],
                 linewidths=0.9,
                 label=class_names[class_id] if class_names is not None else f"class {class_id}",
             )

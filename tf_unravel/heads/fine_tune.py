@@ -16,7 +16,7 @@ Batches of the support set are drawn without replacement, one random order after
 next as Reptile's do; a batch of the whole set needs no order. Degenerate case: steps=0 is the untouched classifier.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar, NamedTuple
 
@@ -126,7 +126,7 @@ class FineTune:
         self.protocol, self.classifier, self.moments = batchnorm, classifier, moments
         self.sum_over_batch = sum_over_batch
         self.seed, self.parallel_tasks = seed, parallel_tasks or num_cores()
-        self._graphs: dict[tuple[int, int], Callable] = {}
+        self._graphs: dict[tuple[int, int, Callable], Callable] = {}
 
     @property
     def batchnorm(self) -> str:
@@ -161,16 +161,41 @@ class FineTune:
         Raises:
             ValueError: the classifier was learned for another number of ways.
         """
-        run = self._compiled(backbone, ways)
-        numbers = tf.convert_to_tensor(first_task, tf.int32) + tf.range(tf.shape(support)[0])
-        tasks = tuple(tf.convert_to_tensor(each) for each in (support, support_labels, query, numbers))
+        return self.adapt_each(backbone, ways, (support, support_labels, query), self._logits, first_task)
+
+    def adapt_each(
+        self, backbone: keras.Model, ways: int, tasks: Sequence[tf.Tensor], then: Callable, first_task: Any = 0
+    ) -> tf.Tensor:
+        """Adapts the network to each of some tasks, and computes something of the adapted weights.
+
+        Args:
+            backbone: keras.Model, images -> [B, D].
+            ways: W.
+            tasks: support images [T, S, H, W, C], support labels [T, S], and whatever else `then` reads, [T, ...].
+            then: (network, start, adapted weights, *one task) -> float32 tensor [...]. Its graph is kept by the
+                function: give the same one each time, not a new lambda.
+            first_task: number of the first task, for the order of its batches.
+
+        Returns:
+            float32 [T, ...]: what `then` gives of each task.
+
+        Raises:
+            ValueError: the classifier was learned for another number of ways.
+
+        Example:
+            >>> first_bias = lambda network, start, weights, images, labels: weights[1]
+            >>> biases = head.adapt_each(backbone, 5, (support, support_labels), first_bias)
+        """
+        run = self._compiled(backbone, ways, then)
+        numbers = tf.convert_to_tensor(first_task, tf.int32) + tf.range(tf.shape(tasks[0])[0])
+        arguments = (numbers, *(tf.convert_to_tensor(each) for each in tasks))
         if not tf.executing_eagerly():
-            return tf.map_fn(lambda task: run(*task), tasks, fn_output_signature=tf.float32, parallel_iterations=1)
-        specs = [tf.TensorSpec(each.shape[1:], each.dtype) for each in tasks]
+            return tf.map_fn(lambda task: run(*task), arguments, fn_output_signature=tf.float32, parallel_iterations=1)
+        specs = [tf.TensorSpec(each.shape[1:], each.dtype) for each in arguments]
         run = run.get_concrete_function(*specs)  # traced here, not in a thread
         # A thread each. As iterations of one loop that run side by side two small tasks take longer than in a row.
         with ThreadPoolExecutor(self.parallel_tasks) as pool:
-            return tf.stack(list(pool.map(run, *(tf.unstack(each) for each in tasks))))
+            return tf.stack(list(pool.map(run, *(tf.unstack(each) for each in arguments))))
 
     def check_ways(self, ways: int) -> None:
         """Refuses tasks that the classifier to start from was not learned for.
@@ -224,17 +249,22 @@ class FineTune:
             losses = losses.write(j, step.loss)
         return weights, losses.stack()
 
-    def _compiled(self, backbone: keras.Model, ways: int) -> Callable:
-        """One graph for a backbone and a number of ways, kept as long as the head lives."""
-        key = (id(backbone), ways)
+    def _compiled(self, backbone: keras.Model, ways: int, then: Callable) -> Callable:
+        """One graph for a backbone, a number of ways and a function, kept as long as the head lives."""
+        key = (id(backbone), ways, then)
         if key not in self._graphs:
             network = self.network(backbone, ways)
 
             @tf.function  # one trace for each size of the support set: its loop over batches needs to know it
-            def run(support: tf.Tensor, labels: tf.Tensor, query: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
+            def run(number: tf.Tensor, support: tf.Tensor, labels: tf.Tensor, *others: tf.Tensor) -> tf.Tensor:
                 start = self.start(network)
                 weights, _ = self.adapt(network, start, support, labels, tf.stack([self.seed, number]))
-                return query_logits(network, weights, start.state, support, query, self.protocol)
+                return then(network, start, weights, support, labels, *others)
 
             self._graphs[key] = run
         return self._graphs[key]
+
+    def _logits(
+        self, network: Network, start: Start, weights: Weights, support: tf.Tensor, labels: tf.Tensor, query: tf.Tensor
+    ) -> tf.Tensor:
+        return query_logits(network, weights, start.state, support, query, self.protocol)

@@ -149,6 +149,10 @@ class RunFolder:
         mean, std = model["normalization"]
         return DataFacts(tuple(model["image_shape"]), model["num_classes"], (tuple(mean), tuple(std)))
 
+    def training_results(self) -> dict[str, Any]:
+        """How the training ended, as results.json has it; empty where it has not."""
+        return self._read_json(self.results).get("training", {})
+
     def update_results(self, section: str, values: Any) -> None:
         """Puts `values` under `section` of results.json, leaving the other sections."""
         self.write_json(self.results, {**self._read_json(self.results), section: values})

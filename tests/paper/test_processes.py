@@ -1,0 +1,49 @@
+"""Work in processes of their own: what it says, fails with, and leaves alone."""
+
+import os
+import signal
+
+import pytest
+
+from tf_unravel.paper.processes import ChildFailed, in_child
+
+
+def write(path: str, text: str) -> None:
+    print("said on the way")
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(f"{text} {os.getpid()}")
+
+
+def refuse(message: str) -> None:
+    raise ValueError(message)
+
+
+def stumble() -> None:
+    raise KeyError("surprise")
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_work_is_done_in_another_process(tmp_path):
+    in_child(write, str(tmp_path / "done"), "yes", log=tmp_path / "logs" / "log")
+    text, process = (tmp_path / "done").read_text().split()
+    assert text == "yes" and int(process) != os.getpid()
+    assert "said on the way" in (tmp_path / "logs" / "log").read_text()
+
+
+def test_bad_input_comes_back_as_its_line(tmp_path):
+    with pytest.raises(ChildFailed, match=r"^ways too many$"):
+        in_child(refuse, "ways\n  too many", log=tmp_path / "log")
+
+
+def test_a_fault_names_itself_and_the_log(tmp_path):
+    with pytest.raises(ChildFailed, match=r"KeyError: 'surprise' \(see .*log\)"):
+        in_child(stumble, log=tmp_path / "log")
+    assert "Traceback" in (tmp_path / "log").read_text()
+
+
+def test_a_killed_process_is_a_failure(tmp_path):
+    with pytest.raises(ChildFailed, match=r"ended with status -9; see .*log"):
+        in_child(die, log=tmp_path / "log")

@@ -1,0 +1,109 @@
+"""The report from end to end at the smoke scale, and again from what is there."""
+
+import json
+import time
+
+import pytest
+
+from tests.paper.fakes import SCALE, put, workspace
+from tests.paper.test_document import Tags
+from tf_unravel import cli
+from tf_unravel.paper import rendering, report
+from tf_unravel.paper.figures import FIGURES
+from tf_unravel.paper.measurements import Accuracy
+from tf_unravel.paper.tables import TABLES
+
+# One report serves all of these tests, so they stay in one of the processes that run tests side by side.
+pytestmark = pytest.mark.xdist_group("paper report")
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("paper")
+    arguments = ["paper", "report", "--scale=smoke", f"--run_dir={folder}", "--processes=2"]
+    assert cli.main(arguments) == 0
+    return folder, arguments
+
+
+def test_the_whole_report_is_made_from_nothing(smoke):
+    page, text = ((smoke[0] / "report" / name).read_text() for name in ("report.html", "report.md"))
+    for name in (*TABLES, *FIGURES):
+        title = f"{name[:-1].capitalize()} {name[-1]}: "
+        assert title in page and title in text
+    assert "Not measured yet" not in text and "failed" not in text and "not done" not in text
+    tags = Tags()
+    tags.feed(page)
+    assert not tags.open and tags.seen.count("img") == 4
+    assert all(link.startswith("data:image/png;base64,") for link in tags.links)
+    for name in FIGURES:
+        for kind in ("png", "svg"):
+            assert (smoke[0] / "report" / "figures" / f"{name}.{kind}").stat().st_size > 5000
+    assert any((smoke[0] / "report" / "tensorboard").iterdir())
+
+
+def test_the_question_of_the_first_screen_is_answered_there(smoke):
+    text = (smoke[0] / "report" / "report.md").read_text()
+    first = text[: text.index("## Every claim")]
+    assert "Does R_FC help, by how much, and at what cost?" in first
+    assert "points of accuracy" in first and "times a classical one" in first
+
+
+def test_the_same_command_again_runs_nothing(smoke, capsys):
+    before = {path: path.stat().st_mtime_ns for path in smoke[0].glob("glyphs/**/*") if path.is_file()}
+    began = time.monotonic()
+    assert cli.main(smoke[1]) == 0
+    assert time.monotonic() - began < 30
+    assert {path: path.stat().st_mtime_ns for path in smoke[0].glob("glyphs/**/*") if path.is_file()} == before
+    assert "minutes left" not in capsys.readouterr().out
+
+
+def test_one_table_on_the_terminal(smoke, capsys):
+    assert cli.main(["paper", "table3", "--scale=smoke", f"--run_dir={smoke[0]}"]) == 0
+    out = capsys.readouterr().out
+    assert "50.39 ± 0.30" in out and "Verdict: " in out and "50 tasks" in out
+
+
+def test_a_failed_run_is_shown_and_the_rest_goes_on(smoke, capsys):
+    run = next((smoke[0] / "glyphs").glob("protonet@conv4/seed-0"))
+    before = (run / "config.gin").read_text()
+    (run / "config.gin").write_text(before.replace("run.epochs = 1", "run.epochs = 2"))
+    try:
+        assert cli.main(smoke[1]) == 1
+    finally:
+        (run / "config.gin").write_text(before)
+    assert "glyphs/protonet@conv4/seed-0 failed" in capsys.readouterr().out
+    assert "failed: --run_dir" in (smoke[0] / "report" / "report.md").read_text()
+
+
+def test_the_plan_as_json_lines(smoke, capsys):
+    arguments = ["paper", "plan", "--scale=smoke", f"--run_dir={smoke[0]}", "--seeds=0,1", "--format=jsonl"]
+    assert cli.main(arguments) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {line["left"] == [] for line in lines if line["job"].endswith("seed-0")} == {True}
+    assert all(line["command"].endswith(f"--job {line['job']}") for line in lines)
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["report", "--scale=big"], "--scale is one of"),
+    (["table10", "--scale=smoke"], "exhibits are table1"),
+    (["run", "--scale=smoke", "--job=nothing"], "--job is one of"),
+    (["report", "--scale=smoke", "--root=glyphs"], "--root is DATASET=FOLDER"),
+    (["report", "--scale=smoke", "--processes=0"], "--processes"),
+])
+def test_bad_arguments_are_one_line(arguments, message, capsys, tmp_path):
+    assert cli.main(["paper", *arguments, f"--run_dir={tmp_path}"]) == 1
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_a_cell_of_several_seeds_shows_each_and_the_error_over_tasks(tmp_path):
+    there = workspace(tmp_path)
+    (table3,) = report.exhibits(SCALE, (0, 1), ("table3",))
+    (cell,) = [c for c in table3.cells if c.row[0] == "Classical" and c.column[-1] == "1-shot"]
+    for number, values in zip(cell.numbers, ([0.4, 0.5, 0.6, 0.5], [0.6, 0.5, 0.4, 0.7]), strict=True):
+        put(there.run_dir(number.run), Accuracy("svm", 1, 4), accuracy=values)
+    # Task means over the seeds: 50, 50, 50, 60: mean 52.5, standard error 5 / sqrt(4)
+    assert rendering.ours(cell, there) == "52.50 ± 2.50 (50.00, 55.00)"
+    caption = rendering.caption_of(table3, there)
+    for words in ("Scale fake", "toy", "training seeds 0, 1", "4 tasks", "drawn with seed 0", "inductive", "minutes"):
+        assert words in caption

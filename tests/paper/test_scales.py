@@ -1,0 +1,77 @@
+"""Scales: every training of every scale is a run that can be planned, and names are one to one."""
+
+import pytest
+
+from tf_unravel import runs
+from tf_unravel.paper import scales
+from tf_unravel.paper.scales import RunName, Scale
+
+TRAININGS = [(scale, training) for scale in scales.SCALES for training in scales.load(scale).runs]
+
+
+@pytest.mark.parametrize(("name", "training"), TRAININGS)
+def test_every_training_of_every_scale_is_a_plan(name, training):
+    scale = scales.load(name)
+    for dataset, published in scale.datasets.items():
+        run = scale.run(published, *training.split("@"), seed=3)
+        files, bindings = scale.configuration(run)
+        text = runs.parse(files, bindings)
+        assert runs.plan().seed == 3
+        assert dataset == run.dataset
+        if run.coefficient is not None:
+            assert f" = {run.coefficient!r}" in text
+
+
+def test_all_three_scales_train_the_same_extractors():
+    keys = {name: set(scales.load(name).runs) for name in scales.SCALES}
+    assert keys["paper"] == keys["desk"] == keys["smoke"]
+
+
+def test_a_run_is_called_by_its_coefficient_which_the_gin_file_gives():
+    scale = scales.load("paper")
+    assert scale.run("mini-ImageNet", "hyperplane_variation", "resnet12", 0).coefficient == 0.1
+    assert scale.run("CIFAR-FS", "hyperplane_variation", "resnet12", 0).coefficient == 0.05
+    assert str(scale.run("CIFAR-FS", "feature_clustering", "r2d2", 1)) == "cifar_fs/feature_clustering-0.05@r2d2/seed-1"
+
+
+def test_another_coefficient_is_another_run_and_reaches_its_configuration():
+    scale = scales.load("desk")
+    run = scale.run("mini-ImageNet", "feature_clustering", "resnet12", 0, coefficient=0.1)
+    assert run != scale.run("mini-ImageNet", "feature_clustering", "resnet12", 0)
+    assert "FeatureClustering.coefficient = 0.1" in runs.parse(*scale.configuration(run))
+
+
+def test_trainings_of_one_content_are_one_run():
+    scale = scales.load("desk")
+    assert scale.run("mini-ImageNet", "fomaml_5", "conv4", 0) == scale.run("mini-ImageNet", "fomaml_1", "conv4", 0)
+    assert scale.run("mini-ImageNet", "maml_5", "conv4", 0) != scale.run("mini-ImageNet", "maml_1", "conv4", 0)
+
+
+def test_what_a_scale_has_not_is_none():
+    scale = scales.load("desk")
+    assert scale.run("CIFAR-FS", "classical", "r2d2", 0) is None
+    assert scale.run("mini-ImageNet", "protonet", "r2d2", 0) is None
+
+
+def test_names_are_folders():
+    assert str(RunName("glyphs", "classical@conv4", None, 2)) == "glyphs/classical@conv4/seed-2"
+    assert str(RunName("glyphs", "weight_clustering@conv4", 5e-5, 0)) == "glyphs/weight_clustering-5e-05@conv4/seed-0"
+
+
+def test_an_unknown_scale_is_one_clear_line():
+    with pytest.raises(runs.ConfigError, match=r"--scale is one of paper, desk, smoke.*Received: 'dsk'"):
+        scales.load("dsk")
+
+
+def test_a_scale_of_ones_own_is_a_gin_file(tmp_path):
+    path = tmp_path / "mine.gin"
+    path.write_text("include 'paper/smoke.gin'\nScale.name = 'mine'\nScale.tasks = 7\n")
+    scale = scales.load(str(path))
+    assert isinstance(scale, Scale) and scale.name == "mine" and scale.tasks == 7
+
+
+def test_a_scale_that_lacks_something_says_what(tmp_path):
+    path = tmp_path / "mine.gin"
+    path.write_text("Scale.name = 'mine'\n")
+    with pytest.raises(runs.ConfigError, match="datasets"):
+        scales.load(str(path))

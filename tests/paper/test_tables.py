@@ -1,0 +1,91 @@
+"""Exhibits as data: every published number has its place, and each place the right run."""
+
+import collections
+
+import pytest
+
+from tf_unravel.paper import published, report, scales
+from tf_unravel.paper.measurements import Accuracy, Separation
+
+PAPER = {exhibit.name: exhibit for exhibit in report.exhibits(scales.load("paper"), (0,))}
+DESK = {exhibit.name: exhibit for exhibit in report.exhibits(scales.load("desk"), (0, 1))}
+
+
+@pytest.mark.parametrize("name", published.TABLES)
+def test_every_published_number_stands_in_its_table_once(name):
+    there = collections.Counter(cell.published for cell in PAPER[name].cells if cell.published is not None)
+    assert there == collections.Counter(published.TABLES[name].values())
+
+
+@pytest.mark.parametrize("name", published.TABLES)
+def test_every_place_has_a_number_of_ours_at_the_paper_scale(name):
+    assert all(cell.numbers for cell in PAPER[name].cells)
+
+
+def cell(exhibit, *labels):
+    (found,) = [cell for cell in exhibit.cells if set(labels) <= {*cell.row, *cell.column}]
+    return found
+
+
+def test_table1_evaluates_each_extractor_under_each_head():
+    number = cell(PAPER["table1"], "MetaOptNet-M", "ProtoNet").numbers[0]
+    assert str(number.run) == "mini_imagenet/metaoptnet@resnet12/seed-0"
+    assert number.measurement == Accuracy("prototypes", 1, 2000) and number.scale == 100
+    adapted = cell(PAPER["table6"], "R2-D2-C", "MAML").numbers[0]
+    assert adapted.measurement.head == "fine_tune" and adapted.measurement.shots == 5
+    assert str(adapted.run) == "mini_imagenet/classical@r2d2/seed-0"
+
+
+def test_table3_evaluates_r2d2_by_its_own_ridge_and_the_others_by_an_svm():
+    first = PAPER["table3"].cells[0]
+    assert first.row == ("R2-D2", "R2-D2") and first.numbers[0].measurement.head == "ridge"
+    number = cell(PAPER["table3"], "Classical w/ R_HV", "ResNet-12", "CIFAR-FS", "5-shot").numbers[0]
+    assert number.measurement.head == "svm" and number.run.coefficient == 0.05
+
+
+def test_table4_shows_the_published_beside_training_classes():
+    found = cell(PAPER["table4"], "MAML-5", "training classes", "R_FC")
+    assert found.published.mean == 3.7044 and found.numbers[0].measurement == Separation("train", 10000)
+    assert found.numbers[0].run.training == "maml_5@conv4"
+    assert cell(PAPER["table4"], "MAML-5", "new classes", "R_FC").published is None
+
+
+def test_table8_trains_each_coefficient():
+    found = cell(PAPER["table8"], "ResNet-12", "R_HV", "0.02", "NN", "CIFAR-FS", "5-shot")
+    assert found.published.mean == 86.37 and found.numbers[0].run.coefficient == 0.02
+    assert found.numbers[0].measurement.head == "linear"
+
+
+def test_table9_begins_with_reptile_and_adds_coefficients_of_ones_own():
+    first = cell(DESK["table9"], "0 (Reptile)", "1-shot")
+    assert first.published.mean == 49.97 and first.numbers[0].run.training == "reptile@conv4"
+    assert cell(DESK["table9"], "50", "1-shot").published is None
+    assert cell(DESK["table9"], "5e-05", "5-shot").published.mean == 68.02
+
+
+def test_a_desk_table_has_a_number_of_every_seed_and_nothing_of_a_dataset_it_lacks():
+    assert {number.run.seed for number in cell(DESK["table3"], "R2-D2", "Classical", "1-shot").numbers} == {0, 1}
+    assert not any("CIFAR-FS" in found.column for found in DESK["table3"].cells)
+
+
+def test_claims_set_the_right_sides_against_each_other():
+    (table1,) = PAPER["table1"].claims
+    assert len(table1.comparisons) == 8
+    for comparison in table1.comparisons:
+        assert comparison.left.row[0].endswith("-M") and comparison.right.row[0].endswith("-C")
+        assert comparison.left.column == comparison.right.column and comparison.sign == 1
+    for claim in PAPER["table3"].claims:
+        assert len(claim.comparisons) == 8
+        for left, right in ((comparison.left, comparison.right) for comparison in claim.comparisons):
+            assert left.row[0].startswith("Classical w/") and right.row[0] == "Classical"
+            assert (left.column, left.row[1]) == (right.column, right.row[1])
+    assert {c.sign for c in PAPER["table2"].claims[0].comparisons} == {-1}
+    assert {c.sign for c in PAPER["table4"].claims[0].comparisons} == {1}
+    assert {c.at_most for c in PAPER["table7"].claims[0].comparisons} == {1.1}
+
+
+def test_the_claims_of_the_paper_are_all_there():
+    texts = " ".join(claim.text for exhibit in PAPER.values() for claim in exhibit.claims)
+    for words in ("beats the classical one", "lower r_fc", "MAML's features separate", "R_FC raises", "R_HV raises",
+                  "costs nearly", "more accurate than Reptile", "travel less"):
+        assert words in texts

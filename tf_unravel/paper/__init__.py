@@ -1,0 +1,1 @@
+"""The paper's tables and figures: what it printed, what to run, how to draw."""

@@ -1,0 +1,125 @@
+"""A report as a list of blocks, written as Markdown or as one HTML page that needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import html
+from collections.abc import Iterable, Sequence
+
+_STYLE = """
+:root { color-scheme: light dark; --ink: #1b1f24; --soft: #59636e; --line: #d1d9e0; --paper: #fff; --tint: #f4f6f8 }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e6edf3; --soft: #9198a1; --line: #3d444d; --paper: #0d1117; --tint: #161b22 } }
+body { font: 16px/1.55 system-ui, sans-serif; color: var(--ink); background: var(--paper); margin: 0 auto;
+  max-width: 62rem; padding: 1rem }
+h1 { font-size: 1.6rem; line-height: 1.25 } h2 { font-size: 1.25rem; margin-top: 2.4rem } h3 { font-size: 1.05rem }
+.scroll { overflow-x: auto } table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums }
+th, td { padding: .3rem .65rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top }
+th { background: var(--tint); font-weight: 600 } p.caption { color: var(--soft); font-size: .88rem; margin-top: .4rem }
+figure { margin: 1rem 0 } img { max-width: 100%; height: auto; background: #fff } code { overflow-wrap: anywhere }
+@media print { body { max-width: none; font-size: 10pt } .scroll { overflow: visible } h2 { break-after: avoid }
+  figure, tr { break-inside: avoid } table { font-size: 8pt } th, td { padding: .15rem .35rem } }
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Heading:
+    """A heading; level 1 is the title."""
+
+    text: str
+    level: int = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+    """A paragraph; `small` for what belongs under a table or figure."""
+
+    text: str
+    small: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Code:
+    """A command."""
+
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """A table: the head, and rows of as many cells."""
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Image:
+    """A figure: the path of its PNG relative to the document, the bytes, and what it shows."""
+
+    path: str
+    png: bytes = dataclasses.field(repr=False)
+    text: str = ""
+
+
+Block = Heading | Text | Code | Grid | Image
+
+
+def markdown(blocks: Iterable[Block]) -> str:
+    """The document as Markdown; images are links."""
+    return "\n\n".join(_markdown(block) for block in blocks) + "\n"
+
+
+def _markdown(block: Block) -> str:
+    match block:
+        case Heading(text, level):
+            return f"{'#' * level} {text}"
+        case Text(text, small):
+            return f"*{text}*" if small else text
+        case Code(text):
+            return f"```\n{text}\n```"
+        case Grid(head, rows):
+            lines = [head, ["---"] * len(head), *rows]
+            return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+        case Image(path, _, text):
+            return f"![{text}]({path})"
+
+
+def page(blocks: Sequence[Block]) -> str:
+    """The document as one HTML page: styles and images inside, no script."""
+    title = next(block.text for block in blocks if isinstance(block, Heading))
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{html.escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
+        + "\n".join(_html(block) for block in blocks)
+        + "\n</body>\n</html>\n"
+    )
+
+
+def _html(block: Block) -> str:
+    match block:
+        case Heading(text, level):
+            return f"<h{level}>{html.escape(text)}</h{level}>"
+        case Text(text, small):
+            return f'<p class="caption">{html.escape(text)}</p>' if small else f"<p>{html.escape(text)}</p>"
+        case Code(text):
+            return f'<div class="scroll"><pre><code>{html.escape(text)}</code></pre></div>'
+        case Grid(head, rows):
+            top = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
+            lines = ("".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in rows)
+            body = "\n".join(f"<tr>{line}</tr>" for line in lines)
+            table = f"<table>\n<thead><tr>{top}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>"
+            return f'<div class="scroll">{table}</div>'
+        case Image(_, png, text):
+            source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+            return f'<figure><img src="{source}" alt="{html.escape(text, quote=True)}"></figure>'
+
+
+def plain(block: Grid) -> str:
+    """A table for a terminal."""
+    lines = [block.head, *block.rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(block.head))]
+    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    return "\n".join([text[0], "-" * len(text[0]), *text[1:]])

@@ -1,0 +1,90 @@
+"""Work in a process of its own, so that what fails, runs out of memory or sets threads does it alone.
+
+A server process imports TensorFlow once and forks: a child starts in a fraction of a second (where the system cannot
+fork, it is a fresh process).
+"""
+
+import contextlib
+import multiprocessing
+import multiprocessing.connection
+import os
+import pathlib
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from tf_unravel.runs import config
+
+
+class ChildFailed(ChildProcessError):
+    """The work failed; the message is one line."""
+
+
+def in_child(function: Callable[..., None], *arguments: Any, log: pathlib.Path) -> None:
+    """Calls function(*arguments) in a process of its own and waits for it.
+
+    Args:
+        function: importable by its name.
+        arguments: what pickle can carry.
+        log: file that gets what the process writes.
+
+    Raises:
+        ChildFailed: it raised, or was killed.
+        KeyboardInterrupt: after the child has ended, which is interrupted too.
+    """
+    methods = multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+    if "forkserver" in methods:
+        context.set_forkserver_preload(["tf_unravel.paper.jobs"])
+    log.parent.mkdir(parents=True, exist_ok=True)
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_child, args=(function, arguments, str(log), sender))
+    with _errors_to(log):  # the server keeps the standard error that it is started with
+        process.start()
+    sender.close()
+    try:
+        message = _answer(receiver)
+    except KeyboardInterrupt:
+        process.join()
+        raise
+    process.join()
+    if message is None:
+        message = f"it ended with status {process.exitcode}; see {log}"
+    if message:
+        raise ChildFailed(message)
+
+
+def _answer(receiver: multiprocessing.connection.Connection) -> str | None:
+    """What the child says: "" for success, a message, or None where it died without a word."""
+    with contextlib.suppress(EOFError):
+        return receiver.recv()
+    return None
+
+
+def _child(function: Callable[..., None], arguments: tuple, log: str, sender: Any) -> None:
+    with open(log, "a", encoding="utf-8") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    try:
+        function(*arguments)
+        sender.send("")
+    except (ValueError, OSError, ArithmeticError) as error:
+        print(error, file=sys.stderr)
+        sender.send(config.one_line(error))
+    except Exception as error:
+        traceback.print_exc()
+        sender.send(f"{type(error).__name__}: {config.one_line(error)} (see {log})")
+
+
+@contextlib.contextmanager
+def _errors_to(log: pathlib.Path) -> Iterator[None]:
+    sys.stderr.flush()
+    before = os.dup(2)
+    with open(log, "a", encoding="utf-8") as file:
+        os.dup2(file.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(before, 2)
+        os.close(before)

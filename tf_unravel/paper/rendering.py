@@ -1,0 +1,142 @@
+"""An exhibit as blocks: the paper's number and ours side by side, the caption that says how ours came about, verdicts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from tf_unravel import runs
+from tf_unravel.paper.claims import Difference, Verdict, judge
+from tf_unravel.paper.document import Block, Grid, Heading, Text
+from tf_unravel.paper.exhibit import Cell, Exhibit
+from tf_unravel.paper.measurements import Measured
+from tf_unravel.paper.published import Value
+from tf_unravel.paper.scales import RunName
+from tf_unravel.paper.workspace import Workspace
+
+NOTHING = "–"
+
+
+def blocks_of(exhibit: Exhibit, workspace: Workspace) -> list[Block]:
+    """Title, table, caption, check and verdicts of an exhibit; its figures are drawn elsewhere."""
+    blocks: list[Block] = [Heading(f"{exhibit.name[:-1].capitalize()} {exhibit.name[-1]}: {exhibit.title}")]
+    if exhibit.cells:
+        blocks += [table_of(exhibit.cells, workspace), Text(caption_of(exhibit, workspace), small=True)]
+    if exhibit.check:
+        blocks += _relation(exhibit, workspace)
+    for claim in exhibit.claims:
+        blocks += verdict_blocks(judge(claim, workspace))
+    return blocks
+
+
+def table_of(cells: Sequence[Cell], workspace: Workspace) -> Grid:
+    """Rows and columns as the cells say; under each column the paper's number, then ours."""
+    columns = list(dict.fromkeys(cell.column for cell in cells))
+    rows: dict[tuple[str, ...], dict[tuple[str, ...], Cell]] = {}
+    for cell in cells:
+        rows.setdefault(cell.row, {})[cell.column] = cell
+    depth = max(len(row) for row in rows)
+    head = [""] * depth + [f"{', '.join(column)}: {who}" for column in columns for who in ("paper", "here")]
+    lines = []
+    for row, found in rows.items():
+        line = [*row, *[""] * (depth - len(row))]
+        for column in columns:
+            cell = found.get(column)
+            line += [printed(cell.published, cell.published_digits), ours(cell, workspace)] if cell else ["", ""]
+        lines.append(line)
+    keep = [i for i in range(len(head)) if i < depth or any(line[i] not in ("", NOTHING) for line in lines)]
+    return Grid([head[i] for i in keep], [[line[i] for i in keep] for line in lines])
+
+
+def printed(value: Value | None, digits: int) -> str:
+    """The paper's number."""
+    if value is None:
+        return NOTHING
+    return f"{value.mean:.{digits}f}" + ("" if value.error is None else f" ± {value.error:.{digits}f}")
+
+
+def ours(cell: Cell, workspace: Workspace) -> str:
+    """Our number: the mean over seeds with its standard error over the tasks, and each seed's mean."""
+    found = [value for value in (number.of(workspace) for number in cell.numbers) if value is not None]
+    if not found:
+        return NOTHING
+    together = mean_over_seeds(found)
+    text = f"{together.mean:.{cell.digits}f} ± {together.error:.{cell.digits}f}"
+    each = ", ".join(f"{value.mean:.{cell.digits}f}" for value in found)
+    return f"{text} ({each})" if len(found) > 1 else text
+
+
+def mean_over_seeds(found: Sequence[Measured]) -> Measured:
+    """The mean of several trainings on the same tasks; its error is that over tasks."""
+    first = found[0]
+    values = np.mean([value.values for value in found], axis=0)
+    return Measured.of(values, first.unit, first.seed, first.protocol, first.fingerprint)
+
+
+def caption_of(exhibit: Exhibit, workspace: Workspace) -> str:
+    """Scale, data, seeds, tasks, protocol and time behind a table."""
+    cells = exhibit.cells
+    all_of_them = (number.of(workspace) for cell in cells for number in cell.numbers)
+    found = [value for value in all_of_them if value is not None]
+    names = dict.fromkeys(number.run for cell in cells for number in cell.numbers)
+    seeds = ", ".join(map(str, sorted({run.seed for run in names})))
+    data = ", ".join(sorted({run.dataset for run in names}))
+    amounts = ", ".join(f"{count:,} {unit}" for count, unit in sorted({(v.count, v.unit) for v in found}, reverse=True))
+    several = " In brackets each seed's own mean." if any(len(cell.numbers) > 1 for cell in cells) else ""
+    draws = ", ".join(str(seed) for seed in sorted({value.seed for value in found}))
+    protocols = "; or ".join(dict.fromkeys(value.protocol for value in found))
+    minutes = sum(_minutes(run, workspace) for run in names)
+    return " ".join([
+        f"Scale {workspace.scale.name} ({workspace.scale.about}); {data}; training seeds {seeds}; "
+        f"{amounts or 'nothing measured yet'}, drawn with seed {draws or NOTHING}; BatchNorm {protocols or NOTHING}; "
+        f"trained in {minutes:.1f} minutes.{several}",
+        *exhibit.notes,
+    ])
+
+
+def _minutes(run: RunName, workspace: Workspace) -> float:
+    return runs.RunFolder(workspace.run_dir(run)).training_results().get("seconds", 0.0) / 60
+
+
+def _relation(exhibit: Exhibit, workspace: Workspace) -> list[Block]:
+    """r_hv beside 4 r_fc / (4 + r_fc), which follows from r_fc if both are measured honestly."""
+    rows = []
+    for name, r_fc, r_hv in exhibit.check:
+        fc, hv = r_fc.of(workspace), r_hv.of(workspace)
+        if fc is not None and hv is not None:
+            expected = 4 * fc.mean / (4 + fc.mean)
+            rows.append([name, f"{fc.mean:.3f} ± {fc.error:.3f}", f"{hv.mean:.3f} ± {hv.error:.3f}", f"{expected:.3f}",
+                         f"{100 * (hv.mean / expected - 1):+.1f} %"])
+    if not rows:
+        return []
+    text = "Check: r_hv should be near 4 r_fc / (4 + r_fc); the paper's own rows are within 6 %."
+    return [Text(text), Grid(["extractor, classes", "r_fc", "r_hv", "4 r_fc / (4 + r_fc)", "r_hv is off by"], rows)]
+
+
+def verdict_blocks(verdict: Verdict) -> list[Block]:
+    """A claim, its verdict, and the differences it rests on."""
+    blocks: list[Block] = [Text(f"Claim: {verdict.claim.text} Verdict: {verdict.outcome.upper()}.")]
+    if any(verdict.differences.values()):
+        seeds = sorted(verdict.differences)
+        names = [comparison.name for comparison in verdict.claim.comparisons]
+        by_seed = {seed: {found.name: found for found in verdict.differences[seed]} for seed in seeds}
+        rows = [[name, *(_difference(by_seed[seed].get(name)) for seed in seeds)] for name in names]
+        rows.append(["verdict", *(verdict.of_seed(seed) for seed in seeds)])
+        blocks.append(Grid(["difference (interval)", *(f"seed {seed}" for seed in seeds)], rows))
+    return blocks
+
+
+def _difference(found: Difference | None) -> str:
+    return NOTHING if found is None else f"{found}: {found.outcome}"
+
+
+def verdict_table(verdicts: Iterable[Verdict]) -> Grid:
+    """All claims in one table."""
+    rows = [
+        [verdict.claim.text, verdict.outcome,
+         ", ".join(f"{seed}: {verdict.of_seed(seed)}" for seed in sorted(verdict.differences)) or "nothing measured"]
+        for verdict in verdicts
+    ]
+    return Grid(["the paper's claim", "here", "by seed of the training"], rows)

@@ -1,0 +1,170 @@
+"""Scales: which data, runs and tasks stand behind the tables, and how much of each.
+
+A scale is a file `gin/paper/<name>.gin`: `paper` (the published settings, for a GPU machine), `desk` (an evening on two
+cores, real 32x32 photographs) and `smoke` (everything in two minutes, on the embedded glyphs: it shows that the engine
+runs, not what is true). It names a training for each extractor of the paper, `<method>@<network>`:
+
+| method                                            | what trains it                                   |
+|---------------------------------------------------|--------------------------------------------------|
+| classical, feature_clustering, hyperplane_variation | cross-entropy, without and with a regularizer  |
+| r2d2, metaoptnet, protonet                        | episodes, through the last layer                 |
+| maml_1, maml_5, fomaml_1, fomaml_5                | MAML on 1-shot and on 5-shot tasks               |
+| reptile, weight_clustering                        | Algorithm 2 without and with its penalty         |
+
+and network is one of the paper's: "r2d2", "resnet12" (its "MetaOptNet") and "conv4" (of MAML and Reptile). What a scale
+has no training for stays empty in its tables.
+"""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import gin
+
+from tf_unravel.runs import config
+
+SCALES = ("paper", "desk", "smoke")
+
+# What a coefficient of a method binds
+_COEFFICIENTS = {
+    "feature_clustering": "FeatureClustering.coefficient",
+    "hyperplane_variation": "HyperplaneVariation.coefficient",
+    "weight_clustering": "Reptile.weight_clustering",
+}
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class RunName:
+    """One training; str() is also its folder's path.
+
+    Args:
+        dataset: of the scale.
+        training: `<method>@<network>`.
+        coefficient: of the method's penalty; None where it has none.
+        seed: of the training.
+    """
+
+    dataset: str
+    training: str
+    coefficient: float | None
+    seed: int
+
+    def __str__(self) -> str:
+        method, network = self.training.split("@")
+        strength = "" if self.coefficient is None else f"-{self.coefficient:g}"
+        return f"{self.dataset}/{method}{strength}@{network}/seed-{self.seed}"
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """What gin/paper/<name>.gin says.
+
+    Args:
+        name: of the scale.
+        about: one sentence for captions: what is scaled down.
+        datasets: our dataset -> the paper's, beside whose numbers it is shown.
+        networks: the paper's network -> what stands for it here.
+        runs: training -> its gin file (with `{dataset}` in the name where it differs), then bindings.
+        bindings: of all runs.
+        minutes: training -> how long it and its measurements take here, for the estimate; "" for all others.
+        tasks: for accuracies under heads that only read features.
+        adapted_tasks: under heads that adapt the network to each task.
+        distance_tasks: fine-tuned for Figure 3.
+        pairs: of classes for r_fc and r_hv.
+        fine_tune: bindings of the "MAML" column of Tables 1 and 6.
+        reptile_loop: bindings of the fine-tuning of the classical network in Table 5.
+        grid: coefficients of Table 8.
+        sweep: coefficients of Table 9.
+        swept_networks: of Table 8's grid.
+        sweeps_repeat: whether Tables 8 and 9 are trained with every seed; otherwise with the first.
+        timing_rounds: rounds of one step each in which Table 7's trainings take turns.
+        theorem_draws: of each point of Theorem 1's curve.
+    """
+
+    name: str
+    about: str
+    datasets: Mapping[str, str]
+    networks: Mapping[str, str]
+    runs: Mapping[str, Sequence[str]]
+    bindings: Sequence[str] = ()
+    minutes: Mapping[str, float] = dataclasses.field(default_factory=lambda: {"": 30.0})
+    tasks: int = 2000
+    adapted_tasks: int = 2000
+    distance_tasks: int = 1000
+    pairs: int = 10000
+    fine_tune: Sequence[str] = ()
+    reptile_loop: Sequence[str] = ()
+    grid: Sequence[float] = (0.02, 0.05, 0.1)
+    sweep: Sequence[float] = (1e-5, 2.5e-5, 5e-5, 7.5e-5, 1e-4, 2.5e-4, 5e-4)
+    swept_networks: Sequence[str] = ("r2d2", "resnet12")
+    sweeps_repeat: bool = True
+    timing_rounds: int = 21
+    theorem_draws: int = 100_000
+
+    def dataset_beside(self, published: str) -> str | None:
+        """Our dataset that is shown beside one of the paper's."""
+        return next((ours for ours, paper in self.datasets.items() if paper == published), None)
+
+    def run(
+        self, published: str, method: str, network: str, seed: int, coefficient: float | None = None
+    ) -> RunName | None:
+        """The run that stands for an extractor of the paper.
+
+        Args:
+            published: the paper's dataset.
+            method, network: see the module.
+            seed: of the training.
+            coefficient: of its penalty; None for the one that the training's gin file gives.
+
+        Returns:
+            Its name; None where the scale has no such training. Two trainings of one content are one run.
+        """
+        dataset, training = self.dataset_beside(published), f"{method}@{network}"
+        if dataset is None or training not in self.runs:
+            return None
+        content = tuple(self.runs[training])
+        training = next(name for name, other in self.runs.items() if tuple(other) == content)
+        if method in _COEFFICIENTS and coefficient is None:
+            coefficient = self._own_coefficient(dataset, training)
+        return RunName(dataset, training, coefficient, seed)
+
+    def configuration(self, run: RunName) -> tuple[list[str], list[str]]:
+        """(gin files, bindings) of a run."""
+        file, *bindings = (line.format(dataset=run.dataset) for line in self.runs[run.training])
+        bindings = [*self.bindings, *bindings, f"run.seed = {run.seed}"]
+        if run.coefficient is not None:
+            bindings.append(f"{_COEFFICIENTS[run.training.split('@')[0]]} = {run.coefficient!r}")
+        return [file], bindings
+
+    def estimate(self, run: RunName) -> float:
+        """Minutes that a run takes, as the scale's file says."""
+        return self.minutes.get(run.training, self.minutes.get("", 30.0))
+
+    def _own_coefficient(self, dataset: str, training: str) -> float:
+        return _coefficient_in(self.runs[training][0].format(dataset=dataset), training.split("@")[0])
+
+
+@functools.cache
+def _coefficient_in(file: str, method: str) -> float:
+    config.parse([file])
+    return float(gin.query_parameter(_COEFFICIENTS[method]))
+
+
+def load(name: str) -> Scale:
+    """Reads a scale.
+
+    Args:
+        name: of SCALES, or the path of a gin file of one's own.
+
+    Raises:
+        ConfigError: there is no such scale, or its file does not fit.
+    """
+    if name not in SCALES and not pathlib.Path(name).is_file():
+        raise config.ConfigError(f"--scale is one of {', '.join(SCALES)}, or a gin file. Received: {name!r}")
+    config.parse([f"gin/paper/{name}.gin" if name in SCALES else name])
+    try:
+        return Scale()
+    except TypeError as error:
+        raise config.ConfigError(f"--scale {name}: {config.one_line(error)}") from error

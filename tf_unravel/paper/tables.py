@@ -1,0 +1,287 @@
+"""Tables 1 to 9 as data: what the paper printed, and which number of which run stands beside it.
+
+"-M" of the paper is meta-trained, "-C" classically trained. Each builder takes (scale, seeds) and gives an Exhibit.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from tf_unravel.paper import published
+from tf_unravel.paper.exhibit import Cell, Claim, Comparison, Exhibit, Number
+from tf_unravel.paper.measurements import Accuracy, Measurement, Separation
+from tf_unravel.paper.scales import RunName, Scale
+from tf_unravel.paper.timing import Timing, together
+
+MINI, CIFAR = "mini-ImageNet", "CIFAR-FS"
+SHOTS = (1, 5)
+NETWORKS = {"R2-D2": "r2d2", "ResNet-12": "resnet12"}
+REGULARIZED = {"Classical w/ R_FC": "feature_clustering", "Classical w/ R_HV": "hyperplane_variation"}
+TRAININGS = {"R2-D2": "r2d2", "MetaOptNet-SVM": "metaoptnet", "Classical": "classical", **REGULARIZED}
+EXTRACTORS = {
+    "MetaOptNet-M": ("metaoptnet", "resnet12"), "MetaOptNet-C": ("classical", "resnet12"),
+    "R2-D2-M": ("r2d2", "r2d2"), "R2-D2-C": ("classical", "r2d2"),
+}
+HEADS = {"SVM": "svm", "RR": "ridge", "ProtoNet": "prototypes", "MAML": "fine_tune"}
+ONE_STANDARD_ERROR = "Intervals are one standard error, as in the paper."
+
+Key = tuple[str | int | float, ...]
+
+
+def _accuracy(scale: Scale, head: str, shots: int, bindings: Sequence[str] = ()) -> Accuracy:
+    adapts = head in ("own", "fine_tune")
+    return Accuracy(head, shots, scale.adapted_tasks if adapts else scale.tasks, tuple(bindings))
+
+
+def _numbers(
+    runs: Iterable[RunName | None], measurement: Measurement | Timing, quantity: str, factor: float = 1.0
+) -> tuple[Number, ...]:
+    return tuple(Number(run, measurement, quantity, factor) for run in runs if run is not None)
+
+
+def _percent(
+    scale: Scale, runs: Iterable[RunName | None], head: str, shots: int, bindings: Sequence[str] = ()
+) -> tuple[Number, ...]:
+    return _numbers(runs, _accuracy(scale, head, shots, bindings), "accuracy", 100.0)
+
+
+def _shots(shots: int) -> str:
+    return f"{shots}-shot"
+
+
+def _label(scale: Scale, network: str) -> str:
+    """The paper's network, and what stands for it."""
+    names = {role: name for name, role in NETWORKS.items()} | {"conv4": "conv4-32"}
+    here = scale.networks[network]
+    return names[network] if here == names[network] else f"{names[network]} (here {here})"
+
+
+def _measurable(cells: Iterable[Cell]) -> tuple[Cell, ...]:
+    """Without the cells of datasets and networks that the scale has nothing of."""
+    return tuple(cell for cell in cells if cell.numbers)
+
+
+def _meta_and_classical(scale: Scale, seeds: Sequence[int], shots: int, name: str) -> Exhibit:
+    """Tables 1 and 6: four extractors under four fine-tuning algorithms."""
+    title = f"Meta-learned and classical extractors under four heads, {shots}-shot"
+    printed = published.TABLES[name]
+    cells: dict[tuple[str, str], Cell] = {}
+    for model, (method, network) in EXTRACTORS.items():
+        runs = [scale.run(MINI, method, network, seed) for seed in seeds]
+        for label, head in HEADS.items():
+            numbers = _percent(scale, runs, head, shots, scale.fine_tune if head == "fine_tune" else ())
+            cells[model, label] = Cell((model, _label(scale, network)), (label,), printed[model, label], numbers)
+    comparisons = tuple(
+        Comparison(f"{family}, {label}", cells[f"{family}-M", label], cells[f"{family}-C", label])
+        for family in ("MetaOptNet", "R2-D2")
+        for label in HEADS
+        if cells[f"{family}-M", label].numbers
+    )
+    text = f"Every meta-trained extractor beats the classical one of the same network under every head ({shots}-shot)."
+    return Exhibit(
+        name, title, _measurable(cells.values()), (Claim(f"meta beats classical, {shots}-shot", text, comparisons),),
+        (ONE_STANDARD_ERROR, "Columns are fine-tuning algorithms; MAML's fine-tunes every weight. The paper's R2-D2-M "
+                             "under SVM equals what its Table 3 takes from the original R2-D2 paper."),
+    )
+
+
+def table1(scale: Scale, seeds: Sequence[int]) -> Exhibit:
+    """Meta-trained and classical extractors under four heads, 1-shot."""
+    return _meta_and_classical(scale, seeds, 1, "table1")
+
+
+def table6(scale: Scale, seeds: Sequence[int]) -> Exhibit:
+    """Table 1 at 5 shots."""
+    return _meta_and_classical(scale, seeds, 5, "table6")
+
+
+def _separation(
+    scale: Scale, seeds: Sequence[int], rows: dict[Key, tuple[str, str, str]], printed: published.Table, classes: str,
+    published_digits: int,
+) -> tuple[dict[tuple[Key, str, str], Cell], tuple[tuple[str, Number, Number], ...]]:
+    """Cells by (row, split, quantity), and r_fc with r_hv of every extractor for the check of their relation.
+
+    Args:
+        rows: row -> (the paper's dataset, method, network).
+        printed: the paper's numbers.
+        classes: the split that they are shown beside.
+        published_digits: of the paper's numbers.
+    """
+    cells, check = {}, []
+    for row, (dataset, method, network) in rows.items():
+        runs = [scale.run(dataset, method, network, seed) for seed in seeds]
+        for split in ("test", "train"):
+            measurement = Separation(split, scale.pairs)
+            for quantity in ("R_FC", "R_HV"):
+                value = printed[(*row, quantity)] if split == classes else None
+                numbers = _numbers(runs, measurement, quantity.lower())
+                column = (f"{'new' if split == 'test' else 'training'} classes", quantity)
+                cells[row, split, quantity] = Cell(
+                    (*(str(part) for part in row), _label(scale, network)), column, value, numbers, 3, published_digits
+                )
+            pairs = zip(_numbers(runs, measurement, "r_fc"), _numbers(runs, measurement, "r_hv"), strict=True)
+            name = f"{', '.join(map(str, row))}, {split}"
+            check += [(f"{name}, seed {a.run.seed}", a, b) for a, b in pairs]
+    return cells, tuple(check)
+
+
+def table2(scale: Scale, seeds: Sequence[int]) -> Exhibit:
+    """r_fc and r_hv of meta-trained and classical extractors."""
+    rows: dict[Key, tuple[str, str, str]] = {
+        (model, dataset): (dataset, *EXTRACTORS[model])
+        for dataset in (CIFAR, MINI)
+        for model in ("R2-D2-M", "R2-D2-C", "MetaOptNet-M", "MetaOptNet-C")
+    }
+    cells, check = _separation(scale, seeds, rows, published.TABLE_2, "test", 2)
+    comparisons = tuple(
+        Comparison(f"{family}, {dataset}, {quantity}", cells[(f"{family}-M", dataset), "test", quantity],
+                   cells[(f"{family}-C", dataset), "test", quantity], sign=-1)
+        for dataset in (CIFAR, MINI)
+        for family in ("R2-D2", "MetaOptNet")
+        for quantity in ("R_FC", "R_HV")
+        if cells[(f"{family}-M", dataset), "test", quantity].numbers
+    )
+    text = "Meta-trained features have a lower r_fc and a lower r_hv than classical ones of the same network."
+    note = "Lower is tighter. The paper does not say on which classes its Table 2 was measured; here beside new ones."
+    return Exhibit("table2", "How tightly classes cluster: meta-learned and classical", _measurable(cells.values()),
+                   (Claim("meta-learned features cluster", text, comparisons),), (note,), check=check)
+
+
+def table4(scale: Scale, seeds: Sequence[int]) -> Exhibit:
+    """r_fc and r_hv of MAML's features."""
+    rows: dict[Key, tuple[str, str, str]] = {
+        ("MAML-1",): (MINI, "maml_1", "conv4"), ("MAML-5",): (MINI, "maml_5", "conv4"),
+        ("MAML-C",): (MINI, "classical", "conv4"),
+    }
+    cells, check = _separation(scale, seeds, rows, published.TABLE_4, "train", 4)
+    comparisons = tuple(
+        Comparison(f"{model}, {quantity}", cells[(model,), "train", quantity], cells[("MAML-C",), "train", quantity])
+        for model in ("MAML-1", "MAML-5")
+        for quantity in ("R_FC", "R_HV")
+        if cells[(model,), "train", quantity].numbers
+    )
+    text = "MAML's features separate the training classes worse than classical ones of the same network."
+    return Exhibit("table4", "How tightly classes cluster: MAML", _measurable(cells.values()),
+                   (Claim("MAML's features cluster less", text, comparisons),),
+                   ("Lower is tighter. The paper's Table 4 is of its training classes.",), check=check)
+
+
+def table3(scale: Scale, seeds: Sequence[int]) -> Exhibit:
+    """Meta-learning, classical training, and classical training with the two regularizers."""
+    cells: dict[Key, Cell] = {}
+    for (training, backbone, dataset, shots), value in published.TABLE_3.items():
+        network, method = NETWORKS[backbone], TRAININGS[training]
+        runs = [scale.run(dataset, method, network, seed) for seed in seeds]
+        numbers = _percent(scale, runs, "ridge" if method == "r2d2" else "svm", shots)
+        cells[training, backbone, dataset, shots] = Cell(
+            (training, _label(scale, network)), (dataset, _shots(shots)), value, numbers
+        )
+    places = [(backbone, dataset, shots) for backbone in NETWORKS for dataset in (MINI, CIFAR) for shots in SHOTS]
+    claims = tuple(
+        Claim(f"{name} helps", f"{name} raises the accuracy of classical training on new classes.", tuple(
+            Comparison(f"{place[0]}, {place[1]}, {_shots(place[2])}", cells[(f"Classical w/ {name}", *place)],
+                       cells[("Classical", *place)])
+            for place in places
+            if cells[(f"Classical w/ {name}", *place)].numbers
+        ))
+        for name in ("R_FC", "R_HV")
+    )
+    note = "All under an SVM, but R2-D2 under its ridge regression (the paper took that row from the original)."
+    return Exhibit("table3", "Classical training with R_FC and R_HV beside meta-learning", _measurable(cells.values()),
+                   claims, (ONE_STANDARD_ERROR, note))
+
+
+def table5(scale: Scale, seeds: Sequence[int]) -> Exhibit:
+    """Classical training, first-order MAML, Reptile and weight clustering."""
+    frameworks = {"Classical": ("classical", "classical"), "FOMAML": ("fomaml_1", "fomaml_5"),
+                  "Reptile": ("reptile", "reptile"), "W-Clustering": ("weight_clustering", "weight_clustering")}
+    cells: dict[Key, Cell] = {}
+    for framework, methods in frameworks.items():
+        for shots, method in zip(SHOTS, methods, strict=True):
+            runs = [scale.run(MINI, method, "conv4", seed) for seed in seeds]
+            head, bindings = ("fine_tune", scale.reptile_loop) if method == "classical" else ("own", ())
+            numbers = _percent(scale, runs, head, shots, bindings)
+            row = (framework, _label(scale, "conv4"))
+            cells[framework, shots] = Cell(row, (_shots(shots),), published.TABLE_5[framework, shots], numbers)
+    claims = tuple(
+        Claim(f"weight clustering beats {name}", f"Reptile with weight clustering is more accurate than {name}.", tuple(
+            Comparison(_shots(shots), cells["W-Clustering", shots], cells[name, shots])
+            for shots in SHOTS
+            if cells["W-Clustering", shots].numbers
+        ))
+        for name in ("Reptile", "FOMAML", "Classical")
+    )
+    note = ("Every method is fine-tuned by its own inner loop, the classical network by Reptile's. The paper's Reptile "
+            "row is copied from the Reptile paper.")
+    return Exhibit("table5", "Reptile with weight clustering", _measurable(cells.values()), claims,
+                   (ONE_STANDARD_ERROR, note))
+
+
+def table7(scale: Scale, seeds: Sequence[int]) -> Exhibit:
+    """Time per epoch and in total."""
+    seeds = seeds[:1]  # a seed does not change what a step costs
+    cells: dict[Key, Cell] = {}
+    for (training, backbone, dataset, quantity), value in published.TABLE_7.items():
+        network = NETWORKS[backbone]
+        own = "r2d2" if network == "r2d2" else "metaoptnet"
+        methods = (own, "classical", *REGULARIZED.values())
+        group = together([scale.run(dataset, method, network, seeds[0]) for method in methods])
+        timing = Timing(scale.dataset_beside(dataset) or "", network, group, scale.timing_rounds)
+        runs = [scale.run(dataset, TRAININGS[training], network, seed) for seed in seeds]
+        column = (dataset, "one epoch, s" if quantity == "epoch" else "all epochs, s")
+        cells[training, backbone, dataset, quantity] = Cell(
+            (training, _label(scale, network)), column, value, _numbers(runs, timing, quantity), 1, published_digits=0
+        )
+    comparisons = tuple(
+        Comparison(f"{name} / classical, {backbone}, {dataset}", cells[name, backbone, dataset, "epoch"],
+                   cells["Classical", backbone, dataset, "epoch"], at_most=1.1)
+        for name in REGULARIZED
+        for backbone in NETWORKS
+        for dataset in (MINI, CIFAR)
+        if cells[name, backbone, dataset, "epoch"].numbers
+    )
+    text = "A regularized epoch costs nearly what a classical one does: at most 1.1 times."
+    note = ("Training steps only, taken in turns; an epoch of episodes is what the gin file says. The paper's are "
+            "GPU times.")
+    return Exhibit("table7", "What training costs", _measurable(cells.values()),
+                   (Claim("regularizers are nearly free", text, comparisons),), (note,))
+
+
+def table8(scale: Scale, seeds: Sequence[int]) -> Exhibit:
+    """The coefficients of R_FC and R_HV under two heads."""
+    seeds = seeds if scale.sweeps_repeat else seeds[:1]
+    methods = {name.removeprefix("Classical w/ "): method for name, method in REGULARIZED.items()}
+    heads = {"NN": "linear", "SVM": "svm"}
+    keys = list(published.TABLE_8)
+    printed = {key[2] for key in keys}
+    further = [c for c in scale.grid if c not in printed]
+    keys += [(*key[:2], c, *key[3:]) for c in further for key in keys if key[2] == min(printed)]
+    cells = []
+    for backbone, name, coefficient, head, dataset, shots in keys:
+        network = NETWORKS[backbone]
+        if network not in scale.swept_networks or coefficient not in scale.grid:
+            continue
+        runs = [scale.run(dataset, methods[name], network, seed, coefficient) for seed in seeds]
+        value = published.TABLE_8.get((backbone, name, coefficient, head, dataset, shots))
+        cells.append(Cell((_label(scale, network), name, f"{coefficient:g}", head), (dataset, _shots(shots)), value,
+                          _percent(scale, runs, heads[head], shots)))
+    note = "A coefficient multiplies the raw scatter ratio (R_FC), or the mean over pairs (R_HV). NN: a linear layer."
+    return Exhibit("table8", "Coefficients of the regularizers", _measurable(cells), (), (ONE_STANDARD_ERROR, note))
+
+
+def table9(scale: Scale, seeds: Sequence[int]) -> Exhibit:
+    """The coefficient of weight clustering."""
+    seeds = seeds if scale.sweeps_repeat else seeds[:1]
+    cells = []
+    for coefficient in (0.0, *scale.sweep):
+        for shots in SHOTS:
+            method, strength = ("weight_clustering", coefficient) if coefficient else ("reptile", None)
+            runs = [scale.run(MINI, method, "conv4", seed, strength) for seed in seeds]
+            row = (f"{coefficient:g}" if coefficient else "0 (Reptile)",)
+            value = published.TABLE_9.get((coefficient, shots))
+            cells.append(Cell(row, (_shots(shots),), value, _percent(scale, runs, "own", shots)))
+    note = "What the coefficient contains: `learners.reptile`. The paper's first row is copied from the Reptile paper."
+    return Exhibit("table9", "Coefficients of weight clustering", _measurable(cells), (), (ONE_STANDARD_ERROR, note))
+
+
+TABLES = {f"table{number}": builder for number, builder in enumerate(
+    (table1, table2, table3, table4, table5, table6, table7, table8, table9), start=1
+)}
