@@ -1,10 +1,14 @@
 """Work in processes of their own: what it says, fails with, and leaves alone."""
 
+import contextlib
 import os
 import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from tf_unravel.paper import processes
 from tf_unravel.paper.processes import ChildFailed, in_child
 
 
@@ -31,6 +35,23 @@ def test_work_is_done_in_another_process(tmp_path):
     text, process = (tmp_path / "done").read_text().split()
     assert text == "yes" and int(process) != os.getpid()
     assert "said on the way" in (tmp_path / "logs" / "log").read_text()
+
+
+def test_standard_error_is_turned_away_by_one_thread_at_a_time(tmp_path, monkeypatch):
+    inside, most = [], []
+
+    @contextlib.contextmanager
+    def slow(log):
+        inside.append(log)
+        most.append(len(inside))
+        time.sleep(0.05)
+        yield
+        inside.remove(log)
+
+    monkeypatch.setattr(processes, "_errors_to", slow)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda i: in_child(write, str(tmp_path / str(i)), "yes", log=tmp_path / f"log{i}"), range(4)))
+    assert most == [1, 1, 1, 1]
 
 
 def test_bad_input_comes_back_as_its_line(tmp_path):

@@ -10,11 +10,15 @@ import multiprocessing.connection
 import os
 import pathlib
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from tf_unravel.runs import config
+
+# Standard error belongs to the whole process: two threads that turn it away at once would not turn it back.
+_one_at_a_time = threading.Lock()
 
 
 class ChildFailed(ChildProcessError):
@@ -40,7 +44,7 @@ def in_child(function: Callable[..., None], *arguments: Any, log: pathlib.Path) 
     log.parent.mkdir(parents=True, exist_ok=True)
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_child, args=(function, arguments, str(log), sender))
-    with _errors_to(log):  # the server keeps the standard error that it is started with
+    with _one_at_a_time, _errors_to(log):  # the server keeps the standard error that it is started with
         process.start()
     sender.close()
     try:
