@@ -31,6 +31,7 @@ from tf_unravel.heads.inner_loop import (
     SGD,
     Moments,
     Network,
+    Step,
     Weights,
     check_optimizer,
     gradients_of,
@@ -241,9 +242,16 @@ class FineTune:
         batch = min(self.batch_size or examples, examples)
         losses = tf.TensorArray(tf.float32, size=self.steps)
         orders = batch_orders(self.steps, batch, examples, seed) if batch < examples else None
+
+        # A graph of its own, not merged into the loop's: along a loop's cycle TensorFlow may come to the gradient of a
+        # max-pool before the max-pool, and then leaves it a kernel several times slower than oneDNN's.
+        @tf.function(experimental_attributes={"_noinline": True})
+        def look(weights: Weights, images: tf.Tensor, labels: tf.Tensor, state: Weights) -> Step:
+            return gradients_of(network, weights, images, labels, adapted, state)
+
         for j in tf.range(self.steps):
             chosen = tf.range(examples) if orders is None else orders[j]
-            step = gradients_of(network, weights, tf.gather(images, chosen), tf.gather(labels, chosen), adapted, state)
+            step = look(weights, tf.gather(images, chosen), tf.gather(labels, chosen), state)
             weights, moments = self.optimizer.step(weights, step.gradients, moments)
             state = step.state  # dropout draws other masks in the next step
             losses = losses.write(j, step.loss)

@@ -6,6 +6,7 @@ our own figures alone.
 
 import importlib
 import importlib.util
+import sys
 from types import ModuleType
 
 from tf_unravel.data.decoding import num_cores
@@ -19,6 +20,8 @@ def peer(module: str) -> ModuleType | None:
     """A module of this package, with PyTorch on all cores that this process may use; None without PyTorch."""
     if importlib.util.find_spec("torch") is None:
         return None
+    # Its extension kills a process in which TensorFlow is loaded (both bring an LLVM); nothing here compiles by it.
+    sys.modules.setdefault("triton", None)
     import torch
 
     torch.set_num_threads(num_cores())
