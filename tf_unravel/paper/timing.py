@@ -28,12 +28,14 @@ class Timing:
         network: the paper's.
         runs: that take turns.
         rounds: how many.
+        base: the run whose epoch the others' are set against; None where the scale has none.
     """
 
     dataset: str
     network: str
     runs: tuple[RunName, ...]
     rounds: int
+    base: RunName | None = None
 
     def __str__(self) -> str:
         return f"{self.dataset}/timing@{self.network}"
@@ -47,13 +49,17 @@ class Timing:
         return found if found["runs"] == self._names and found["rounds"] == self.rounds else None
 
     def measured(self, workspace: Workspace, run: RunName, quantity: str) -> Measured | None:
-        """Seconds of an epoch ("epoch") or of all epochs ("total") of one of the runs."""
+        """One of the runs: seconds of an epoch ("epoch") or of all ("total"), or times the epoch of `base` ("ratio").
+
+        A ratio is taken round by round.
+        """
         found = self.read(workspace)
         if found is None:
             return None
-        times = found["times"][str(run)]
-        steps = times["steps_per_epoch"] * (times["epochs"] if quantity == "total" else 1)
-        values = [seconds * steps for seconds in times["seconds"]]
+        values = _seconds(found["times"][str(run)], quantity)
+        if quantity == "ratio":
+            base = _seconds(found["times"][str(self.base)], quantity)
+            values = [one / other for one, other in zip(values, base, strict=True)]
         return Measured.of(values, "rounds", run.seed, "of training, batch statistics", found["device"])
 
     def take(self, workspace: Workspace) -> None:
@@ -74,6 +80,12 @@ class Timing:
 
     def _path(self, workspace: Workspace) -> pathlib.Path:
         return workspace.folder / self.dataset / f"timing@{self.network}.json"
+
+
+def _seconds(times: dict[str, Any], quantity: str) -> list[float]:
+    """Round by round, what the steps of all epochs or of one take."""
+    steps = times["steps_per_epoch"] * (times["epochs"] if quantity == "total" else 1)
+    return [seconds * steps for seconds in times["seconds"]]
 
 
 def _work(workspace: Workspace, run: RunName) -> tuple[Work, dict[str, int]]:
