@@ -135,6 +135,16 @@ def test_another_configuration_is_refused(photographs, finished):
         train(photographs, finished[0], "run.epochs = 3")
 
 
+@pytest.mark.parametrize("place", ["elsewhere", "elsewhere/" + 30 * "a-long-name-of-a-folder/"])
+def test_images_that_were_moved_are_the_same_run(photographs, finished, tmp_path, place):
+    run_dir, moved = tmp_path / "run", tmp_path / place
+    shutil.copytree(finished[0], run_dir)
+    shutil.copytree(photographs, moved)
+    assert train(moved, run_dir).progress.step == 24
+    assert runs.FinishedRun(run_dir).split("test").num_classes == 5
+    assert str(tmp_path) in runs.RunFolder(run_dir).read_config()
+
+
 def test_a_command_that_failed_early_leaves_nothing_that_refuses_the_corrected_one(photographs, tmp_path):
     with pytest.raises(ValueError, match="absent"):
         train(tmp_path / "absent", tmp_path / "run")

@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import platform
+import re
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -24,6 +25,9 @@ try:
     import fcntl
 except ImportError:  # Windows has no advisory locks of this kind; there two runs in one folder are not refused
     fcntl = None
+
+# The line load.root = ..., with the indented ones that gin goes on in if it is long
+_ROOT = re.compile(r"^load\.root = .*\n(?:[ \t]+.*\n)*", re.MULTILINE)
 
 
 class RunFolder:
@@ -74,12 +78,14 @@ class RunFolder:
     def check_config(self, text: str) -> None:
         """Refuses a folder that holds the run of another configuration.
 
+        Where the images are may change: that they are the same ones is seen by `check_data`.
+
         Raises:
             ConfigError: it does.
         """
         if not self.config.exists():
             return
-        before = self.config.read_text(encoding="utf-8")
+        before, text = (_ROOT.sub("", each) for each in (self.config.read_text(encoding="utf-8"), text))
         if before != text:
             old, new = set(before.splitlines()), set(text.splitlines())
             first = next((line for line in sorted(old ^ new) if not line.startswith("#")), "the order of its lines")
