@@ -15,6 +15,8 @@ from typing import Any, Protocol
 import keras
 import tensorflow as tf
 
+from tf_unravel.heads.fine_tune import FineTune
+from tf_unravel.heads.inner_loop import Network, Weights, query_logits, statistics_of
 from tf_unravel.heads.kernel import at_least_float32
 
 
@@ -70,12 +72,56 @@ class FromFeatures:
         return self.head(known[None], labels[None], self._features(query)[None], ways)[0]
 
 
-def answer_of(backbone: keras.Model, head: Any) -> Answer:
-    """The answer of a head on a backbone.
+class Adapting:
+    """The answer of a head that adapts the network to the support set, as it does to a first task.
 
-    Raises:
-        ValueError: the head cannot be exported.
+    Args:
+        backbone: keras.Model, images -> [B, D].
+        head: `heads.FineTune`.
     """
-    if getattr(head, "on_images", False):
-        raise ValueError(f"Fine-tuning cannot be exported. Received: {head.name}.")
-    return FromFeatures(backbone, head)
+
+    def __init__(self, backbone: keras.Model, head: FineTune):
+        self.backbone, self.head = backbone, head
+        self.learned_ways = None if head.classifier is None else head.classifier.units
+
+    def __call__(self, support: tf.Tensor, labels: tf.Tensor, query: tf.Tensor, ways: tf.Tensor) -> tf.Tensor:
+        network = self._network(ways)
+        weights, state = self._adapted(network, support, labels)
+        return query_logits(network, weights, state, support, query, self.head.protocol)
+
+    def settled(self, support: tf.Tensor, labels: tf.Tensor, ways: int) -> Settled:
+        network, protocol = self._network(ways), self.head.protocol
+
+        @tf.function
+        def prepare() -> tuple[Weights, Weights]:
+            weights, state = self._adapted(network, support, labels)
+            return weights, statistics_of(network, weights, state, support) if protocol == "support" else state
+
+        weights, state = (_variables(values) for values in prepare())
+        # The support set's statistics are the running ones from here on; one_by_one needs the images themselves.
+        protocol = "running" if protocol == "support" else protocol
+        images = tf.Variable(support if protocol == "one_by_one" else support[:0], trainable=False, name="support")
+
+        def logits(query: tf.Tensor) -> tf.Tensor:
+            values, kept = ([variable.value() for variable in each] for each in (weights, state))
+            return query_logits(network, values, kept, images.value(), query, protocol)
+
+        return logits
+
+    def _network(self, ways: Any) -> Network:
+        return self.head.network(self.backbone, ways if self.learned_ways is None else self.learned_ways)
+
+    def _adapted(self, network: Network, support: tf.Tensor, labels: tf.Tensor) -> tuple[Weights, Weights]:
+        """The adapted weights, and the state before."""
+        start = self.head.start(network)
+        weights, _ = self.head.adapt(network, start, support, labels, tf.constant([self.head.seed, 0]))
+        return weights, start.state
+
+
+def _variables(values: Weights) -> list[tf.Variable]:
+    return [tf.Variable(value, trainable=False) for value in values]
+
+
+def answer_of(backbone: keras.Model, head: Any) -> Answer:
+    """The answer of a head on a backbone."""
+    return Adapting(backbone, head) if getattr(head, "on_images", False) else FromFeatures(backbone, head)
