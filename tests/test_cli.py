@@ -178,7 +178,7 @@ def test_impossible_tasks_are_refused_before_training(photographs, tmp_path, cap
     assert "Received: ways=20, but split" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "measure", "paper", "benchmark"])
+@pytest.mark.parametrize("command", ["train", "evaluate", "measure", "export", "classify", "paper", "benchmark"])
 def test_help_shows_an_example_and_needs_no_tensorflow(command):
     code = f"import sys; from tf_unravel import cli; cli.main(['{command}', '--help'])"
     done = subprocess.run([sys.executable, "-X", "importtime", "-c", code], capture_output=True, text=True)
@@ -189,3 +189,75 @@ def test_help_shows_an_example_and_needs_no_tensorflow(command):
 def test_scripts_are_the_commands():
     done = subprocess.run([sys.executable, "scripts/evaluate.py", "--help"], capture_output=True, text=True)
     assert done.returncode == 0 and "tf-unravel evaluate" in done.stdout
+
+
+def test_from_a_run_to_an_answer(run_dirs, photographs, tmp_path, monkeypatch, capsys):
+    """Evaluated, exported with what was measured, and used on pictures of classes that the run never saw."""
+    monkeypatch.chdir(tmp_path)
+    run = f"--run_dir={run_dirs / 'classical'}"
+    assert cli.main(["evaluate", run, "--heads=ridge,svm", "--tasks=20", "--queries=5", "--ways=3", "--shots=1"]) == 0
+    measured = json.loads((run_dirs / "classical" / "results.json").read_text())["evaluation"]
+    assert cli.main(["export", run, "--head=ridge", "--out=model", "--checkpoint=best"]) == 0
+    said = capsys.readouterr().out
+    assert f"accuracy: 3-way 1-shot {100 * measured[0]['mean']:.2f} ± " in said and "20 tasks" in said
+    card = json.loads((tmp_path / "model" / "tf_unravel.json").read_text())
+    assert card["accuracies"] == [row for row in measured if row["head"] == "ridge"]
+    assert card["trained"]["learner"] == "Classical" and card["trained"]["dataset"] == "image_folder"
+    assert "conv4.filters = 4" in card["trained"]["config"] and str(photographs) not in json.dumps(card)
+    assert card["input"] == {"height": 16, "width": 16, "channels": 3, "pixels": "uint8, 0-255"}
+
+    classify = ["classify", f"--query={photographs / 'test'}", "--model=model", f"--support={photographs / 'test'}"]
+    assert cli.main(classify) == 0
+    assert "120 of 120" in capsys.readouterr().out  # the labelled pictures themselves
+    rows = json.loads((tmp_path / "classification" / "classification.json").read_text())["pictures"]
+    assert len(rows) == 120 and {row["class"] for row in rows} == {f"test{i}" for i in range(5)}
+
+
+@pytest.mark.parametrize(("more", "why"), [
+    (["--checkpoint=last"], "another step"), (["--gin_bindings=Ridge.l2 = 7.0"], "another head"),
+    (["--checkpoint=initial"], "untrained"),
+])  # fmt: skip
+def test_accuracies_of_something_else_are_not_the_models(more, why, run_dirs, tmp_path, capsys):
+    shutil.copytree(run_dirs / "classical", tmp_path / "run")
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    row = {"checkpoint_step": 12, "settings": "ridge, l2 50", "batchnorm": "inductive (running statistics)",
+           "adaptation": "", "ways": 5, "shots": 1, "mean": 0.5, "standard_error": 0.1, "ci95": 0.2, "num_tasks": 9,
+           "split": "test", "seed": 0}
+    steps = {"best": results["training"]["best_step"], "last": 24}
+    row["checkpoint_step"] = steps["best"] if "last" not in more[0] else steps["last"] - 1
+    (tmp_path / "run" / "results.json").write_text(json.dumps({**results, "evaluation": [row]}))
+    export = ["export", f"--run_dir={tmp_path / 'run'}", "--head=ridge", f"--out={tmp_path / 'model'}"]
+    assert cli.main([*export, *more]) == 0
+    assert "accuracy: none was measured under this head at this checkpoint" in capsys.readouterr().out
+    assert json.loads((tmp_path / "model" / "tf_unravel.json").read_text())["accuracies"] == []
+
+
+def test_a_support_folder_is_built_in(run_dirs, photographs, tmp_path, capsys):
+    out = f"--out={tmp_path / 'model'}"
+    arguments = ["export", f"--run_dir={run_dirs / 'classical'}", "--head=own", out, "--gin_bindings=load.crop = True"]
+    assert cli.main([*arguments, f"--support={photographs / 'test'}"]) == 0
+    assert "classes: test0, test1, test2, test3, test4" in capsys.readouterr().out
+    card = json.loads((tmp_path / "model" / "tf_unravel.json").read_text())
+    assert card["support_per_class"] == [24] * 5 and card["head"]["name"] == "linear" and card["decoding"]["crop"]
+    query = f"--query={photographs / 'test' / 'test1'}"
+    assert cli.main(["classify", f"--model={tmp_path / 'model'}", query, f"--out={tmp_path / 'out'}"]) == 0
+    assert capsys.readouterr().out.count(" test1 ") >= 20
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["export", "--run_dir=absent", "--head=ridge", "--out=model"], "--run_dir absent holds no run; train it first"),
+    (["classify", "--model=absent", "--query=more"], "absent holds no exported model"),
+])  # fmt: skip
+def test_bad_input_of_the_last_step_is_one_line(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(arguments) == 1
+    error = capsys.readouterr().err.strip()
+    assert message in error and "\n" not in error
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unknown_head_is_not_exported(run_dirs, tmp_path, capsys):
+    run, out = f"--run_dir={run_dirs / 'classical'}", f"--out={tmp_path / 'model'}"
+    assert cli.main(["export", run, "--head=forest", out]) == 1
+    known = "prototypes, ridge, svm, linear, fine_tune, own"
+    assert f"--head is among {known}. Received: forest" in capsys.readouterr().err

@@ -25,8 +25,9 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 __version__ = "0.1.0"
 
-_ROOMS = ("analysis", "backbones", "data", "evaluation", "heads", "learners", "regularizers")
-_NAMES = {"evaluate": "evaluation", "evaluate_heads": "evaluation", "Accuracy": "evaluation"}
+_ROOMS = ("analysis", "backbones", "data", "deployment", "evaluation", "heads", "learners", "regularizers")
+_NAMES = {"evaluate": "evaluation", "evaluate_heads": "evaluation", "Accuracy": "evaluation",
+          "export": "deployment"}
 
 __all__ = [*_ROOMS, *_NAMES]
 

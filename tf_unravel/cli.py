@@ -17,6 +17,14 @@ _EVALUATE = """example:
   tf-unravel evaluate --run_dir=runs/demo --heads=prototypes,ridge,svm,linear --shots=1,5 --tasks=2000"""
 _MEASURE = """example:
   tf-unravel measure --run_dir=runs/a,runs/b --out=runs/compared"""
+_EXPORT = """example:
+  tf-unravel export --run_dir=runs/demo --head=ridge --out=model
+With --support=photos, where photos/<class>/<picture>, the model is a plain classifier of those classes. The folder is
+whole or absent at any moment; an exported model that is there is replaced."""
+_CLASSIFY = """example:
+  tf-unravel classify --model=model --support=photos --query=more_photos --figure
+photos/<class>/<picture> are the labelled pictures, one a class or more. A model is a program: use only one that you
+exported or trust."""
 _PAPER = """example:
   tf-unravel paper list
   tf-unravel paper report --scale smoke --run_dir runs/paper-smoke
@@ -83,12 +91,39 @@ def _parser() -> argparse.ArgumentParser:
         else:
             reading.add_argument("--pairs", type=int, default=10000, help="pairs of classes drawn; default 10000")
 
+    _add_export(command("export", "a run as a SavedModel that needs only TensorFlow", _EXPORT))
+    _add_classify(command("classify", "pictures by an exported model and a few labelled ones", _CLASSIFY))
     _add_paper(command("paper", "the paper's tables and figures, trained, measured and judged", _PAPER))
 
     benchmark = command("benchmark", "speed on this machine, beside PyTorch where it is installed", _BENCHMARK)
     benchmark.add_argument("--only", type=_names, default=[], help="parts to run; default: all")
     benchmark.add_argument("--out", default="benchmark.json", help="where the figures go; default benchmark.json")
     return parser
+
+
+def _add_export(export: argparse.ArgumentParser) -> None:
+    export.add_argument("--run_dir", required=True, help="the run's folder")
+    export.add_argument("--head", required=True,
+                        help="prototypes, ridge, svm, linear, fine_tune, or own (what the run was trained for)")
+    export.add_argument("--out", required=True, help="the model's folder")
+    export.add_argument("--checkpoint", default="best", choices=("best", "last", "initial"),
+                        help="the best by validation (default), the last, or the untrained weights")
+    export.add_argument("--gin_bindings", action="append", default=[],
+                        help="changes the run's configuration, such as Ridge.l2 = 10.0 (repeatable)")
+    export.add_argument("--support", help="a folder of labelled pictures, <class>/<picture>, to build in")
+
+
+def _add_classify(classify: argparse.ArgumentParser) -> None:
+    classify.add_argument("--model", required=True, help="an exported model's folder")
+    classify.add_argument("--support", help="a folder of labelled pictures, <class>/<picture>; none for a model with "
+                                            "its classes built in")
+    classify.add_argument("--query", required=True, help="a folder of pictures, searched to its depth, or one picture")
+    classify.add_argument("--out", default="classification", help="a folder for classification.csv and .json; default "
+                                                                  "classification")
+    classify.add_argument("--figure", action="store_true",
+                          help="draw contact_sheet.png: the pictures beside their nearest labelled ones")
+    classify.add_argument("--on_corrupt", default="error", choices=("error", "skip"),
+                          help="stop at a picture that cannot be read (default), or leave it out")
 
 
 def _add_paper(paper: argparse.ArgumentParser) -> None:
@@ -143,6 +178,22 @@ def _measure(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _export(arguments: argparse.Namespace) -> int:
+    from tf_unravel import runs
+
+    chosen = (arguments.checkpoint, arguments.gin_bindings, arguments.support)
+    print(runs.export_run(arguments.run_dir, arguments.head, arguments.out, *chosen))
+    return 0
+
+
+def _classify(arguments: argparse.Namespace) -> int:
+    from tf_unravel import deployment
+
+    how = (arguments.support, arguments.out, arguments.figure, arguments.on_corrupt)
+    print(deployment.classify(arguments.model, arguments.query, *how))
+    return 0
+
+
 def _paper(arguments: argparse.Namespace) -> int:
     from tf_unravel.paper import command
 
@@ -156,7 +207,8 @@ def _benchmark(arguments: argparse.Namespace) -> int:
     return 0
 
 
-_COMMANDS = {"train": _train, "evaluate": _evaluate, "measure": _measure, "paper": _paper, "benchmark": _benchmark}
+_COMMANDS = {"train": _train, "evaluate": _evaluate, "measure": _measure, "export": _export, "classify": _classify,
+             "paper": _paper, "benchmark": _benchmark}
 
 
 def _import_tensorflow() -> None:

@@ -87,7 +87,7 @@ def classes_of(root: pathlib.Path, split: str, seed: int, fractions: Sequence[fl
 def has_split_folders(root: pathlib.Path) -> bool:
     """Whether root is divided into splits: a folder "train" may be a class of railway photographs as well."""
     folders = split_folders(root).values()
-    return any(subfolders(folder) or not any(_is_image(name) for name in os.listdir(folder)) for folder in folders)
+    return any(subfolders(folder) or not any(is_image(name) for name in os.listdir(folder)) for folder in folders)
 
 
 def split_folders(root: pathlib.Path) -> dict[str, pathlib.Path]:
@@ -165,11 +165,12 @@ def list_files(name: str, base: pathlib.Path, classes: Sequence[str]) -> ImageFi
     paths, ids = [], []
     for class_id, class_name in enumerate(classes):
         with os.scandir(base / class_name) as entries:
-            names = sorted(e.name for e in entries if _is_image(e.name) and not e.is_dir())
+            names = sorted(e.name for e in entries if is_image(e.name) and not e.is_dir())
         paths.extend(os.path.join(class_name, file) for file in names)
         ids.extend([class_id] * len(names))
     return ImageFiles(name, str(base), paths, np.array(ids, np.int32), tuple(classes))
 
 
-def _is_image(name: str) -> bool:
+def is_image(name: str) -> bool:
+    """Whether a file is one to decode, by its name; hidden ones are none."""
     return not name.startswith(".") and name.lower().endswith(decoding.EXTENSIONS)

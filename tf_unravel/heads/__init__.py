@@ -7,6 +7,7 @@
 `by_name` maps the names of tables and of the command line to the classes.
 """
 
+import dataclasses
 from typing import Any
 
 from tf_unravel.arguments import shown
@@ -48,5 +49,15 @@ def check_reads_features(option: str, head: Any) -> None:
                          f"fine-tuning is trained for by MAML and Reptile. Received: {head.name}.")
 
 
+def settings_of(head: Any) -> str:
+    """A head and its settings, such as "ridge, l2 50"; an adapting one's inner loop is said by its accuracies."""
+    if getattr(head, "on_images", False):
+        return head.name + ("" if head.classifier is None else ", from the learned classifier")
+    fields = dataclasses.fields(head) if dataclasses.is_dataclass(head) else ()
+    values = ((field.name, getattr(head, field.name)) for field in fields)
+    name = getattr(head, "name", type(head).__name__)  # one of the user's own may have none
+    return ", ".join([name, *(f"{key} {f'{v:g}' if isinstance(v, float) else v}" for key, v in values)])
+
+
 __all__ = ["Adam", "FineTune", "Kernels", "Linear", "Prototypes", "Ridge", "SGD", "SVM", "by_name", "check_head",
-           "check_reads_features", "kernels"]
+           "check_reads_features", "kernels", "settings_of"]

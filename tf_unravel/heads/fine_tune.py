@@ -39,13 +39,13 @@ from tf_unravel.heads.inner_loop import (
 )
 
 
-def batch_orders(steps: int, batch_size: int, examples: int, seed: tf.Tensor) -> tf.Tensor:
+def batch_orders(steps: int, batch_size: int, examples: Any, seed: tf.Tensor) -> tf.Tensor:
     """Which examples each step of a task sees: random orders of all of them, one after the other.
 
     Args:
         steps: of the inner loop.
         batch_size: B.
-        examples: S.
+        examples: S; a scalar tensor where a graph learns it when it runs.
         seed: int [2], of the task.
 
     Returns:
@@ -238,10 +238,10 @@ class FineTune:
             (adapted weights, loss [steps] of the batch of every step).
         """
         adapted, examples = network.adapted(self.adapted), images.shape[0]
+        examples = tf.shape(images)[0] if examples is None else examples
         weights, state, moments = start
-        batch = min(self.batch_size or examples, examples)
         losses = tf.TensorArray(tf.float32, size=self.steps)
-        orders = batch_orders(self.steps, batch, examples, seed) if batch < examples else None
+        orders = self._orders(examples, seed)
 
         # A graph of its own, not merged into the loop's: along a loop's cycle TensorFlow may come to the gradient of a
         # max-pool before the max-pool, and then leaves it a kernel several times slower than oneDNN's.
@@ -256,6 +256,17 @@ class FineTune:
             state = step.state  # dropout draws other masks in the next step
             losses = losses.write(j, step.loss)
         return weights, losses.stack()
+
+    def _orders(self, examples: Any, seed: tf.Tensor) -> tf.Tensor | None:
+        """Which examples each step sees, int32 [steps, B]; None where that is all of them, in their order."""
+        size = self.batch_size
+
+        def drawn() -> tf.Tensor:
+            return batch_orders(self.steps, size, examples, seed)
+
+        if size is None or isinstance(examples, int):
+            return None if size is None or size >= examples else drawn()
+        return tf.cond(size < examples, drawn, lambda: tf.tile(tf.range(examples)[None], [self.steps, 1]))
 
     def _compiled(self, backbone: keras.Model, ways: int, then: Callable) -> Callable:
         """One graph for a backbone, a number of ways and a function, kept as long as the head lives."""

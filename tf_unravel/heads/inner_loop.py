@@ -42,44 +42,44 @@ class Network:
 
     Args:
         backbone: keras.Model, images -> [B, D].
-        ways: outputs of the linear layer.
-        classifier: a built Dense layer to use; None makes one that starts at zero.
+        ways: outputs of the linear layer, W; a scalar tensor where a graph learns it when it runs.
+        classifier: a Dense layer to use, without activation; None starts at zero.
         summed: whether the loss is the sum over the images of a batch, as in Reptile's code, and not their mean.
 
     Attributes:
-        variables: the trainable ones: the backbone's, then kernel and bias of the layer.
-        classifier: the layer.
+        variables: the trainable ones: the backbone's, then kernel and bias of the layer if one was given.
         loss: (logits [B, ways], labels [B]) -> scalar; the cross-entropy.
     """
 
     def __init__(
-        self, backbone: keras.Model, ways: int, classifier: keras.layers.Dense | None = None, summed: bool = False
+        self, backbone: keras.Model, ways: Any, classifier: keras.layers.Dense | None = None, summed: bool = False
     ):
-        if classifier is None:
-            classifier = keras.layers.Dense(ways, kernel_initializer="zeros", dtype="float32", name="classifier")
-        images = keras.Input(backbone.input_shape[1:])
-        self.model = keras.Model(images, classifier(backbone(images)))
-        self.classifier, self.loss = classifier, summed_cross_entropy if summed else cross_entropy
+        if classifier is not None and not classifier.built:
+            classifier.build(backbone.output_shape)
+        self.backbone, self.ways, self.classifier = backbone, ways, classifier
+        self.loss = summed_cross_entropy if summed else cross_entropy
         self._scale = 1024.0 if backbone.compute_dtype == "float16" else None
-        owned = {id(w) for w in classifier.trainable_variables}
-        ours = [w for w in self.model.trainable_variables if id(w) not in owned]
-        self.variables = [*ours, *classifier.trainable_variables]
-        place = {id(w): i for i, w in enumerate(self.variables)}
-        self._order = [place[id(w)] for w in self.model.trainable_variables]
+        inner, outer = (model.trainable_variables if model is not None else [] for model in (backbone, classifier))
+        self._inner, self.variables = len(inner), [*inner, *outer]
 
     @property
     def weights(self) -> Weights:
-        """The values that the variables have now."""
-        return [variable.value for variable in self.variables]
+        """The values that the variables have now, and zeros for a linear layer that was not given."""
+        values = [variable.value for variable in self.variables]
+        return [*values, *self._zeros()] if self.classifier is None else values
+
+    def _zeros(self) -> Weights:
+        """Kernel and bias of a linear layer that was not given."""
+        return [tf.zeros([self.backbone.output_shape[-1], self.ways]), tf.zeros([self.ways])]
 
     @property
     def state(self) -> Weights:
         """The values of what is not trained: BatchNorm's statistics, dropout's counters."""
-        return [variable.value for variable in self.model.non_trainable_variables]
+        return [variable.value for variable in self.backbone.non_trainable_variables]
 
     def assign_state(self, values: Weights) -> None:
         """Gives the variables behind `state` new values."""
-        for variable, value in zip(self.model.non_trainable_variables, values, strict=True):
+        for variable, value in zip(self.backbone.non_trainable_variables, values, strict=True):
             variable.assign(value)
 
     def logits(
@@ -88,14 +88,16 @@ class Network:
         """Logits [B, ways] of images [B, H, W, C], and the state that the call leaves.
 
         Args:
-            weights: in place of `variables`.
+            weights: in place of those of the variables.
             images: uint8 or float 0-255.
             state: in place of the model's; None for the model's.
             training: whether BatchNorm uses the statistics of `images`, and dropout drops.
         """
-        weights = [weights[i] for i in self._order]
+        inner, (kernel, *bias) = weights[: self._inner], weights[self._inner :]
         state = self.state if state is None else state
-        return self.model.stateless_call(weights, state, images, training=training)
+        features, state = self.backbone.stateless_call(inner, state, images, training=training)
+        logits = tf.matmul(tf.cast(features, kernel.dtype), kernel)
+        return logits + bias[0] if bias else logits, state
 
     def scaled(self, loss: tf.Tensor) -> tf.Tensor:
         """The loss to take gradients of: in float16 those of the loss itself would underflow."""
@@ -106,19 +108,18 @@ class Network:
         return gradients if self._scale is None else [gradient / self._scale for gradient in gradients]
 
     def adapted(self, which: str) -> tuple[bool, ...]:
-        """Which of `variables` an inner loop changes: a name in `ADAPTED` -> one bool a variable.
+        """Which of `variables` an inner loop changes: a name in `ADAPTED` -> one bool a weight.
 
         Raises:
             ValueError: an unknown name.
         """
         if which not in ADAPTED:
             raise ValueError(f"adapted is one of {', '.join(ADAPTED)}. Received: {which!r}.")
-        last = {id(w) for w in self.classifier.trainable_variables}
-        norms = [layer for layer in self.model._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)]
-        kept = {id(w) for layer in norms for w in layer.trainable_variables}
-        if which == "last_layer":
-            return tuple(id(w) in last for w in self.variables)
-        return tuple(which == "all" or id(w) not in kept for w in self.variables)
+        layers = [each for each in self.backbone._flatten_layers() if isinstance(each, keras.layers.BatchNormalization)]
+        kept = {id(w) for layer in layers for w in layer.trainable_variables}
+        inner = [which == "all" or (which == "all_but_batch_norm" and id(w) not in kept)
+                 for w in self.backbone.trainable_variables]
+        return *inner, *[True] * (len(self.variables) - self._inner or len(self._zeros()))
 
 
 class Step(NamedTuple):
@@ -336,25 +337,26 @@ def query_logits(
             return network.logits(weights, query, state)[0]
         if protocol == "one_by_one":
             return tf.map_fn(alone, query, fn_output_signature=tf.float32, parallel_iterations=1)
-        state = _statistics_of(network, weights, state, support) if protocol == "support" else state
+        state = statistics_of(network, weights, state, support) if protocol == "support" else state
         return network.logits(weights, query, state, training=False)[0]
 
 
-def _statistics_of(network: Network, weights: Weights, state: Weights, images: tf.Tensor) -> Weights:
+def statistics_of(network: Network, weights: Weights, state: Weights, images: tf.Tensor) -> Weights:
     """The state in which BatchNorm's running statistics are those of these images.
 
     A running statistic r becomes m r + (1 - m) b; from r = 0 the batch's b is what comes out, divided by 1 - m.
     """
-    momenta = _momenta(network.model)
+    momenta = _momenta(network.backbone)
     zeros = [s if m is None else tf.zeros_like(s) for s, m in zip(state, momenta, strict=True)]
-    _, state = network.logits(weights, images, zeros)
+    with nothing_dropped():
+        _, state = network.logits(weights, images, zeros)
     return [s if m is None else s / (1.0 - m) for s, m in zip(state, momenta, strict=True)]
 
 
-def _momenta(model: keras.Model) -> list[Any]:
+def _momenta(backbone: keras.Model) -> list[Any]:
     """BatchNorm's momentum for each of the non-trainable variables, None for those of other layers."""
     momentum = {}
-    for layer in model._flatten_layers():
+    for layer in backbone._flatten_layers():
         if isinstance(layer, keras.layers.BatchNormalization):
             momentum |= {id(layer.moving_mean): layer.momentum, id(layer.moving_variance): layer.momentum}
-    return [momentum.get(id(variable)) for variable in model.non_trainable_variables]
+    return [momentum.get(id(variable)) for variable in backbone.non_trainable_variables]

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import tensorflow as tf
 
 from tf_unravel import runs
+from tf_unravel.files import write_atomically
 from tf_unravel.paper import document, jobs
 from tf_unravel.paper.answer import answer
 from tf_unravel.paper.claims import Verdict, judge
@@ -20,7 +21,6 @@ from tf_unravel.paper.rendering import NOTHING, blocks_of, verdict_table
 from tf_unravel.paper.scales import Scale
 from tf_unravel.paper.tables import TABLES
 from tf_unravel.paper.workspace import Workspace
-from tf_unravel.runs.checkpoints import write_atomically
 from tf_unravel.runs.folder import versions
 from tf_unravel.runs.logs import log_figure
 

@@ -3,6 +3,7 @@
 from tf_unravel.runs.checkpoints import Checkpoints
 from tf_unravel.runs.config import ConfigError, Plan, parse, plan
 from tf_unravel.runs.distribution import Devices
+from tf_unravel.runs.exporting import export_run
 from tf_unravel.runs.folder import RunFolder
 from tf_unravel.runs.reading import FinishedRun
 from tf_unravel.runs.reports import Reading, Tasks, evaluate_runs, measure_runs
@@ -10,5 +11,5 @@ from tf_unravel.runs.training import train
 
 __all__ = [
     "Checkpoints", "ConfigError", "Devices", "FinishedRun", "Plan", "Reading", "RunFolder", "Tasks", "evaluate_runs",
-    "measure_runs", "parse", "plan", "train",
+    "export_run", "measure_runs", "parse", "plan", "train",
 ]

@@ -6,10 +6,8 @@ name, flushed and renamed; reading checks the zip's CRC of every array, so a dam
 before is used.
 """
 
-import contextlib
 import json
 import logging
-import os
 import pathlib
 import re
 import zipfile
@@ -17,6 +15,8 @@ from typing import Any
 
 import keras
 import numpy as np
+
+from tf_unravel.files import write_atomically
 
 _log = logging.getLogger(__name__)
 _NAME = re.compile(r"step-(\d+)\.npz")
@@ -26,25 +26,6 @@ _FACTS = "facts"
 def _variables(learner: keras.Model) -> list[keras.Variable]:
     optimizer = getattr(learner, "optimizer", None)
     return [*learner.variables, *(optimizer.variables if optimizer else [])]
-
-
-def write_atomically(path: pathlib.Path, write: Any) -> None:
-    """Calls write(binary file) on a temporary file, flushes it to the disk and renames it to `path`."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        with contextlib.suppress(OSError):  # folders cannot be opened on Windows
-            folder = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 class Checkpoints:

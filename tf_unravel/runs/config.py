@@ -320,12 +320,13 @@ def plan() -> Plan:
 OWN = "own"
 
 
-def heads_named(names: Sequence[str], learner: Any) -> dict[str, Any]:
+def heads_named(names: Sequence[str], learner: Any, option: str = "--heads are") -> dict[str, Any]:
     """Heads by the names of `heads.by_name`, with the values that the configuration gives them.
 
     Args:
         names: of heads; "own" is the one that the learner trains for.
         learner: whose own head that is.
+        option: what the user set, for the message.
 
     Raises:
         ConfigError: an unknown name, or none.
@@ -333,20 +334,11 @@ def heads_named(names: Sequence[str], learner: Any) -> dict[str, Any]:
     unknown = [name for name in names if name not in (*heads.by_name, OWN)]
     if unknown or not names:
         known = ", ".join((*heads.by_name, OWN))
-        raise ConfigError(f"--heads are among {known}. Received: {', '.join(unknown) or 'none'}")
+        raise ConfigError(f"{option} among {known}. Received: {', '.join(unknown) or 'none'}")
     return {
         name: learner.own_head() if name == OWN else gin.get_configurable(heads.by_name[name].__name__)()
         for name in names
     }
-
-
-def settings_of(head: Any) -> str:
-    """A head and its settings, such as "ridge, l2 50"; an adapting one's inner loop is said by its accuracies."""
-    if getattr(head, "on_images", False):
-        return head.name + ("" if head.classifier is None else ", from the learned classifier")
-    fields = dataclasses.fields(head) if dataclasses.is_dataclass(head) else ()
-    values = ((field.name, getattr(head, field.name)) for field in fields)
-    return ", ".join([head.name, *(f"{name} {f'{v:g}' if isinstance(v, float) else v}" for name, v in values)])
 
 
 def may_adapt(names: Sequence[str]) -> bool:

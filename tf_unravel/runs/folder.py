@@ -18,7 +18,8 @@ import numpy as np
 import tensorflow as tf
 
 import tf_unravel
-from tf_unravel.runs.checkpoints import Checkpoints, write_atomically
+from tf_unravel.files import write_atomically
+from tf_unravel.runs.checkpoints import Checkpoints
 from tf_unravel.runs.config import ConfigError, DataFacts
 
 try:
@@ -154,6 +155,15 @@ class RunFolder:
             raise ConfigError(f"--run_dir {self.path}: it was never trained; train it first") from None
         mean, std = model["normalization"]
         return DataFacts(tuple(model["image_shape"]), model["num_classes"], (tuple(mean), tuple(std)))
+
+    def data_fingerprints(self) -> dict[str, str]:
+        """Split -> fingerprint of the images that the run began with; empty where it was never started."""
+        return self._read_json(self.environment).get("data", {})
+
+    def evaluations(self) -> list[dict[str, Any]]:
+        """The rows that `evaluate` left in results.json, those of untrained weights last."""
+        results = self._read_json(self.results)
+        return [row for section in ("evaluation", "evaluation_initial") for row in results.get(section, [])]
 
     def training_results(self) -> dict[str, Any]:
         """How the training ended, as results.json has it; empty where it has not."""

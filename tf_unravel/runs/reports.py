@@ -8,8 +8,9 @@ from typing import Any
 import tensorflow as tf
 
 from tf_unravel import analysis, data, evaluation
-from tf_unravel.runs.checkpoints import write_atomically
-from tf_unravel.runs.config import OWN, describe, heads_named, may_adapt, settings_of
+from tf_unravel.files import write_atomically
+from tf_unravel.heads import settings_of
+from tf_unravel.runs.config import OWN, describe, heads_named, may_adapt
 from tf_unravel.runs.figures import figure_png, projection, projection_figure
 from tf_unravel.runs.folder import RunFolder
 from tf_unravel.runs.logs import log_figure

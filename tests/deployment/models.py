@@ -1,0 +1,75 @@
+"""A small trained-looking network, heads on it, and requests: what the tests of the deployment room share."""
+
+import dataclasses
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tests.conftest import make_split
+from tests.learners.problems import small_network
+from tf_unravel import heads, learners
+from tf_unravel.heads.kernel import at_least_float32
+
+SPLIT = make_split()
+
+
+def network() -> keras.Model:
+    """conv4 on 16x16 whose running statistics are those of pictures: features are of the order of 1."""
+    backbone = small_network(filters=8)
+    for _ in range(30):
+        backbone(SPLIT.images.astype(np.float32), training=True)
+    return backbone
+
+
+def all_heads(backbone: keras.Model) -> dict[str, Any]:
+    """Every head, and every way to fine-tune that a learner has."""
+    keras.utils.set_random_seed(0)
+    maml = learners.MAML(backbone, ways=3, inner_steps=2, inner_learning_rate=0.1, learn_rates=True)
+    maml.rates.assign(np.linspace(0.01, 0.1, maml.rates.shape[0] * maml.rates.shape[1]).reshape(maml.rates.shape))
+    reptile = learners.Reptile(backbone, ways=3, evaluation_steps=3, evaluation_batch=4)
+    for moment in reptile.second_moments:
+        moment.assign(tf.ones_like(moment) * 1e-4)
+    reptile.steps_taken.assign(5.0)
+    return {
+        "prototypes": heads.Prototypes(),
+        "ridge": heads.Ridge(),
+        "svm": heads.SVM(),
+        "linear": heads.Linear(),
+        "fine_tune": heads.FineTune(steps=5, learning_rate=0.05),
+        "fine_tune_in_batches": heads.FineTune(steps=5, optimizer=heads.Adam(0.003), batch_size=5, batchnorm="running",
+                                               seed=3),
+        "maml": maml.own_head(),
+        "reptile": reptile.own_head(),
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """Pictures of some classes, one shot of the first and more of each next one."""
+
+    support: np.ndarray
+    labels: np.ndarray
+    query: np.ndarray
+
+
+def task(ways: int = 3, queries: int = 7) -> Task:
+    """Support pictures in a mixed order, 1 + 2 c of class c, and queries."""
+    rng = np.random.default_rng(ways)
+    labels = rng.permutation(np.repeat(np.arange(ways), 1 + 2 * np.arange(ways))).astype(np.int32)
+    support = SPLIT.images[[30 * label + place for place, label in enumerate(labels)]]
+    query = SPLIT.images[[30 * (i % ways) + 29 - i // ways for i in range(queries)]]
+    return Task(support, labels, query)
+
+
+def in_python(backbone: keras.Model, head: Any, asked: Task) -> np.ndarray:
+    """The probabilities that the head gives here, [Q, W]."""
+    ways = int(asked.labels.max()) + 1
+    if getattr(head, "on_images", False):
+        logits = head(backbone, asked.support[None], asked.labels[None], asked.query[None], ways)[0]
+    else:
+        known, wanted = (at_least_float32(backbone(x.astype(np.float32), training=False))[None]
+                         for x in (asked.support, asked.query))
+        logits = head(known, asked.labels[None], wanted, ways)[0]
+    return tf.nn.softmax(logits).numpy()

@@ -1,0 +1,228 @@
+"""Folders of pictures classified: the table and the files, odd folders, damaged pictures, the contact sheet."""
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.deployment.models import SPLIT, network
+from tf_unravel import deployment, heads
+from tf_unravel.deployment import classifying, contact_sheet
+from tf_unravel.deployment.classifying import Answer, Classification
+
+
+def save(image, path, size=None):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = Image.fromarray(image)
+    (picture if size is None else picture.resize(size)).save(path)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """model/ (prototypes), photos/ with 1, 2 and 3 pictures a class and of any size, more/ in folders and not."""
+    root = tmp_path_factory.mktemp("place")
+    deployment.export(network(), heads.Prototypes(), root / "model")
+    for label, name in enumerate(("ape", "bee", "cat")):
+        for i in range(label + 1):
+            save(SPLIT.images[30 * label + i], root / "photos" / name / f"{i}.png", size=(20 + 9 * i, 31))
+        for i in range(3):
+            save(SPLIT.images[30 * label + 20 + i], root / "more" / name / f"{i}.png")
+    save(SPLIT.images[35], root / "more" / "loose" / "deep" / "b.png", size=(64, 48))
+    save(SPLIT.images[65].mean(axis=2).astype(np.uint8), root / "more" / "a.png")
+    (root / "more" / "notes.txt").write_text("no picture")
+    (root / "more" / ".hidden").mkdir()
+    save(SPLIT.images[0], root / "more" / ".hidden" / "c.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def classified(place, tmp_path_factory):
+    out = tmp_path_factory.mktemp("out") / "deep"
+    return deployment.classify(place / "model", place / "more", place / "photos", out, figure=True), out
+
+
+def test_every_picture_is_given_the_class_it_looks_like(classified):
+    found, _ = classified
+    files = [answer.file for answer in found.answers]
+    assert files == ["a.png", *(f"{name}/{i}.png" for name in ("ape", "bee", "cat") for i in range(3)),
+                     "loose/deep/b.png"]
+    told = [answer for answer in found.answers if answer.folder_class]
+    assert len(told) == 9 and all(answer.class_name == answer.folder_class for answer in told)
+    assert found.answers[-1].class_name == "bee" and found.answers[-1].folder_class is None
+    assert found.support == {"ape": 1, "bee": 2, "cat": 3}
+
+
+def test_table_csv_and_json_say_the_same(classified):
+    found, out = classified
+    table = str(found)
+    rows = list(csv.DictReader((out / "classification.csv").open(encoding="utf-8")))
+    values = json.loads((out / "classification.json").read_text(encoding="utf-8"))
+    assert list(rows[0]) == ["file", "class", "probability", "margin"] and len(rows) == 11
+    for row, picture, answer in zip(rows, values["pictures"], found.answers, strict=True):
+        ordered = sorted(picture["probabilities"].values(), reverse=True)
+        assert sum(ordered) == pytest.approx(1, abs=1e-6)
+        assert float(row["probability"]) == pytest.approx(ordered[0], abs=1e-6) == pytest.approx(picture["probability"])
+        assert float(row["margin"]) == pytest.approx(ordered[0] - ordered[1], abs=1e-6)
+        assert picture["probabilities"][row["class"]] == ordered[0] and row["class"] == picture["class"]
+        line = next(line for line in table.splitlines() if line.startswith(answer.file))
+        assert line.split() == [answer.file, row["class"], f"{ordered[0]:.3f}", f"{ordered[0] - ordered[1]:.3f}"]
+    assert "11 pictures, prototypes, normalize False; labelled pictures: ape 1, bee 2, cat 3." in table
+    assert "9 of 9 pictures in folders named after a class are given that class (100.0 %)." in table
+    for name in ("classification.csv", "classification.json", "contact_sheet.png"):
+        assert f"Written: {out / name}" in table and (out / name).is_file()
+
+
+def test_wrong_ones_count_against():
+    answers = [Answer("x", "ape/1", {"ape": 0.6, "bee": 0.4}, "ape"),
+               Answer("y", "bee/1", {"ape": 0.5, "bee": 0.5}, "bee"), Answer("z", "z", {"ape": 0.5, "bee": 0.5})]
+    text = str(Classification("model", "ridge", {"ape": 1, "bee": 1}, answers, {"q.png": "the file is empty"}))
+    assert "1 of 2 pictures in folders named after a class are given that class (50.0 %)." in text
+    assert text.endswith("left out q.png: the file is empty.")
+
+
+def test_blocks_change_nothing_but_all_pictures_of_a_transductive_model_go_together(place, tmp_path, monkeypatch):
+    whole = deployment.classify(place / "model", place / "more", place / "photos", tmp_path)
+    monkeypatch.setattr(classifying, "_BLOCK", 4)
+    calls, original = [], deployment.Model.classify
+
+    def watched(self, query, *support):
+        calls.append(len(query))
+        return original(self, query, *support)
+
+    monkeypatch.setattr(deployment.Model, "classify", watched)
+    parts = deployment.classify(place / "model", place / "more", place / "photos", tmp_path)
+    assert calls == [6, 5]  # no fewer than the six labelled pictures that go with each
+    for a, b in zip(whole.answers, parts.answers, strict=True):
+        assert a.probabilities == pytest.approx(b.probabilities, abs=1e-6)
+    shutil.copytree(place / "model", tmp_path / "model")
+    card = tmp_path / "model" / "tf_unravel.json"
+    card.write_text(card.read_text().replace('"transductive": false', '"transductive": true'))
+    calls.clear()
+    deployment.classify(tmp_path / "model", place / "more", place / "photos", tmp_path)
+    assert calls == [11]
+
+
+def test_one_picture_is_enough_and_the_sheet_of_last_time_is_none(place, tmp_path):
+    save(SPLIT.images[5], tmp_path / "one.png")
+    for _ in range(2):
+        found = deployment.classify(place / "model", tmp_path, place / "photos", tmp_path, figure=True)
+        assert [(answer.file, answer.class_name) for answer in found.answers] == [("one.png", "ape")]
+    found = deployment.classify(place / "model", tmp_path / "one.png", place / "photos", tmp_path / "out")
+    assert [answer.file for answer in found.answers] == ["one.png"]
+
+
+@pytest.mark.parametrize("where", ["photos/bee", "more/loose"])
+def test_a_damaged_picture_is_named_or_left_out(place, tmp_path, where, caplog):
+    for name in ("photos", "more"):
+        shutil.copytree(place / name, tmp_path / name)
+    (tmp_path / where / "torn.jpg").write_bytes(b"\xff\xd8\xff\xe0 torn")
+    arguments = (place / "model", tmp_path / "more", tmp_path / "photos", tmp_path / "out")
+    with pytest.raises(ValueError, match=f"{where}/torn.jpg cannot be used: .*--on_corrupt=skip"):
+        deployment.classify(*arguments)
+    assert not (tmp_path / "out").exists()
+    found = deployment.classify(*arguments, on_corrupt="skip", figure=True)
+    assert len(found.answers) == 11 and list(found.skipped) == [str(tmp_path / where / "torn.jpg")]
+    assert "torn.jpg" in caplog.text and f"left out {tmp_path / where / 'torn.jpg'}: " in str(found)
+
+
+def test_a_class_or_a_folder_with_nothing_left_is_refused(place, tmp_path):
+    (tmp_path / "photos" / "ape").mkdir(parents=True)
+    (tmp_path / "photos" / "ape" / "torn.jpg").write_bytes(b"torn")
+    save(SPLIT.images[30], tmp_path / "photos" / "bee" / "1.png")
+    with pytest.raises(ValueError, match=f"Every class needs a picture.*none in {tmp_path}/photos/ape"):
+        deployment.classify(place / "model", place / "more", tmp_path / "photos", tmp_path / "o", on_corrupt="skip")
+    with pytest.raises(ValueError, match="None of the 1 pictures to classify can be read"):
+        deployment.classify(place / "model", tmp_path / "photos" / "ape", place / "photos", tmp_path / "o",
+                            on_corrupt="skip")
+
+
+@pytest.mark.parametrize(("changed", "message"), [
+    ({"support": None}, "needs labelled pictures: give --support"),
+    ({"support": "photos/ape"}, "two classes or more: .*Received: .*ape, a folder with 0 folders"),
+    ({"support": "absent"}, "Received: .*absent, no folder"),
+    ({"query": "absent"}, "no pictures to classify. Received: .*absent, no such folder"),
+    ({"query": "model"}, "no pictures to classify. Received: .*no JPEG, PNG, BMP or WebP file"),
+    ({"model": "photos"}, "holds no exported model"),
+    ({"on_corrupt": "ignore"}, "on_corrupt is 'error' or 'skip'. Received: 'ignore'"),
+])  # fmt: skip
+def test_bad_arguments_are_one_line(place, tmp_path, changed, message):
+    arguments = {"model": "model", "query": "more", "support": "photos", **changed}
+    named = {key: place / value if value and key != "on_corrupt" else value for key, value in arguments.items()}
+    with pytest.raises(ValueError, match=message) as refused:
+        deployment.classify(**named, out=tmp_path / "out")
+    assert "\n" not in str(refused.value) and not (tmp_path / "out").exists()
+
+
+def test_a_model_with_its_classes_built_in_needs_no_labelled_pictures(place, tmp_path):
+    backbone, known = network(), deployment.read_labelled(place / "photos", deployment.Model(place / "model").card)
+    assert known.class_names == ("ape", "bee", "cat") and known.labels.tolist() == [0, 1, 1, 2, 2, 2]
+    baked = {"support": known[:2], "class_names": known.class_names}
+    deployment.export(backbone, heads.Prototypes(), tmp_path / "plain", **baked)
+    free = deployment.classify(place / "model", place / "more", place / "photos", tmp_path / "a")
+    plain = deployment.classify(tmp_path / "plain", place / "more", out=tmp_path / "b")
+    assert plain.support == free.support
+    for a, b in zip(free.answers, plain.answers, strict=True):
+        assert a.file == b.file and a.probabilities == pytest.approx(b.probabilities, abs=1e-5)
+    with pytest.raises(ValueError, match="classes built in .ape, bee, cat.; leave --support out"):
+        deployment.classify(tmp_path / "plain", place / "more", place / "photos")
+    with pytest.raises(ValueError, match="leave --figure out"):
+        deployment.classify(tmp_path / "plain", place / "more", figure=True)
+
+
+def test_the_sheet_shows_the_nearest_first(place, tmp_path, monkeypatch):
+    """The neighbours held against distances computed here; with more pictures than a sheet holds, the least certain."""
+    drawn = []
+    monkeypatch.setattr(classifying, "_ON_A_SHEET", 3)
+    monkeypatch.setattr(classifying, "contact_sheet", lambda *a: drawn.append(a) or contact_sheet.contact_sheet(*a))
+    found = deployment.classify(place / "model", place / "more", place / "photos", tmp_path, figure=True)
+    rows, names, title = drawn[0]
+    assert "the 3 least certain of 11" in title and names == ("ape", "bee", "cat")
+    least = sorted(found.answers, key=lambda answer: answer.margin)[:3]
+    assert [row.file for row in rows] == [answer.file for answer in least]
+    model = deployment.Model(place / "model")
+    known = deployment.read_labelled(place / "photos", model.card)
+    points, asked = model.features(known.images), model.features(np.stack([row.image for row in rows]))
+    for row, point in zip(rows, asked, strict=True):
+        distances = np.sqrt(((points - point) ** 2).sum(axis=1))
+        assert [near.distance for near in row.neighbours] == pytest.approx(np.sort(distances)[:5].tolist(), rel=1e-5)
+        expected = [names[known.labels[i]] for i in np.argsort(distances)[:5]]
+        assert [near.class_name for near in row.neighbours] == expected
+
+
+def test_a_sheet_of_many_pictures_grows_sideways():
+    image = np.zeros((8, 8, 1), np.uint8)
+    near = [contact_sheet.Neighbour(image, "cat$", 0.5)]
+    sizes = []
+    for count in (2, 16, 40):
+        rows = [contact_sheet.Query(image, "a_very_long_name_of_a_file.png", "cat$", 0.9, near)] * count
+        figure = contact_sheet.contact_sheet(rows, ["cat$"], "title")
+        assert len(figure.axes[0].images) == 2 * count
+        sizes.append(figure.get_size_inches())
+    assert sizes[0][0] == sizes[1][0] and sizes[2][0] == pytest.approx(3 * sizes[1][0]) and sizes[1][1] == sizes[2][1]
+    with pytest.raises(ValueError, match="nothing to draw"):
+        contact_sheet.contact_sheet([], ["cat"])
+
+
+@pytest.mark.parametrize(("old", "new", "message"), [
+    ('"height": 16', '"height": 1000000', "of no format that this version reads"),
+    ('"height": 16', '"height": "16"', "of no format that this version reads"),
+    ('"format": 1', '"format": 2', "of no format that this version reads"),
+    ('"input"', '"output"', "is damaged .KeyError: 'input'"),
+    ("{", "[", "is damaged"),
+])  # fmt: skip
+def test_a_card_from_anywhere_is_checked(place, tmp_path, old, new, message):
+    shutil.copytree(place / "model", tmp_path / "model")
+    path = tmp_path / "model" / "tf_unravel.json"
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(ValueError, match=message):
+        deployment.Model(tmp_path / "model")
+
+
+def test_a_damaged_model_is_one_line(place, tmp_path):
+    shutil.copytree(place / "model", tmp_path / "model")
+    (tmp_path / "model" / "saved_model.pb").write_bytes(b"\x08\x01 torn")
+    with pytest.raises(ValueError, match="cannot be loaded; export the model again. Received: "):
+        deployment.Model(tmp_path / "model")

@@ -1,0 +1,133 @@
+"""The card of an exported model: a small JSON beside it, for people and for `classify`.
+
+| key          | what                                                                                   |
+|--------------|----------------------------------------------------------------------------------------|
+| format       | of the card, 1                                                                         |
+| input        | height, width, channels; pixels are uint8 0-255                                        |
+| decoding     | how image files become pixels of that size: filter, crop, background                   |
+| features     | D                                                                                      |
+| head         | name, settings, batchnorm, adaptation; `transductive`: queries of a call influence each other |
+| ways         | the number of classes where it is fixed, else null                                     |
+| class_names  | of a baked-in support set, else null; `support_per_class`: its images                  |
+| trained      | how and on what (a run's), or null                                                     |
+| accuracies   | measured ones: mean in [0, 1], standard_error, ci95, tasks, seed, BatchNorm protocol, checkpoint |
+| note         | what a reader must know                                                                |
+| versions     | of what wrote it                                                                       |
+"""
+
+import datetime
+import json
+import os
+import pathlib
+import platform
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import tf_unravel
+from tf_unravel import heads
+from tf_unravel.evaluation import INDUCTIVE
+from tf_unravel.files import write_atomically
+
+CARD = "tf_unravel.json"
+FORMAT = 1
+_LARGEST = 10_000  # pixels of a side: beyond it a card is damaged
+
+
+def card_of(
+    backbone: keras.Model,
+    head: Any,
+    shape: tuple[int, int, int],
+    support: Mapping[str, int] | None = None,
+    known: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The card of a model.
+
+    Args:
+        backbone: keras.Model.
+        head: see `tf_unravel.heads`.
+        shape: (H, W, C) of the images.
+        support: of a baked-in support set, how many images each class has, in the order of the labels.
+        known: what stands beside, or in place of, the values found here.
+
+    Returns:
+        JSON values.
+    """
+    known = known or {}
+    ways = len(support) if support else getattr(getattr(head, "classifier", None), "units", None)
+    measured = "accuracies were measured under this head at this checkpoint."
+    note = f"These {measured}" if known.get("accuracies") else f"No {measured}"
+    return {
+        "format": FORMAT,
+        "exported": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "input": {"height": shape[0], "width": shape[1], "channels": shape[2], "pixels": "uint8, 0-255"},
+        "decoding": {"resize": "bilinear", "crop": False, "background": [255, 255, 255]},
+        "features": int(backbone.output_shape[-1]),
+        "head": described(head),
+        "ways": ways,
+        "class_names": list(support) if support else None,
+        "support_per_class": list(support.values()) if support else None,
+        "trained": None,
+        "accuracies": [],
+        "note": note,
+        "versions": {"tf_unravel": tf_unravel.__version__, "tensorflow": tf.__version__, "keras": keras.__version__,
+                     "numpy": np.__version__, "python": platform.python_version()},
+        **known,
+    }
+
+
+def described(head: Any) -> dict[str, Any]:
+    """A head as the card has it."""
+    return {
+        "name": getattr(head, "name", type(head).__name__),
+        "settings": heads.settings_of(head),
+        "batchnorm": getattr(head, "batchnorm", INDUCTIVE),
+        "adaptation": getattr(head, "adaptation", ""),
+        "transductive": getattr(head, "protocol", "") == "transductive",
+    }
+
+
+def is_exported(path: pathlib.Path) -> bool:
+    """Whether a folder holds what `export` writes."""
+    return (path / CARD).is_file() and (path / "saved_model.pb").is_file()
+
+
+def write_card(path: pathlib.Path, card: Mapping[str, Any]) -> None:
+    """Writes a card, whole or not at all."""
+    text = json.dumps(card, indent=1, ensure_ascii=False) + "\n"
+    write_atomically(path, lambda file: file.write(text.encode("utf-8", "replace")))
+
+
+def read_card(model: str | os.PathLike) -> dict[str, Any]:
+    """The card of an exported model, which may come from anywhere: what is used of it is checked.
+
+    Args:
+        model: the folder.
+
+    Raises:
+        ValueError: it holds no exported model, or its card is damaged.
+    """
+    path = pathlib.Path(model)
+    if not is_exported(path):
+        raise ValueError(f"{path} holds no exported model (no {CARD} beside a saved_model.pb); make one with "
+                         f"tf-unravel export --run_dir=... --head=ridge --out={path}.")
+    try:
+        card = json.loads((path / CARD).read_text(encoding="utf-8"))
+        size = [card["input"][name] for name in ("height", "width", "channels")]
+        names, head, decoding = card["class_names"], card["head"], card["decoding"]
+        fits = (
+            card["format"] == FORMAT
+            and all(type(value) is int and 1 <= value <= _LARGEST for value in size)
+            and (names is None or (isinstance(names, list) and all(isinstance(name, str) for name in names)))
+            and isinstance(head["settings"], str) and isinstance(head["transductive"], bool)
+            and {"resize", "crop", "background"} <= set(decoding)
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{path / CARD} is damaged ({what}); export the model again.") from error
+    if not fits:
+        raise ValueError(f"{path / CARD} is of no format that this version reads; export the model again.")
+    return card
