@@ -3,7 +3,8 @@
 from setuptools import find_packages, setup
 
 BENCHMARK = ["torch>=2.2"]
-TEST = ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "cvxpy>=1.5", "ruff>=0.6"]
+SERVE = ["starlette>=0.40", "uvicorn>=0.30"]
+TEST = [*SERVE, "pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "cvxpy>=1.5", "ruff>=0.6"]
 
 setup(
     name="tf-unravel",
@@ -29,7 +30,7 @@ setup(
         "tensorflow>=2.18",
         "tqdm>=4.66",
     ],
-    extras_require={"test": TEST, "gpu": ["tensorflow[and-cuda]>=2.18"], "benchmark": BENCHMARK},
+    extras_require={"test": TEST, "gpu": ["tensorflow[and-cuda]>=2.18"], "benchmark": BENCHMARK, "serve": SERVE},
     entry_points={"console_scripts": ["tf-unravel = tf_unravel.cli:main"]},
     classifiers=[
         "License :: OSI Approved :: Apache Software License",

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import importlib.util
 import logging
 import os
 import sys
@@ -25,6 +26,11 @@ _CLASSIFY = """example:
   tf-unravel classify --model=model --support=photos --query=more_photos --figure
 photos/<class>/<picture> are the labelled pictures, one a class or more. A model is a program: use only one that you
 exported or trust."""
+_SERVE = """example:
+  tf-unravel export --run_dir=runs/demo --head=ridge --out=models/demo/1
+  tf-unravel serve --model=models/demo/1
+  curl http://127.0.0.1:8501/v1/models/demo
+It speaks the REST protocol of TensorFlow Serving, and needs pip install 'tf-unravel[serve]'."""
 _PAPER = """example:
   tf-unravel paper list
   tf-unravel paper report --scale smoke --run_dir runs/paper-smoke
@@ -93,6 +99,11 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_export(command("export", "a run as a SavedModel that needs only TensorFlow", _EXPORT))
     _add_classify(command("classify", "pictures by an exported model and a few labelled ones", _CLASSIFY))
+    serve = command("serve", "an exported model over HTTP", _SERVE)
+    serve.add_argument("--model", required=True, help="an exported model's folder")
+    serve.add_argument("--host", default="127.0.0.1", help="to listen at; default 127.0.0.1, this machine alone")
+    serve.add_argument("--port", type=int, default=8501, help="port to listen at, 0 for a free one; default 8501")
+    serve.add_argument("--max_mib", type=int, default=16, help="largest body of a request, MiB; default 16")
     _add_paper(command("paper", "the paper's tables and figures, trained, measured and judged", _PAPER))
 
     benchmark = command("benchmark", "speed on this machine, beside PyTorch where it is installed", _BENCHMARK)
@@ -194,6 +205,19 @@ def _classify(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _serve(arguments: argparse.Namespace) -> int:
+    missing = [name for name in ("starlette", "uvicorn") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ValueError(f"serving needs pip install 'tf-unravel[serve]'. Received: no {', '.join(missing)}")
+    from tf_unravel.deployment import server
+
+    def ready(address: str) -> None:
+        print(f"Serving {arguments.model} at {address}", flush=True)
+
+    server.serve(arguments.model, arguments.host, arguments.port, arguments.max_mib, ready)
+    return 0
+
+
 def _paper(arguments: argparse.Namespace) -> int:
     from tf_unravel.paper import command
 
@@ -208,7 +232,7 @@ def _benchmark(arguments: argparse.Namespace) -> int:
 
 
 _COMMANDS = {"train": _train, "evaluate": _evaluate, "measure": _measure, "export": _export, "classify": _classify,
-             "paper": _paper, "benchmark": _benchmark}
+             "serve": _serve, "paper": _paper, "benchmark": _benchmark}
 
 
 def _import_tensorflow() -> None:

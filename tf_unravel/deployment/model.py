@@ -7,7 +7,7 @@ operations may do. Nothing is unpickled and no Python of it is run.
 import contextlib
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import absl.logging
 import numpy as np
@@ -29,6 +29,7 @@ class Model:
     Attributes:
         path: the folder.
         card: what the model is, see `card`.
+        signatures: name -> what computes it.
 
     Example:
         >>> model = Model("model")  # doctest: +SKIP
@@ -41,7 +42,7 @@ class Model:
         try:
             with _quiet():
                 loaded = tf.saved_model.load(str(path))
-            self._features, self._classify = (loaded.signatures[name] for name in ("features", "classify"))
+            self.signatures = {name: loaded.signatures[name] for name in (*loaded.signatures, "features", "classify")}
         except (OSError, KeyError, ValueError, tf.errors.OpError) as error:
             what = str(error).partition("\n")[0]
             raise ValueError(f"{path} cannot be loaded; export the model again. Received: {what}") from error
@@ -53,14 +54,29 @@ class Model:
         names = self.card["class_names"]
         return None if names is None else tuple(names)
 
+    def call(self, signature: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """A signature's outputs, by name.
+
+        Args:
+            signature: "features", "classify" or "serving_default".
+            inputs: by name, of the signature's types.
+
+        Raises:
+            ValueError: the model refuses them.
+        """
+        tensors = {name: tf.constant(value) for name, value in inputs.items()}
+        try:
+            return {name: value.numpy() for name, value in self.signatures[signature](**tensors).items()}
+        except tf.errors.InvalidArgumentError as error:
+            raise ValueError(f"The model refuses this: {said_by(error)}") from error
+
     def features(self, images: np.ndarray) -> np.ndarray:
         """Features float32 [B, D] of images uint8 [B, H, W, C].
 
         Raises:
             ValueError: the model refuses them.
         """
-        with _refusals():
-            return self._features(images=tf.constant(images))["features"].numpy()
+        return self.call("features", {"images": images})["features"]
 
     def classify(
         self, query: np.ndarray, support: np.ndarray | None = None, labels: np.ndarray | None = None
@@ -78,20 +94,11 @@ class Model:
         Raises:
             ValueError: the model refuses them.
         """
-        asked = tf.constant(query)
-        with _refusals():
-            if support is None:
-                return self._classify(images=asked)["probabilities"].numpy()
-            known = {"support_images": tf.constant(support), "support_labels": tf.constant(labels, tf.int32)}
-            return self._classify(query_images=asked, **known)["probabilities"].numpy()
-
-
-@contextlib.contextmanager
-def _refusals() -> Iterator[None]:
-    try:
-        yield
-    except tf.errors.InvalidArgumentError as error:
-        raise ValueError(f"The model refuses this: {said_by(error)}") from error
+        if support is None:
+            inputs = {"images": query}
+        else:
+            inputs = {"support_images": support, "support_labels": np.asarray(labels, np.int32), "query_images": query}
+        return self.call("classify", inputs)["probabilities"]
 
 
 @contextlib.contextmanager

@@ -1,0 +1,212 @@
+"""The server as its clients see it: a process of its own, answered over HTTP, by several at once, and asked badly."""
+
+import concurrent.futures
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+
+import numpy as np
+import pytest
+
+from tests.learners.problems import small_network
+from tf_unravel import cli, deployment, heads
+
+pytest.importorskip("uvicorn")
+pytest.importorskip("starlette")
+pytestmark = pytest.mark.xdist_group("server")
+
+IMAGE = np.random.default_rng(0).integers(0, 256, (1, 16, 16, 3)).tolist()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return deployment.export(small_network(), heads.Ridge(), tmp_path_factory.mktemp("models") / "pictures" / "1")
+
+
+@pytest.fixture(scope="module")
+def address(model):
+    command = [sys.executable, "-m", "tf_unravel.cli", "serve", f"--model={model}", "--port=0", "--max_mib=1"]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                              env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1"})
+    line = server.stdout.readline()
+    assert "Serving" in line, server.communicate()[1]
+    yield line.split(" at ")[1].strip()
+    assert server.poll() is None  # nothing that was asked has ended it
+    server.send_signal(signal.SIGTERM)
+    errors = server.communicate(timeout=30)[1]
+    assert "Traceback" not in errors, errors
+
+
+def ask(url, body=None):
+    """(status, JSON) of a GET, or of a POST of `body`, JSON or bytes."""
+    data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, data), timeout=60) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+def task(seed, ways=3, queries=4):
+    """A request and its answer by Python."""
+    rng = np.random.default_rng(seed)
+    labels = np.concatenate([np.arange(ways), rng.integers(0, ways, 4)]).astype(np.int32)
+    support = rng.integers(0, 256, (len(labels), 16, 16, 3), np.uint8)
+    return support, labels, rng.integers(0, 256, (queries, 16, 16, 3), np.uint8)
+
+
+def request_of(support, labels, query):
+    inputs = {"support_images": support.tolist(), "support_labels": labels.tolist(), "query_images": query.tolist()}
+    return {"signature_name": "classify", "inputs": inputs}
+
+
+def test_it_says_what_it_serves(address, model):
+    assert address.endswith("/v1/models/pictures")
+    status, found = ask(address)
+    assert status == 200 and found["model_version_status"][0]["state"] == "AVAILABLE"
+    status, found = ask(f"{address}/metadata")
+    assert status == 200 and found["card"]["head"]["name"] == "ridge"
+    assert set(found["signatures"]["classify"]["inputs"]) == {"support_images", "support_labels", "query_images"}
+
+
+def test_clients_at_once_get_their_own_answers(address, model):
+    loaded, tasks = deployment.Model(model), [task(seed, ways=2 + seed % 4) for seed in range(12)]
+    with concurrent.futures.ThreadPoolExecutor(6) as clients:
+        answers = list(clients.map(lambda each: ask(f"{address}:predict", request_of(*each)), tasks))
+    for (support, labels, query), (status, answer) in zip(tasks, answers, strict=True):
+        assert status == 200
+        np.testing.assert_allclose(answer["outputs"], loaded.classify(query, support, labels), atol=1e-6)
+
+
+def test_rows_and_columns_are_the_same_features(address, model):
+    images = task(0)[2]
+    expected = deployment.Model(model).features(images)
+    for body in ({"instances": images.tolist()}, {"instances": [{"images": image} for image in images.tolist()]},
+                 {"signature_name": "features", "inputs": {"images": images.tolist()}}, {"inputs": images.tolist()}):
+        status, answer = ask(f"{address}:predict", body)
+        assert status == 200
+        np.testing.assert_allclose(answer["predictions" if "instances" in body else "outputs"], expected, rtol=1e-5)
+
+
+def bad(**changes):
+    request = request_of(*task(0))
+    return {**request, "inputs": {**request["inputs"], **changes}}
+
+
+@pytest.mark.parametrize(("body", "message"), [
+    (b"", "no JSON"),
+    (b"{", "no JSON"),
+    (b"\xff\xfe", "no JSON"),
+    (b"[" * 100_000, "no JSON"),
+    (b'{"instances": [NaN]}', "must be finite"),
+    (b'{"instances": [Infinity]}', "must be finite"),
+    ([1, 2], "a JSON object"),
+    ({}, "a JSON object"),
+    ({"inputs": {}, "instances": []}, "a JSON object"),
+    ({"instances": []}, "at least one"),
+    ({"instances": [{"images": IMAGE[0]}, {"other": IMAGE[0]}]}, "every instance must have images"),
+    ({"instances": IMAGE, "signature_name": "classify"}, "signatures of one input"),
+    ({"inputs": IMAGE, "signature_name": "nothing"}, "signature_name is one of"),
+    ({"inputs": IMAGE, "signature_name": ["features"]}, "signature_name is one of"),
+    ({"inputs": {"images": IMAGE, "more": 1}, "signature_name": "features"}, "the inputs of features are images"),
+    ({"inputs": [[[[1, 2, 3]], [[1, 2]]]]}, "rectangular"),
+    ({"inputs": "an image"}, "must have the shape"),
+    ({"inputs": [[[[1, 2]]]]}, r"must have the shape \[any, any, any, 3\]"),
+    ({"inputs": [[[[1.5, 2, 3]]]]}, "whole numbers 0 to 255"),
+    ({"inputs": [[[[256, 2, 3]]]]}, "whole numbers 0 to 255. Received: 2 to 256"),
+    ({"inputs": [[[[-1, 2, 3]]]]}, "whole numbers 0 to 255"),
+    ({"inputs": [[[[10**40, 2, 3]]]]}, "whole numbers 0 to 255"),
+    ({"inputs": [[[[None, 2, 3]]]]}, "whole numbers 0 to 255"),
+    ({"inputs": [[[[True, False, True]]]]}, "whole numbers 0 to 255"),
+    (bad(support_images=[]), "must have the shape"),
+    (bad(support_labels=[]), "must have the shape"),
+    (bad(query_images=[]), "must have the shape"),
+    (bad(support_labels=[0, 1, 2]), "one label for each support image"),
+    (bad(support_labels=[0] * 7), "two classes at least"),
+    (bad(support_labels=[0, 1, 3, 0, 1, 3, 0]), "every class"),
+    (bad(support_labels=[-1, 1, 2, 0, 1, 2, 0]), "0 or more"),
+    (bad(support_labels=[2**31 - 1, 1, 2, 0, 1, 2, 0]), "every class"),
+    (bad(support_labels=[2**40, 1, 2, 0, 1, 2, 0]), "whole numbers"),
+])  # fmt: skip
+def test_a_bad_request_is_a_clear_line(address, body, message):
+    status, answer = ask(f"{address}:predict", body)
+    assert status == 400
+    assert set(answer) == {"error"} and "\n" not in answer["error"]
+    assert re.search(message, answer["error"]), answer["error"]
+    assert len(answer["error"]) < 500
+
+
+@pytest.mark.parametrize("framing", [f"Content-Length: {2 << 20}", "Transfer-Encoding: chunked"])
+def test_a_body_above_the_limit_is_refused_before_its_end(address, framing):
+    host, _, path = address.removeprefix("http://").partition("/")
+    name, port = host.split(":")
+    with socket.create_connection((name, int(port)), timeout=30) as connection:
+        connection.sendall(f"POST /{path}:predict HTTP/1.1\r\nHost: {host}\r\n{framing}\r\n\r\n".encode())
+        if "chunked" in framing:  # no length is given; the last chunk never comes
+            for _ in range(17):
+                connection.sendall(b"10000\r\n" + b" " * 65536 + b"\r\n")
+        assert connection.recv(1000).startswith(b"HTTP/1.1 413")
+
+
+def test_other_addresses_and_methods_are_refused(address):
+    assert ask_plain(address.replace("pictures", "other")) == 404
+    assert ask_plain(f"{address}:predict") == 405
+
+
+def ask_plain(url):
+    try:
+        with urllib.request.urlopen(url, timeout=60) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def test_a_client_that_hangs_up_harms_nobody(address):
+    host = address.split("/")[2]
+    body = json.dumps(request_of(*task(0))).encode()
+    for _ in range(5):
+        connection = http.client.HTTPConnection(host, timeout=30)
+        connection.putrequest("POST", f"{address.removeprefix(f'http://{host}')}:predict")
+        connection.putheader("Content-Length", str(len(body)))
+        connection.endheaders(body[: len(body) // 2])
+        connection.close()
+    assert ask(f"{address}:predict", json.loads(body))[0] == 200
+
+
+def test_a_port_that_is_taken_is_one_line(address, model, capsys):
+    port = address.split(":")[2].split("/")[0]
+    assert cli.main(["serve", f"--model={model}", f"--port={port}"]) == 1
+    assert "in use" in capsys.readouterr().err
+
+
+@pytest.mark.long
+def test_four_clients_for_a_minute(address, capsys):
+    """Prints requests/s and latencies; docs/serving.md has them."""
+    request, deadline = json.dumps(request_of(*task(0, ways=5, queries=5))).encode(), time.monotonic() + 60
+
+    def client(_):
+        found = []
+        while time.monotonic() < deadline:
+            began = time.perf_counter()
+            status = ask(f"{address}:predict", request)[0]
+            found.append((status, time.perf_counter() - began))
+        return found
+
+    with concurrent.futures.ThreadPoolExecutor(4) as clients:
+        found = [each for part in clients.map(client, range(4)) for each in part]
+    seconds = sorted(second for _, second in found)
+    cuts = statistics.quantiles(seconds, n=100)
+    errors = sum(status != 200 for status, _ in found)
+    with capsys.disabled():
+        print(f"\n{len(found) / 60:.0f} requests/s of {len(request):,} bytes, p50 {1000 * cuts[49]:.1f} ms, "
+              f"p99 {1000 * cuts[98]:.1f} ms, {errors} errors")
+    assert errors == 0 and len(found) > 60

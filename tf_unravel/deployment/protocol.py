@@ -1,0 +1,139 @@
+"""TensorFlow Serving's REST protocol: a request's JSON as the arrays of a signature, and arrays as a response's JSON.
+
+Both of its formats are read. By columns, each input named, as every signature takes it:
+
+    {"signature_name": "classify", "inputs": {"support_images": [...], "support_labels": [...], "query_images": [...]}}
+    -> {"outputs": ...}, the value itself where there is one output, else one value a name
+
+By rows, for signatures of one input whose outputs have a row for each of its rows:
+
+    {"signature_name": "features", "instances": [image, image]}  ->  {"predictions": [row, row]}
+
+Nothing is guessed: a number that is no integer of the input's type, a list that is not rectangular, NaN, an unknown
+name and a missing one are refused, each by a line that says what was received.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple, NoReturn
+
+import numpy as np
+import tensorflow as tf
+
+DEFAULT_SIGNATURE = "serving_default"
+
+
+class BadRequest(ValueError):
+    """A request that cannot be answered; the message is one line for the client."""
+
+
+class Call(NamedTuple):
+    """A request, understood.
+
+    Attributes:
+        signature: its name.
+        inputs: name -> array.
+        by_rows: whether the response is by rows.
+    """
+
+    signature: str
+    inputs: dict[str, np.ndarray]
+    by_rows: bool
+
+
+def understood(body: bytes, signatures: Mapping[str, Any]) -> Call:
+    """A request's body as arrays.
+
+    Args:
+        body: JSON.
+        signatures: name -> concrete function of the model.
+
+    Raises:
+        BadRequest: it does not fit.
+    """
+    request = _parsed(body)
+    if not isinstance(request, dict) or len({"inputs", "instances"} & set(request)) != 1:
+        raise BadRequest('the body must be a JSON object with either "inputs" or "instances". '
+                         f"Received: {_kind(request)}")
+    name = request.get("signature_name", DEFAULT_SIGNATURE)
+    if not isinstance(name, str) or name not in signatures:
+        raise BadRequest(f"signature_name is one of {', '.join(sorted(signatures))}. Received: {_kind(name)}")
+    wanted = signatures[name].structured_input_signature[1]
+    if "instances" in request:
+        return Call(name, _columns(request["instances"], wanted), True)
+    values = request["inputs"]
+    if not isinstance(values, dict) and len(wanted) == 1:  # one input may go without its name
+        values = {next(iter(wanted)): values}
+    if not isinstance(values, dict) or set(values) != set(wanted):
+        received = ", ".join(sorted(map(str, values))) if isinstance(values, dict) else _kind(values)
+        raise BadRequest(f"the inputs of {name} are {', '.join(sorted(wanted))}. Received: {received or 'none'}")
+    return Call(name, {key: _array(key, values[key], spec) for key, spec in wanted.items()}, False)
+
+
+def response_of(call: Call, outputs: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Arrays by name as the JSON object that answers a call."""
+    plain = {name: _listed(value) for name, value in outputs.items()}
+    alone = next(iter(plain.values())) if len(plain) == 1 else None
+    if not call.by_rows:
+        return {"outputs": plain if alone is None else alone}
+    rows = alone or [dict(zip(plain, row, strict=True)) for row in zip(*plain.values(), strict=True)]
+    return {"predictions": rows}
+
+
+def _parsed(body: bytes) -> Any:
+    def refuse(constant: str) -> NoReturn:
+        raise BadRequest(f"numbers must be finite. Received: {constant}")
+
+    try:
+        return json.loads(body, parse_constant=refuse)
+    except BadRequest:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise BadRequest(f"the body is no JSON ({error}). Received: {len(body)} bytes") from error
+
+
+def _columns(instances: Any, wanted: Mapping[str, tf.TensorSpec]) -> dict[str, np.ndarray]:
+    """Rows, each a value or an object of one, as the one column that they are of."""
+    if len(wanted) != 1:
+        raise BadRequest('"instances" are for signatures of one input; give "inputs", each by its name. '
+                         f"Received: instances, of {', '.join(sorted(wanted))}")
+    ((name, spec),) = wanted.items()
+    if not isinstance(instances, list) or not instances:
+        raise BadRequest(f'"instances" must be a list of at least one. Received: {_kind(instances)}')
+    if isinstance(instances[0], dict):
+        if not all(isinstance(row, dict) and set(row) == {name} for row in instances):
+            raise BadRequest(f"every instance must have {name} and nothing else. Received: {_kind(instances[0])}")
+        instances = [row[name] for row in instances]
+    return {name: _array(name, instances, spec)}
+
+
+def _array(name: str, value: Any, spec: tf.TensorSpec) -> np.ndarray:
+    """A nested list as an array of an input's type and rank."""
+    try:
+        array = np.array(value)
+    except (ValueError, OverflowError) as error:
+        raise BadRequest(f"{name} must be a rectangular array, every row as long. Received: {error}") from error
+    shape = ", ".join("any" if size is None else str(size) for size in spec.shape)
+    fits = array.ndim == spec.shape.rank and spec.shape.is_compatible_with(array.shape)
+    if not fits or 0 in array.shape:
+        raise BadRequest(f"{name} must have the shape [{shape}], none of it 0. Received: shape {list(array.shape)}")
+    dtype = spec.dtype.as_numpy_dtype
+    limits = np.iinfo(dtype)
+    if array.dtype.kind not in "iu" or array.min() < limits.min or array.max() > limits.max:
+        found = f"{array.min()} to {array.max()}" if array.dtype.kind in "iuf" else f"values of type {array.dtype.name}"
+        raise BadRequest(f"{name} must be whole numbers {limits.min} to {limits.max}. Received: {found}")
+    return array.astype(dtype)
+
+
+def _listed(value: np.ndarray) -> Any:
+    """An array as nested lists; strings as text."""
+    return np.char.decode(value.astype(bytes), "utf-8").tolist() if value.dtype.kind in "OS" else value.tolist()
+
+
+def _kind(value: Any) -> str:
+    """What a value is, in a few words, however large it is."""
+    if isinstance(value, dict):
+        return f"an object with {', '.join(sorted(map(str, value))[:5]) or 'nothing'}"
+    if isinstance(value, list):
+        return f"a list of {len(value)}"
+    return repr(value)[:60]
