@@ -15,6 +15,7 @@ Where several elements are the max, the second derivative here follows the one t
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -29,7 +30,7 @@ class MaxPool(keras.layers.MaxPooling2D):
     `padding="valid"`, the default, leaves an odd last row and column out.
     """
 
-    def __init__(self, padding: str = "valid", **kwargs) -> None:
+    def __init__(self, padding: str = "valid", **kwargs: Any) -> None:
         for fixed in ("pool_size", "strides"):
             kwargs.pop(fixed, None)
         super().__init__(2, padding=padding, **kwargs)
@@ -41,13 +42,13 @@ class MaxPool(keras.layers.MaxPooling2D):
 
 
 @tf.custom_gradient
-def _max_pool(x: tf.Tensor) -> tuple[tf.Tensor, Callable]:
+def _max_pool(x: tf.Tensor) -> tuple[tf.Tensor, Callable[..., Any]]:
     y = tf.nn.max_pool2d(x, 2, 2, "VALID")
     return y, lambda grad: _backward(grad, x, y)
 
 
 @tf.custom_gradient
-def _backward(grad: tf.Tensor, x: tf.Tensor, y: tf.Tensor) -> tuple[tf.Tensor, Callable]:
+def _backward(grad: tf.Tensor, x: tf.Tensor, y: tf.Tensor) -> tuple[tf.Tensor, Callable[..., Any]]:
     dx = tf.raw_ops.MaxPoolGrad(orig_input=x, orig_output=y, grad=grad, **_WINDOW)
 
     def backward_twice(v: tf.Tensor) -> tuple[tf.Tensor, None, None]:

@@ -34,6 +34,7 @@ import unicodedata
 
 import matplotlib
 import numpy as np
+import PIL
 from PIL import Image, ImageDraw, ImageFont, features
 
 from tf_unravel.data import cache
@@ -60,7 +61,7 @@ _CHUNK = 50  # images drawn at once: they stay in the processor's cache
 
 def load(
     split: str,
-    root: str | os.PathLike | None = None,
+    root: str | os.PathLike[str] | None = None,
     images_per_class: int = 600,
     image_size: int = 32,
 ) -> ClassImages:
@@ -133,12 +134,12 @@ def _renderer() -> str:
         if not path.is_file():
             raise ValueError(f"{path} is missing: glyphs are drawn with matplotlib's fonts; reinstall matplotlib.")
         digest.update(path.read_bytes())
-    return f"pillow {Image.__version__} freetype {features.version('freetype2')} fonts {digest.hexdigest()[:16]}"
+    return f"pillow {PIL.__version__} freetype {features.version('freetype2')} fonts {digest.hexdigest()[:16]}"
 
 
 def _fill(create: cache.Create, images_per_class: int, size: int, threads: int | None = None) -> None:
     """Draws all splits straight into the cache's files, class by class, and adds their fingerprints."""
-    jobs = []
+    jobs: list[tuple[str, np.ndarray]] = []
     splits = {}
     for split, classes in SPLIT_SIZES.items():
         splits[split] = create(split, (classes * images_per_class, size, size, 3), np.uint8)

@@ -46,7 +46,7 @@ _VERSION = 1
 
 def load(
     split: str,
-    root: str | os.PathLike | None = None,
+    root: str | os.PathLike[str] | None = None,
     scheme: str | None = None,
     rotations: bool = False,
     image_size: int = 28,

@@ -7,18 +7,24 @@
 `by_name` maps the names of tables and of the command line to the classes.
 """
 
-from typing import Any
+from typing import Any, TypeAlias
 
 from tf_unravel.arguments import shown
 from tf_unravel.heads.fine_tune import FineTune
 from tf_unravel.heads.inner_loop import SGD, Adam
 from tf_unravel.heads.kernel import Kernels, kernels
 from tf_unravel.heads.linear import Linear
+from tf_unravel.heads.protocol import Head
 from tf_unravel.heads.prototypes import Prototypes
 from tf_unravel.heads.ridge import Ridge
 from tf_unravel.heads.svm import SVM
 
-by_name = {head.name: head for head in (Prototypes, Ridge, SVM, Linear, FineTune)}
+AnyHead: TypeAlias = Head | FineTune
+"""A head on features, or one that adapts the backbone itself."""
+
+by_name: dict[str, type[Head] | type[FineTune]] = {
+    head.name: head for head in (Prototypes, Ridge, SVM, Linear, FineTune)
+}
 
 
 def check_head(option: str, head: Any) -> None:
@@ -48,5 +54,5 @@ def check_reads_features(option: str, head: Any) -> None:
                          f"fine-tuning is trained for by MAML and Reptile. Received: {head.name}.")
 
 
-__all__ = ["Adam", "FineTune", "Kernels", "Linear", "Prototypes", "Ridge", "SGD", "SVM", "by_name", "check_head",
-           "check_reads_features", "kernels"]
+__all__ = ["Adam", "AnyHead", "FineTune", "Head", "Kernels", "Linear", "Prototypes", "Ridge", "SGD", "SVM", "by_name",
+           "check_head", "check_reads_features", "kernels"]

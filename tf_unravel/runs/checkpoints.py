@@ -13,7 +13,8 @@ import os
 import pathlib
 import re
 import zipfile
-from typing import Any
+from collections.abc import Callable
+from typing import IO, Any
 
 import keras
 import numpy as np
@@ -28,7 +29,7 @@ def _variables(learner: keras.Model) -> list[keras.Variable]:
     return [*learner.variables, *(optimizer.variables if optimizer else [])]
 
 
-def write_atomically(path: pathlib.Path, write: Any) -> None:
+def write_atomically(path: pathlib.Path, write: Callable[[IO[bytes]], object]) -> None:
     """Calls write(binary file) on a temporary file, flushes it to the disk and renames it to `path`."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -62,8 +63,9 @@ class Checkpoints:
 
     def newest_first(self) -> list[pathlib.Path]:
         """The numbered checkpoints, newest first."""
-        paths = [path for path in self.folder.glob("step-*.npz") if _NAME.fullmatch(path.name)]
-        return sorted(paths, key=lambda path: int(_NAME.fullmatch(path.name)[1]), reverse=True)
+        named = ((_NAME.fullmatch(path.name), path) for path in self.folder.glob("step-*.npz"))
+        numbered = [(int(name[1]), path) for name, path in named if name]
+        return [path for _, path in sorted(numbered, reverse=True)]
 
     def save(self, learner: keras.Model, facts: dict[str, Any]) -> pathlib.Path:
         """Writes step-<facts["step"]>.npz and drops the oldest beyond `keep`.
