@@ -1,30 +1,32 @@
 """Batch normalisation on TensorFlow's fused kernels, differentiable twice at the price of the kernels.
 
-symbol   here         shape          meaning
-x        inputs       [B, H, W, C]   activations; n = B H W of them a channel
-mu, var  mean, var    [C]            batch mean and biased batch variance
-r        inv          [C]            1 / sqrt(var + eps)
-z        -            [B, H, W, C]   (x - mu) r
-y        outputs      [B, H, W, C]   gamma z + beta
-a        grad         [B, H, W, C]   gradient of the loss by y
-P(a)     -            [B, H, W, C]   a - m(a) - z m(a z), m the mean over the n values of a channel
+| symbol  | here      | shape        | meaning                                                          |
+|---------|-----------|--------------|------------------------------------------------------------------|
+| x       | inputs    | [B, H, W, C] | activations; n = B H W of them a channel                         |
+| mu, var | mean, var | [C]          | batch mean and biased batch variance                             |
+| r       | inv       | [C]          | 1 / sqrt(var + eps)                                              |
+| z       |           | [B, H, W, C] | (x - mu) r                                                       |
+| y       | outputs   | [B, H, W, C] | gamma z + beta                                                   |
+| a       | grad      | [B, H, W, C] | gradient of the loss by y                                        |
+| P(a)    |           | [B, H, W, C] | a - m(a) - z m(a z), m the mean over the n values of a channel   |
 
-Forward:   y = gamma z + beta.
-Backward:  dx = gamma r P(a), dgamma = n m(a z), dbeta = n m(a): the kernel FusedBatchNormGradV3.
-Twice:     with (v, s, t) the gradients by (dx, dgamma, dbeta) and q = m(a v) - m(a) m(v) - m(a z) m(v z),
-           by a: gamma r P(v) + s z + t                                                   (the same kernel, on v)
-           by x: -gamma r^2 [m(a z) P(v) + m(v z) P(a) + q z] + s r P(a)
-           by gamma: n r q.
+    Forward:   y = gamma z + beta.
+    Backward:  dx = gamma r P(a), dgamma = n m(a z), dbeta = n m(a): the kernel FusedBatchNormGradV3.
+    Twice:     with (v, s, t) the gradients by (dx, dgamma, dbeta) and q = m(a v) - m(a) m(v) - m(a z) m(v z),
+               by a: gamma r P(v) + s z + t                                               (the same kernel, on v)
+               by x: -gamma r^2 [m(a z) P(v) + m(v z) P(a) + q z] + s r P(a)
+               by gamma: n r q.
 
 Why not Keras's layer: on TensorFlow it composes y from some ten elementwise operations, a third of a step of conv4,
 and its second derivative is wrong by O(1/n): `tf.nn.moments` puts a stop_gradient on the mean, which leaves the
 first derivative intact and changes the second. TensorFlow's own second derivative of the kernel is right, but
 composed of some forty operations, a third of a second-order MAML step.
 
-in PyTorch     here                      value in MetaOptNet's networks
-momentum 0.1   momentum = 1 - 0.1        0.9    (Keras's own default is 0.99)
-eps            epsilon                   1e-5   (Keras's own default is 1e-3)
-running_var    moving_variance           follows the unbiased variance, n / (n - 1), as in PyTorch
+| in PyTorch   | here               | value in MetaOptNet's networks                            |
+|--------------|--------------------|-----------------------------------------------------------|
+| momentum 0.1 | momentum = 1 - 0.1 | 0.9 (Keras's own default is 0.99)                         |
+| eps          | epsilon            | 1e-5 (Keras's own default is 1e-3)                        |
+| running_var  | moving_variance    | follows the unbiased variance, n / (n - 1), as in PyTorch |
 """
 
 from __future__ import annotations

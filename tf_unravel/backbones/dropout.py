@@ -7,12 +7,13 @@ one batch (`synchronized`) each take their rows of the masks that one device wou
 
 DropBlock:
 
-paper        here           meaning
-n            forwards       training forwards of this layer so far, the current one included
-keep_prob    keep_rate(n)   max(1 - rate n / ramp, 1 - rate)
-block_size   block_size     side of the square that one seed drops
-feat_size    H, W           size of the feature map
-gamma        seed_rate      (1 - keep) / block_size^2 * H W / ((H - block_size + 1) (W - block_size + 1))
+| paper      | here         | meaning                                                                                |
+|------------|--------------|----------------------------------------------------------------------------------------|
+| n          | forwards     | training forwards of this layer so far, the current one included                       |
+| keep_prob  | keep_rate(n) | max(1 - rate n / ramp, 1 - rate)                                                       |
+| block_size | block_size   | side of the square that one seed drops                                                 |
+| feat_size  | H, W         | size of the feature map                                                                |
+| gamma      | seed_rate    | (1 - keep) / block_size^2 * H W / ((H - block_size + 1) (W - block_size + 1))          |
 
 Seeds are drawn, independently for each image and channel, only where a whole block fits into the map; a seed drops
 the block that extends down and right from it. What remains is scaled by (all elements) / (elements kept), counted

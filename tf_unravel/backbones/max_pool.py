@@ -1,13 +1,15 @@
 """Max-pooling 2x2 whose second derivative costs a quarter of TensorFlow's kernel for it.
 
-symbol   here      shape                meaning
-x        inputs    [B, H, W, C]
-y        outputs   [B, H/2, W/2, C]     max of x over each window
-a        grad      [B, H/2, W/2, C]     gradient of the loss by y
-e        chosen    [B, H, W, C]         1 at the element of each window that is the max, else 0
+| symbol | here    | shape            | meaning                                                     |
+|--------|---------|------------------|-------------------------------------------------------------|
+| x      | inputs  | [B, H, W, C]     |                                                             |
+| y      | outputs | [B, H/2, W/2, C] | max of x over each window                                   |
+| a      | grad    | [B, H/2, W/2, C] | gradient of the loss by y                                   |
+| e      | chosen  | [B, H, W, C]     | 1 at the element of each window that is the max, else 0     |
 
-Backward:  dx = e a, a given to every element of its window: the kernel MaxPoolGrad.
-Twice:     with v the gradient by dx, by a: the sum of e v over each window = 4 mean(e v); e is MaxPoolGrad of ones.
+    Backward:  dx = e a, a given to every element of its window: the kernel MaxPoolGrad.
+    Twice:     with v the gradient by dx, by a: the sum of e v over each window = 4 mean(e v); e is MaxPoolGrad of ones.
+
 TensorFlow's MaxPoolGradGrad searches each window again, without oneDNN: 5.3 ms against 1.3 ms on [5, 84, 84, 32].
 Where several elements are the max, the second derivative here follows the one that the first derivative chose.
 """

@@ -9,11 +9,11 @@ Every image goes through, in this order (MetaOptNet ``data/*.py``, training spli
 All three colour operations are one formula (PIL's ``ImageEnhance``), ``x' = clip(trunc(t + f * (x - t)), 0, 255)``,
 where f is the factor and the target t is
 
-=============  ===================================================================
-brightness     black, t = 0
-contrast       the image's mean grey level, rounded to an integer
-saturation     the grey level of the same pixel, (19595 R + 38470 G + 7471 B + 2^15) >> 16
-=============  ===================================================================
+| operation  | target                                                                         |
+|------------|--------------------------------------------------------------------------------|
+| brightness | black, t = 0                                                                   |
+| contrast   | the image's mean grey level, rounded to an integer                             |
+| saturation | the grey level of the same pixel, (19595 R + 38470 G + 7471 B + 2^15) >> 16    |
 
 so that three passes with a target chosen per image do what PIL does image by image. tf.image and Keras blend contrast
 with the mean of each channel instead, which is another augmentation.

@@ -4,14 +4,14 @@
 phonetic letters, digits and symbols that stay apart under the distortions below, and as far as possible under quarter
 turns and mirroring. Every image draws the character anew:
 
-======================  ==================================================================================
-shape                   one of 16 faces (DejaVu Sans, Sans Mono, Serif, and STIX, which matplotlib ships)
-affine                  rotation, size, aspect, shear, shift
-colours                 any tint; the glyph brighter than the background, one image in 16 a negative
-background              two shades mixed by soft noise or stripes; a bar behind the glyph
-occlusion               a bar in front of the glyph
-blur, noise             none, once or twice a 3 x 3 binomial filter; additive noise of random strength
-======================  ==================================================================================
+| what        | how                                                                               |
+|-------------|-----------------------------------------------------------------------------------|
+| shape       | one of 16 faces (DejaVu Sans, Sans Mono, Serif, and STIX, which matplotlib ships) |
+| affine      | rotation, size, aspect, shear, shift                                              |
+| colours     | any tint; the glyph brighter than the background, one image in 16 a negative      |
+| background  | two shades mixed by soft noise or stripes; a bar behind the glyph                 |
+| occlusion   | a bar in front of the glyph                                                       |
+| blur, noise | none, once or twice a 3 x 3 binomial filter; additive noise of random strength    |
 
 Which classes are in which split is decided by a fixed shuffle. The pixels are the same wherever Pillow (with its
 FreeType) and the font files are the same: each class has its own counter-based stream of random bits (Philox, whose

@@ -95,7 +95,8 @@ def episodes_of_varied_shots(
     Args:
         split: the images.
         ways: classes per task.
-        fewest, most: shots are drawn from fewest..most, both included.
+        fewest: shots are drawn from fewest..most.
+        most: included.
         images_per_class: shots and queries together; above `most`.
         tasks: tasks per batch.
         seed: any non-negative integer.

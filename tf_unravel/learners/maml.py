@@ -16,6 +16,7 @@ constants (FOMAML). The last layer is adapted and meta-learned like every other 
 | L       | network.loss        | mean over examples; inside times W with sum_over_ways |
 
 Conventions of the original code, and the defaults here (`gin/run/mini_imagenet_maml.gin` has the original's):
+
 - Its loss divides the sum over images by K, so the inner gradients, of N K images, are N times those of the mean: an
   inner rate of 0.01 at 5 ways is 0.05 here, or `sum_over_ways=True`. Its outer loss is a sum over 15 N queries, also
   divided by K; Adam does not notice, but clipping at 10 there is clipping at 10 K / (15 N) of the mean's gradient.
@@ -23,6 +24,7 @@ Conventions of the original code, and the defaults here (`gin/run/mini_imagenet_
   together in the outer loop and in evaluation (transductive). Training is the same here. Evaluation is what
   `batchnorm` says, and every accuracy names it.
 - It adapts no BatchNorm weights (`adapted="all_but_batch_norm"`) and its BatchNorm has no gamma.
+
 The running statistics follow the first inner step's support images: those of the network that is not adapted, so
 that the backbone can be used, measured and exported as an extractor like any other.
 

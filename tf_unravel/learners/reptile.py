@@ -16,6 +16,7 @@
 | alpha * constant | weight_clustering (c)        | scalar                              |
 
 What differs from the printed Algorithm 2:
+
 - Its last line subtracts (theta_i^k - theta_i^0), which would walk away from the adapted weights. Reptile walks
   towards them: plus.
 - The penalty is R_i = sum_f ||theta_if - mean_f||^2 / ||mean_f||^2, the squared filter-normalised distance, with the

@@ -114,7 +114,8 @@ class Scale:
 
         Args:
             published: the paper's dataset.
-            method, network: see the module.
+            method: see the module.
+            network: one of the paper's.
             seed: of the training.
             coefficient: of its penalty; None for the one that the training's gin file gives.
 
