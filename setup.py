@@ -4,7 +4,12 @@ from setuptools import find_packages, setup
 
 BENCHMARK = ["torch>=2.2"]
 TEST = ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "cvxpy>=1.5"]
-DOCS = ["properdocs>=1.6.7", "properdocs-theme-readthedocs>=1.6.5", "mkdocstrings-python>=2.0"]
+DOCS = [
+    "properdocs>=1.6.7",
+    "properdocs-theme-readthedocs>=1.6.5",
+    "mkdocstrings-python>=2.0",
+    "pymdown-extensions<13; python_version < '3.11'",  # the last mkdocstrings for 3.10 does not know 13
+]
 LINT = ["ruff>=0.6", "mypy>=1.15", *DOCS]
 
 setup(
