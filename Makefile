@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUN := $(BIN)/tf-unravel
 DEMO := runs/demo
 
-.PHONY: demo test test-long lint benchmark clean
+.PHONY: demo test test-long lint docs benchmark clean
 .DEFAULT_GOAL := demo
 
 $(VENV)/installed: setup.py pyproject.toml
@@ -27,12 +27,20 @@ test: $(VENV)/installed
 test-long: $(VENV)/installed
 	$(BIN)/python -m pytest -m long
 
-lint: $(VENV)/installed
+$(VENV)/lint-installed: $(VENV)/installed
+	$(BIN)/pip install --quiet --editable '.[lint]'
+	touch $@
+
+lint: $(VENV)/lint-installed docs
 	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+docs: $(VENV)/lint-installed
+	$(BIN)/properdocs build --strict --quiet
 
 benchmark: $(VENV)/installed
 	$(BIN)/pip install --quiet --editable '.[benchmark]'
 	$(RUN) benchmark
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) build site .mypy_cache *.egg-info

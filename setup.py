@@ -4,7 +4,14 @@ from setuptools import find_packages, setup
 
 BENCHMARK = ["torch>=2.2"]
 SERVE = ["starlette>=0.40", "uvicorn>=0.30"]
-TEST = [*SERVE, "pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "cvxpy>=1.5", "ruff>=0.6"]
+TEST = [*SERVE, "pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "cvxpy>=1.5"]
+DOCS = [
+    "properdocs>=1.6.7",
+    "properdocs-theme-readthedocs>=1.6.5",
+    "mkdocstrings-python>=2.0",
+    "pymdown-extensions<13; python_version < '3.11'",  # the last mkdocstrings for 3.10 does not know 13
+]
+LINT = ["ruff>=0.6", "mypy>=1.15", *DOCS]
 
 setup(
     name="tf-unravel",
@@ -17,7 +24,11 @@ setup(
     # The top-level folder gin/ holds gin files only; installed, it is tf_unravel/gin_files.
     packages=[*find_packages(include=["tf_unravel", "tf_unravel.*"]), "tf_unravel.gin_files"],
     package_dir={"tf_unravel.gin_files": "gin"},
-    package_data={"tf_unravel.gin_files": ["*/*.gin"], "tf_unravel.data": ["splits/*.txt"]},
+    package_data={
+        "tf_unravel.gin_files": ["*/*.gin"],
+        "tf_unravel": ["py.typed"],
+        "tf_unravel.data": ["splits/*.txt"],
+    },
     install_requires=[
         "gin-config>=0.5",
         "keras>=3.6",
@@ -30,7 +41,14 @@ setup(
         "tensorflow>=2.18",
         "tqdm>=4.66",
     ],
-    extras_require={"test": TEST, "gpu": ["tensorflow[and-cuda]>=2.18"], "benchmark": BENCHMARK, "serve": SERVE},
+    extras_require={
+        "test": TEST,
+        "lint": LINT,
+        "docs": DOCS,
+        "gpu": ["tensorflow[and-cuda]>=2.18"],
+        "benchmark": BENCHMARK,
+        "serve": SERVE,
+    },
     entry_points={"console_scripts": ["tf-unravel = tf_unravel.cli:main"]},
     classifiers=[
         "License :: OSI Approved :: Apache Software License",

@@ -17,7 +17,11 @@ ICML 2020.
 
 import importlib
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # what `__getattr__` gives, for type checkers and the reference
+    from tf_unravel import analysis, backbones, data, evaluation, heads, learners, regularizers
+    from tf_unravel.evaluation import Accuracy, evaluate, evaluate_heads
 
 # TensorFlow leaves oneDNN off on processors without AVX-512 VNNI, where it is worth 2x to 4x; the variable only
 # counts if it is set before TensorFlow is first imported.
@@ -29,7 +33,18 @@ _ROOMS = ("analysis", "backbones", "data", "deployment", "evaluation", "heads", 
 _NAMES = {"evaluate": "evaluation", "evaluate_heads": "evaluation", "Accuracy": "evaluation",
           "export": "deployment"}
 
-__all__ = [*_ROOMS, *_NAMES]
+__all__ = [
+    "Accuracy",
+    "analysis",
+    "backbones",
+    "data",
+    "evaluate",
+    "evaluate_heads",
+    "evaluation",
+    "heads",
+    "learners",
+    "regularizers",
+]
 
 
 def __getattr__(name: str) -> Any:

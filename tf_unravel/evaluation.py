@@ -29,9 +29,10 @@ import functools
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeAlias
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -46,10 +47,12 @@ from tf_unravel.gram import (
     feature_tasks_per_block,
     gram_is_worth_it,
 )
-from tf_unravel.heads.kernel import Kernels
+from tf_unravel.heads import AnyHead, Head, Kernels
 
 INDUCTIVE = "inductive (running statistics)"
 IMAGE_TASKS_PER_BLOCK = 16
+
+_Counts: TypeAlias = dict[str, tuple[tf.Tensor, tf.Tensor]]  # name of the head -> `_correct`
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -97,8 +100,8 @@ class Accuracy:
 
 
 def evaluate(
-    backbone: Any,
-    head: Any,
+    backbone: keras.Model | np.ndarray,
+    head: AnyHead,
     split: ClassImages,
     ways: int = 5,
     shots: int = 1,
@@ -132,8 +135,8 @@ def evaluate(
 
 
 def evaluate_heads(
-    backbone: Any,
-    heads: Mapping[str, Any] | Sequence[Any],
+    backbone: keras.Model | np.ndarray,
+    heads: Mapping[str, AnyHead] | Sequence[AnyHead],
     split: ClassImages,
     ways: int = 5,
     shots: int | Sequence[int] = (1, 5),
@@ -168,13 +171,13 @@ def evaluate_heads(
         >>> table = evaluate_heads(backbone, [Prototypes(), Ridge(), SVM()], test, num_tasks=2000)
         >>> print(table["svm"][1])
     """
-    heads = _by_name(heads)
+    named = _by_name(heads)
     samplers = [TaskSampler(split, ways, int(k), queries, seed) for k in np.atleast_1d(shots)]
     if num_tasks < 2:
         raise ValueError(f"An interval needs at least 2 tasks. Received: num_tasks={num_tasks}.")
-    on_images = {name: head for name, head in heads.items() if getattr(head, "on_images", False)}
-    others = {name: head for name, head in heads.items() if name not in on_images}
-    results: dict[str, dict[int, Accuracy]] = {name: {} for name in heads}
+    on_images = {name: head for name, head in named.items() if getattr(head, "on_images", False)}
+    others = {name: head for name, head in named.items() if name not in on_images}
+    results: dict[str, dict[int, Accuracy]] = {name: {} for name in named}
     for name, head in on_images.items():
         protocol = head.batchnorm, head.adaptation
         for sampler in samplers:
@@ -183,31 +186,31 @@ def evaluate_heads(
     if not others:
         return results
     if callable(backbone):
-        features, batchnorm = extract_features(backbone, split.images), INDUCTIVE
+        values, batchnorm = extract_features(backbone, split.images), INDUCTIVE
     else:
-        features = np.asarray(backbone)
-        if features.ndim != 2 or len(features) != len(split.images):
+        values = np.asarray(backbone)
+        if values.ndim != 2 or len(values) != len(split.images):
             raise ValueError(
                 f"Features must be [N, D], one row for each of the {len(split.images)} images of '{split.name}'. "
-                f"Received: shape {features.shape}."
+                f"Received: shape {values.shape}."
             )
-    features = SplitFeatures(np.ascontiguousarray(features, np.float32))
+    features = SplitFeatures(np.ascontiguousarray(values, np.float32))
     on_kernels = {name: head for name, head in others.items() if hasattr(head, "logits")}
     on_features = {name: head for name, head in others.items() if name not in on_kernels}
-    products = None
+    products: GramProducts | TaskProducts | None = None
     if on_kernels:
         worth_it = gram_is_worth_it(features, samplers, num_tasks, gram_bytes)
         products = GramProducts(features) if worth_it else TaskProducts(features)
     for sampler in samplers:
-        per_task = _kernel_accuracies(on_kernels, products, sampler, num_tasks) if on_kernels else {}
+        accuracies = _kernel_accuracies(on_kernels, products, sampler, num_tasks) if products is not None else {}
         if on_features:
-            per_task |= _feature_accuracies(on_features, features, sampler, num_tasks)
+            accuracies |= _feature_accuracies(on_features, features, sampler, num_tasks)
         for name in others:
-            results[name][sampler.shots] = Accuracy.of(per_task[name], batchnorm)
+            results[name][sampler.shots] = Accuracy.of(accuracies[name], batchnorm)
     return results
 
 
-def extract_features(backbone: Any, images: np.ndarray, batch_size: int = 256) -> np.ndarray:
+def extract_features(backbone: keras.Model, images: np.ndarray, batch_size: int = 256) -> np.ndarray:
     """Returns the features of images, by the backbone in inference mode.
 
     BatchNorm uses its running statistics and dropout does nothing, so that a feature does not depend on the images
@@ -239,16 +242,16 @@ def extract_features(backbone: Any, images: np.ndarray, batch_size: int = 256) -
     return features
 
 
-_forwards: weakref.WeakKeyDictionary[Any, Callable] = weakref.WeakKeyDictionary()
+_forwards: weakref.WeakKeyDictionary[Any, Callable[[tf.Tensor], tf.Tensor]] = weakref.WeakKeyDictionary()
 
 
-def _compiled(backbone: Any) -> Callable:
+def _compiled(backbone: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
     """The backbone's inference as one graph, traced once for each backbone and kept as long as it lives."""
     if backbone not in _forwards:
-        reference = weakref.ref(backbone)  # the cache must not keep alive what it is keyed by
+        reference: Callable[[], Any] = weakref.ref(backbone)  # the cache must not keep alive what it is keyed by
 
         @tf.function(reduce_retracing=True)
-        def forward(images):
+        def forward(images: tf.Tensor) -> tf.Tensor:
             return tf.cast(reference()(tf.cast(images, tf.float32), training=False), tf.float32)
 
         _forwards[backbone] = forward
@@ -260,7 +263,7 @@ def _kernel_accuracies(
 ) -> dict[str, np.ndarray]:
     """Returns the per-task accuracy [num_tasks] of every kernel head."""
     # Values can be remembered by: a head that may change after it was traced must be traced anew
-    values = all(dataclasses.is_dataclass(head) and head.__dataclass_params__.frozen for head in heads.values())
+    values = all(getattr(getattr(head, "__dataclass_params__", None), "frozen", False) for head in heads.values())
     compiled = _compiled_heads if values else _compiled_heads.__wrapped__
     count = compiled(tuple(heads.items()), sampler.ways, sampler.shots, sampler.queries, products.dimension)
     return _accuracies(count, products, sampler, num_tasks, products.tasks_per_block(sampler))
@@ -269,12 +272,12 @@ def _kernel_accuracies(
 @functools.lru_cache(maxsize=32)
 def _compiled_heads(
     heads: tuple[tuple[str, Any], ...], ways: int, shots: int, queries: int, dimension: int
-) -> Callable:
+) -> Callable[[Products], _Counts]:
     """Products -> name of the head -> `_correct`, as one graph; remembered, for the validation after every epoch."""
     support_labels, query_labels = np.repeat(np.arange(ways), shots), np.repeat(np.arange(ways), queries)
 
     @tf.function
-    def count(block: Products) -> dict[str, tuple[tf.Tensor, tf.Tensor]]:
+    def count(block: Products) -> _Counts:
         centred = Kernels(block.support, block.cross, block.query_norms, dimension)
         shift = block.support_shift[:, None, :]  # [T, 1, S]
         raw = Kernels(
@@ -294,7 +297,7 @@ def _compiled_heads(
 
 
 def _feature_accuracies(
-    heads: Mapping[str, Any], features: SplitFeatures, sampler: TaskSampler, num_tasks: int
+    heads: Mapping[str, Head], features: SplitFeatures, sampler: TaskSampler, num_tasks: int
 ) -> dict[str, np.ndarray]:
     """Returns the per-task accuracy [num_tasks] of heads that want the features themselves."""
     support_labels, query_labels = sampler.labels
@@ -303,7 +306,7 @@ def _feature_accuracies(
         return features.values[support], features.values[query]  # [T, S, D], [T, WQ, D]
 
     @tf.function
-    def count(block: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tuple[tf.Tensor, tf.Tensor]]:
+    def count(block: tuple[tf.Tensor, tf.Tensor]) -> _Counts:
         support, query = block
         labels = tf.tile(support_labels[None], (len(support), 1))  # [T, S]
         logits = {name: head(support, labels, query, sampler.ways) for name, head in heads.items()}
@@ -314,7 +317,7 @@ def _feature_accuracies(
 
 
 def _image_accuracies(
-    name: str, head: Any, backbone: Any, split: ClassImages, sampler: TaskSampler, num_tasks: int
+    name: str, head: Any, backbone: keras.Model, split: ClassImages, sampler: TaskSampler, num_tasks: int
 ) -> np.ndarray:
     """Returns the per-task accuracy [num_tasks] of a head that adapts the backbone itself to each task's images."""
     if not callable(backbone):
@@ -327,7 +330,7 @@ def _image_accuracies(
     together = min(num_tasks, IMAGE_TASKS_PER_BLOCK)
     done = 0
 
-    def count(block: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tuple[tf.Tensor, tf.Tensor]]:
+    def count(block: tuple[tf.Tensor, tf.Tensor]) -> _Counts:
         nonlocal done
         support, query = block
         labels = tf.tile(support_labels[None], (len(support), 1))  # [T, S]
@@ -345,7 +348,11 @@ def _correct(logits: tf.Tensor, query_labels: np.ndarray) -> tuple[tf.Tensor, tf
 
 
 def _accuracies(
-    count: Callable, load: Callable, sampler: TaskSampler, num_tasks: int, together: int
+    count: Callable[[Any], _Counts],
+    load: Callable[[np.ndarray, np.ndarray], Any],
+    sampler: TaskSampler,
+    num_tasks: int,
+    together: int,
 ) -> dict[str, np.ndarray]:
     """Runs `count(load(support, query))` over all tasks, block by block."""
     right: dict[str, list[np.ndarray]] = {}
@@ -358,7 +365,9 @@ def _accuracies(
     return {name: np.concatenate(counts)[:num_tasks] / queries for name, counts in right.items()}
 
 
-def task_blocks(load: Callable, sampler: TaskSampler, num_tasks: int, together: int) -> Iterator[tuple[int, Any]]:
+def task_blocks(
+    load: Callable[[np.ndarray, np.ndarray], Any], sampler: TaskSampler, num_tasks: int, together: int
+) -> Iterator[tuple[int, Any]]:
     """Yields tasks block by block; the next block loads meanwhile.
 
     Blocks are of equal size, so that a graph is traced once; the last one may hold a few tasks beyond `num_tasks`.
@@ -379,10 +388,10 @@ def task_blocks(load: Callable, sampler: TaskSampler, num_tasks: int, together: 
         yield start, tf.nest.map_structure(tf.constant, block)
 
 
-def _ahead(function: Callable, items: Iterable, depth: int = 2) -> Iterator:
+def _ahead(function: Callable[[int], Any], items: Iterable[int], depth: int = 2) -> Iterator[Any]:
     """Yields function(item) in order, computed by a thread that is `depth` items ahead at most."""
     with ThreadPoolExecutor(1) as pool:
-        waiting: deque = deque()
+        waiting: deque[Future[Any]] = deque()
         for item in items:
             waiting.append(pool.submit(function, item))
             if len(waiting) > depth:
@@ -391,7 +400,7 @@ def _ahead(function: Callable, items: Iterable, depth: int = 2) -> Iterator:
             yield waiting.popleft().result()
 
 
-def _by_name(heads: Mapping[str, Any] | Sequence[Any]) -> dict[str, Any]:
+def _by_name(heads: Mapping[str, AnyHead] | Sequence[AnyHead]) -> dict[str, Any]:
     if isinstance(heads, Mapping):
         return dict(heads)
     names = [head.name for head in heads]

@@ -12,7 +12,7 @@ import pathlib
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import IO
 
 try:
     import fcntl
@@ -20,7 +20,7 @@ except ImportError:  # Windows: leftovers of killed processes stay, as nothing t
     fcntl = None
 
 
-def write_atomically(path: pathlib.Path, write: Any) -> None:
+def write_atomically(path: pathlib.Path, write: Callable[[IO[bytes]], object]) -> None:
     """Calls write(binary file) on a temporary file, flushes it to the disk and renames it to `path`."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

@@ -14,8 +14,8 @@ only what the spread of the features rounds to, not what a common offset does: w
 |--------|----------------------|--------------------------------------|
 | f      | features             | [N, D]                               |
 | m      | SplitFeatures.mean   | [D]                                  |
-| a      | SplitFeatures.shifts | [N], a_i + |m|^2 / 2                 |
-|        | SplitFeatures.norms  | [N], |c_i|^2                         |
+| a      | SplitFeatures.shifts | [N], a_i + m.m / 2                   |
+|        | SplitFeatures.norms  | [N], c_i.c_i                         |
 | S, WQ  | support, query       | [T, S], [T, WQ] indices into 0..N-1  |
 """
 

@@ -13,9 +13,11 @@ XLA-compilable, float32 inside (float64 stays), half precision is cast up.
 | d1, d2                       | f(x1)-f(y1), f(x2)-f(y2) |        |
 
 Three quantities share the name R_FC in the paper, and are kept apart here:
+
 - `scatter` = sum_ij ||phi_ij - mu_i||^2 / sum_i ||mu_i - mu||^2, the raw ratio;
 - scatter * C / N_total, a ratio of variances (`analysis.class_separation(...).variance_ratio`);
 - scatter * C / N, the formula as printed.
+
 Table 8's coefficients "include the C/N factor": they multiply the raw scatter, and so does `coefficient` here.
 
 All of it is read off one matrix of inner products of the centred features [B, B], so a regularizer costs one matrix

@@ -140,11 +140,11 @@ def one_shot_boundaries(
     normals, offsets = bisectors(where[pairs[:, 0]], where[pairs[:, 1]])
     per_pair = misclassified_by(normals, offsets, where, class_ids)
     means = classes.mean(axis=1)  # [2, 2]
-    variances = ((classes - means[:, None]) ** 2).sum(axis=2).mean(axis=1)  # [2]
+    first, second = ((classes - means[:, None]) ** 2).sum(axis=2).mean(axis=1)  # the variances of both
     return Boundaries(
         where, class_ids, pairs, normals, offsets, per_pair, float(per_pair.mean()),
         float(per_pair.std(ddof=1) / math.sqrt(draws)),
-        variance_ratio_of(*map(float, variances), float(np.linalg.norm(means[0] - means[1]))),
+        variance_ratio_of(float(first), float(second), float(np.linalg.norm(means[0] - means[1]))),
     )
 
 

@@ -26,8 +26,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -43,7 +43,7 @@ from tf_unravel.regularizers import filter_normalized_distance
 
 
 def distance_travelled(
-    backbone: Any,
+    backbone: keras.Model,
     head: FineTune,
     split: ClassImages,
     ways: int = 5,
@@ -84,12 +84,12 @@ def distance_travelled(
     if num_tasks < 1:
         raise ValueError(f"There must be a task at least. Received: num_tasks={num_tasks}.")
     sampler = TaskSampler(split, ways, shots, queries, seed)
-    distances = []
+    travelled = []
     blocks = task_blocks(lambda support, _: split.images[support], sampler, num_tasks, IMAGE_TASKS_PER_BLOCK)
     for first_task, support in blocks:
         labels = tf.tile(sampler.labels[0][None], (len(support), 1))  # [T, S]
-        distances.append(head.adapt_each(backbone, ways, (support, labels), _travelled, first_task).numpy())
-    distances = np.concatenate(distances)[:num_tasks].astype(np.float64)
+        travelled.append(head.adapt_each(backbone, ways, (support, labels), _travelled, first_task).numpy())
+    distances = np.concatenate(travelled)[:num_tasks].astype(np.float64)
     if not np.isfinite(distances).all():
         task = int(np.argmin(np.isfinite(distances)))
         raise ValueError(f"Fine-tuning diverged; lower its rate. Received: distance {distances[task]} at task {task}.")

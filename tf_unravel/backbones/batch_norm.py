@@ -1,40 +1,45 @@
 """Batch normalisation on TensorFlow's fused kernels, differentiable twice at the price of the kernels.
 
-symbol   here         shape          meaning
-x        inputs       [B, H, W, C]   activations; n = B H W of them a channel
-mu, var  mean, var    [C]            batch mean and biased batch variance
-r        inv          [C]            1 / sqrt(var + eps)
-z        -            [B, H, W, C]   (x - mu) r
-y        outputs      [B, H, W, C]   gamma z + beta
-a        grad         [B, H, W, C]   gradient of the loss by y
-P(a)     -            [B, H, W, C]   a - m(a) - z m(a z), m the mean over the n values of a channel
+| symbol  | here      | shape        | meaning                                                          |
+|---------|-----------|--------------|------------------------------------------------------------------|
+| x       | inputs    | [B, H, W, C] | activations; n = B H W of them a channel                         |
+| mu, var | mean, var | [C]          | batch mean and biased batch variance                             |
+| r       | inv       | [C]          | 1 / sqrt(var + eps)                                              |
+| z       |           | [B, H, W, C] | (x - mu) r                                                       |
+| y       | outputs   | [B, H, W, C] | gamma z + beta                                                   |
+| a       | grad      | [B, H, W, C] | gradient of the loss by y                                        |
+| P(a)    |           | [B, H, W, C] | a - m(a) - z m(a z), m the mean over the n values of a channel   |
 
-Forward:   y = gamma z + beta.
-Backward:  dx = gamma r P(a), dgamma = n m(a z), dbeta = n m(a): the kernel FusedBatchNormGradV3.
-Twice:     with (v, s, t) the gradients by (dx, dgamma, dbeta) and q = m(a v) - m(a) m(v) - m(a z) m(v z),
-           by a: gamma r P(v) + s z + t                                                   (the same kernel, on v)
-           by x: -gamma r^2 [m(a z) P(v) + m(v z) P(a) + q z] + s r P(a)
-           by gamma: n r q.
+    Forward:   y = gamma z + beta.
+    Backward:  dx = gamma r P(a), dgamma = n m(a z), dbeta = n m(a): the kernel FusedBatchNormGradV3.
+    Twice:     with (v, s, t) the gradients by (dx, dgamma, dbeta) and q = m(a v) - m(a) m(v) - m(a z) m(v z),
+               by a: gamma r P(v) + s z + t                                               (the same kernel, on v)
+               by x: -gamma r^2 [m(a z) P(v) + m(v z) P(a) + q z] + s r P(a)
+               by gamma: n r q.
 
 Why not Keras's layer: on TensorFlow it composes y from some ten elementwise operations, a third of a step of conv4,
 and its second derivative is wrong by O(1/n): `tf.nn.moments` puts a stop_gradient on the mean, which leaves the
 first derivative intact and changes the second. TensorFlow's own second derivative of the kernel is right, but
 composed of some forty operations, a third of a second-order MAML step.
 
-in PyTorch     here                      value in MetaOptNet's networks
-momentum 0.1   momentum = 1 - 0.1        0.9    (Keras's own default is 0.99)
-eps            epsilon                   1e-5   (Keras's own default is 1e-3)
-running_var    moving_variance           follows the unbiased variance, n / (n - 1), as in PyTorch
+| in PyTorch   | here               | value in MetaOptNet's networks                            |
+|--------------|--------------------|-----------------------------------------------------------|
+| momentum 0.1 | momentum = 1 - 0.1 | 0.9 (Keras's own default is 0.99)                         |
+| eps          | epsilon            | 1e-5 (Keras's own default is 1e-3)                        |
+| running_var  | moving_variance    | follows the unbiased variance, n / (n - 1), as in PyTorch |
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any, NoReturn, TypeAlias
 
 import keras
 import tensorflow as tf
 
 from tf_unravel.backbones.modes import sharing
+
+_Triple: TypeAlias = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
 
 
 @keras.saving.register_keras_serializable(package="tf_unravel")
@@ -60,7 +65,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
     """
 
     def __init__(
-        self, input_bias: bool = False, input_bias_initializer: str | keras.Initializer = "zeros", **kwargs
+        self, input_bias: bool = False, input_bias_initializer: str | keras.Initializer = "zeros", **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
         self.input_bias = bool(input_bias)
@@ -98,19 +103,23 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         self.moving_variance.assign(keep * variance + (1.0 - keep) * tf.stop_gradient(batch_variance))
         return outputs
 
-    def get_config(self) -> dict:
+    def get_config(self) -> dict[str, Any]:
         initializer = keras.initializers.serialize(self.input_bias_initializer)
         return {**super().get_config(), "input_bias": self.input_bias, "input_bias_initializer": initializer}
 
 
-def _inference(x, gamma, beta, shift, variance, epsilon):
+def _inference(
+    x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, shift: tf.Tensor, variance: tf.Tensor, epsilon: float
+) -> tf.Tensor:
     """gamma (x + shift) / sqrt(variance + eps) + beta, composed."""
     factor = gamma * tf.math.rsqrt(variance + epsilon)
     wide = tf.cast(x, factor.dtype)
     return tf.cast(wide * factor + (beta + shift * factor), x.dtype)
 
 
-def _fused_inference(x, gamma, beta, shift, variance, epsilon):
+def _fused_inference(
+    x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, shift: tf.Tensor, variance: tf.Tensor, epsilon: float
+) -> tf.Tensor:
     """The same as one kernel; the shift goes through the offset, where a gradient by the bias finds it."""
     offset = beta + gamma * shift * tf.math.rsqrt(variance + epsilon)
     return tf.raw_ops.FusedBatchNormV3(
@@ -119,7 +128,7 @@ def _fused_inference(x, gamma, beta, shift, variance, epsilon):
     ).y  # fmt: skip
 
 
-def _training(x, gamma, beta, bias, epsilon):
+def _training(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, bias: list[tf.Tensor], epsilon: float) -> _Triple:
     """(y, batch mean, unbiased batch variance), composed and differentiable to any order."""
     wide = tf.cast(x, gamma.dtype)
     axes = list(range(len(x.shape) - 1))
@@ -132,7 +141,9 @@ def _training(x, gamma, beta, bias, epsilon):
     return tf.cast(y, x.dtype), mean, variance * (count / tf.maximum(count - 1.0, 1.0))
 
 
-def _synchronized_training(x, gamma, beta, bias, epsilon):
+def _synchronized_training(
+    x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, bias: list[tf.Tensor], epsilon: float
+) -> _Triple:
     """(y, mean, unbiased variance) with the statistics of the batches of all replicas, equal in size."""
     context = tf.distribute.get_replica_context()
     wide = tf.cast(x, gamma.dtype)
@@ -146,12 +157,16 @@ def _synchronized_training(x, gamma, beta, bias, epsilon):
     return tf.cast(y, x.dtype), mean, variance * (count / tf.maximum(count - 1.0, 1.0))
 
 
-def _fused_training(x, gamma, beta, bias, epsilon):
+def _fused_training(
+    x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, bias: list[tf.Tensor], epsilon: float
+) -> _Triple:
     """(y, batch mean, unbiased batch variance) from one kernel; gradients flow through y only."""
-    statistics = []
+    statistics: list[tf.Tensor] = []
 
     @tf.custom_gradient
-    def normalize(x: tf.Tensor, scale: tf.Tensor, offset: tf.Tensor, *inert: tf.Tensor) -> tuple[tf.Tensor, Callable]:
+    def normalize(
+        x: tf.Tensor, scale: tf.Tensor, offset: tf.Tensor, *inert: tf.Tensor
+    ) -> tuple[tf.Tensor, Callable[..., tuple[tf.Tensor, ...]]]:
         empty = tf.zeros([0], tf.float32)
         y, mean, variance, *reserve = tf.raw_ops.FusedBatchNormV3(
             x=x, scale=scale, offset=offset, mean=empty, variance=empty, epsilon=epsilon, is_training=True
@@ -165,10 +180,13 @@ def _fused_training(x, gamma, beta, bias, epsilon):
         return y, backward
 
     outputs = normalize(x, gamma, beta, *bias)
-    return outputs, *statistics
+    mean, variance = statistics
+    return outputs, mean, variance
 
 
-def _kernel(grad, x, scale, reserve, epsilon):
+def _kernel(
+    grad: tf.Tensor, x: tf.Tensor, scale: tf.Tensor, reserve: Sequence[tf.Tensor], epsilon: float
+) -> _Triple:
     """(gamma r P(a), n m(a z), n m(a)) of the gradient a."""
     return tf.raw_ops.FusedBatchNormGradV3(
         y_backprop=grad, x=x, scale=scale, reserve_space_1=reserve[0], reserve_space_2=reserve[1],
@@ -176,17 +194,27 @@ def _kernel(grad, x, scale, reserve, epsilon):
     )[:3]  # fmt: skip
 
 
-def _backward(grad, x, scale, mean, variance, reserve, epsilon):
+def _backward(
+    grad: tf.Tensor,
+    x: tf.Tensor,
+    scale: tf.Tensor,
+    mean: tf.Tensor,
+    variance: tf.Tensor,
+    reserve: Sequence[tf.Tensor],
+    epsilon: float,
+) -> _Triple:
     """The kernel's (dx, dgamma, dbeta), with the second derivative of the module's docstring."""
 
     # The statistics are arguments, although nothing flows back to them: tf.custom_gradient searches the whole graph
     # above whatever its function captures, which would make tracing quadratic in the number of inner steps.
     @tf.custom_gradient
-    def first(a: tf.Tensor, x: tf.Tensor, scale: tf.Tensor, *statistics: tf.Tensor) -> tuple[tuple, Callable]:
+    def first(
+        a: tf.Tensor, x: tf.Tensor, scale: tf.Tensor, *statistics: tf.Tensor
+    ) -> tuple[_Triple, Callable[..., Any]]:
         mean, variance, *reserve = statistics
         dx, dscale, doffset = _kernel(a, x, scale, reserve, epsilon)
 
-        def second(v: tf.Tensor, s: tf.Tensor, t: tf.Tensor) -> tuple:
+        def second(v: tf.Tensor, s: tf.Tensor, t: tf.Tensor) -> tuple[tf.Tensor | None, ...]:
             grads = _backward_twice(a, x, scale, (dscale, doffset), (v, s, t), mean, variance, reserve, epsilon)
             return (*grads, *(None for _ in statistics))
 
@@ -195,7 +223,17 @@ def _backward(grad, x, scale, mean, variance, reserve, epsilon):
     return first(grad, x, scale, mean, variance, *reserve)
 
 
-def _backward_twice(a, x, scale, sums, grads, mean, variance, reserve, epsilon):
+def _backward_twice(
+    a: tf.Tensor,
+    x: tf.Tensor,
+    scale: tf.Tensor,
+    sums: tuple[tf.Tensor, tf.Tensor],
+    grads: _Triple,
+    mean: tf.Tensor,
+    variance: tf.Tensor,
+    reserve: Sequence[tf.Tensor],
+    epsilon: float,
+) -> _Triple:
     """Gradients by (a, x, gamma) of <v, dx> + <s, dgamma> + <t, dbeta>; every wide sum is affine in P(v), a and x."""
     v, s, t = grads
     count = tf.cast(tf.size(x) // tf.size(scale), tf.float32)
@@ -214,10 +252,10 @@ def _backward_twice(a, x, scale, sums, grads, mean, variance, reserve, epsilon):
 
 
 @tf.custom_gradient
-def _final(*values: tf.Tensor) -> tuple[tuple, Callable]:
+def _final(*values: tf.Tensor) -> tuple[tuple[tf.Tensor, ...], Callable[..., Any]]:
     """The identity, with an error for its derivative: the statistics are not functions of x in these formulas."""
 
-    def backward(*grads: tf.Tensor) -> tuple:
+    def backward(*grads: tf.Tensor) -> NoReturn:
         raise NotImplementedError(
             "FusedBatchNormalization is differentiable twice; use dtype float64 or another layer for more."
         )

@@ -4,13 +4,14 @@ Block: conv3x3 -> batch normalisation -> ReLU -> max-pool 2x2. The pool stands b
 the same function (max commutes with a monotone function) and this one computes a quarter of the ReLUs. Reptile's
 code has this order, the others the other.
 
-network                              arguments                                                   D at 84 / 32
-ProtoNet as in MetaOptNet            the defaults                                                1600 / 256
-MAML (beta only)                     filters=32, use_bias=True, batch_norm_scale=False,           800 / 128
-                                     batch_norm_epsilon=1e-3, kernel_initializer="glorot_uniform"
-Reptile                              filters=32, use_bias=True, downsampling="pool_same",        1152 / 128
-                                     batch_norm_epsilon=1e-3, kernel_initializer="glorot_uniform"
-Reptile, Omniglot (28 x 28 x 1)      use_bias=True, downsampling="stride", ...                    256 (at 28)
+| network                         | arguments                                               | D at 84 / 32 |
+|---------------------------------|---------------------------------------------------------|--------------|
+| ProtoNet as in MetaOptNet       | the defaults                                            | 1600 / 256   |
+| MAML (beta only)                | filters=32, use_bias=True, batch_norm_scale=False, [1]  | 800 / 128    |
+| Reptile                         | filters=32, use_bias=True, downsampling="pool_same", [1] | 1152 / 128  |
+| Reptile, Omniglot (28 x 28 x 1) | use_bias=True, downsampling="stride", [1]               | 256 (at 28)  |
+
+[1] and batch_norm_epsilon=1e-3, kernel_initializer="glorot_uniform".
 """
 
 from __future__ import annotations

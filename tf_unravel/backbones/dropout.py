@@ -7,12 +7,13 @@ one batch (`synchronized`) each take their rows of the masks that one device wou
 
 DropBlock:
 
-paper        here           meaning
-n            forwards       training forwards of this layer so far, the current one included
-keep_prob    keep_rate(n)   max(1 - rate n / ramp, 1 - rate)
-block_size   block_size     side of the square that one seed drops
-feat_size    H, W           size of the feature map
-gamma        seed_rate      (1 - keep) / block_size^2 * H W / ((H - block_size + 1) (W - block_size + 1))
+| paper      | here         | meaning                                                                                |
+|------------|--------------|----------------------------------------------------------------------------------------|
+| n          | forwards     | training forwards of this layer so far, the current one included                       |
+| keep_prob  | keep_rate(n) | max(1 - rate n / ramp, 1 - rate)                                                       |
+| block_size | block_size   | side of the square that one seed drops                                                 |
+| feat_size  | H, W         | size of the feature map                                                                |
+| gamma      | seed_rate    | (1 - keep) / block_size^2 * H W / ((H - block_size + 1) (W - block_size + 1))          |
 
 Seeds are drawn, independently for each image and channel, only where a whole block fits into the map; a seed drops
 the block that extends down and right from it. What remains is scaled by (all elements) / (elements kept), counted
@@ -27,6 +28,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -64,7 +66,7 @@ class Dropout(keras.layers.Layer):
         ValueError: if `rate` is out of range.
     """
 
-    def __init__(self, rate: float, seed: int | None = None, **kwargs) -> None:
+    def __init__(self, rate: float, seed: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if not 0.0 <= rate < 1.0:
             raise ValueError(f"a dropout rate is at least 0 and below 1. Received: rate={rate}")
@@ -95,7 +97,7 @@ class Dropout(keras.layers.Layer):
         kept = self.uniform(tf.shape(inputs), state) >= self.rate
         return tf.where(kept, inputs * tf.cast(1.0 / (1.0 - self.rate), inputs.dtype), 0.0)
 
-    def uniform(self, shape: tf.Tensor | Sequence, state: tf.Tensor) -> tf.Tensor:
+    def uniform(self, shape: tf.Tensor | Sequence[tf.Tensor | int], state: tf.Tensor) -> tf.Tensor:
         """Uniform numbers in [0, 1) of a shape [B, ...], a function of the state (seed, n) alone."""
         replicas = sharing(self)
         if replicas == 1:
@@ -104,10 +106,10 @@ class Dropout(keras.layers.Layer):
         first = tf.distribute.get_replica_context().replica_id_in_sync_group * shape[0]
         return tf.random.stateless_uniform(whole, seed=state, alg="philox")[first : first + shape[0]]
 
-    def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple:
+    def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
         return tuple(input_shape)
 
-    def get_config(self) -> dict:
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "rate": self.rate, "seed": self.seed}
 
 
@@ -128,7 +130,7 @@ class DropBlock(Dropout):
     """
 
     def __init__(
-        self, block_size: int, rate: float = 0.1, seed: int | None = None, ramp: int = 40000, **kwargs
+        self, block_size: int, rate: float = 0.1, seed: int | None = None, ramp: int = 40000, **kwargs: Any
     ) -> None:
         super().__init__(rate, seed, **kwargs)
         if block_size < 1 or ramp < 1:
@@ -140,7 +142,7 @@ class DropBlock(Dropout):
 
     def build(self, input_shape: Sequence[int | None]) -> None:
         height, width = input_shape[1:3]
-        if min(height, width) < self.block_size:
+        if height is None or width is None or min(height, width) < self.block_size:
             raise ValueError(
                 f"a block of {self.block_size} does not fit into a {height} x {width} feature map. "
                 f"Received: block_size={self.block_size}; use a smaller one or larger images."
@@ -160,5 +162,5 @@ class DropBlock(Dropout):
         scale = tf.math.divide_no_nan(counts[0], counts[1])
         return inputs * tf.cast(kept * scale, inputs.dtype)
 
-    def get_config(self) -> dict:
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "block_size": self.block_size, "ramp": self.ramp}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -35,7 +36,7 @@ class Normalize(keras.layers.Layer):
         [[[[-1.0, 1.0, -0.6000000238418579]]]]
     """
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float], **kwargs) -> None:
+    def __init__(self, mean: Sequence[float], std: Sequence[float], **kwargs: Any) -> None:
         kwargs.setdefault("autocast", False)
         super().__init__(**kwargs)
         self.mean = [float(value) for value in np.reshape(mean, -1)]
@@ -62,7 +63,7 @@ class Normalize(keras.layers.Layer):
     def compute_output_spec(self, inputs: keras.KerasTensor) -> keras.KerasTensor:
         return keras.KerasTensor(inputs.shape, dtype=self.compute_dtype)
 
-    def get_config(self) -> dict:
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "mean": self.mean, "std": self.std}
 
 

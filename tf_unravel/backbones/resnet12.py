@@ -10,6 +10,7 @@ counted, and what the original counted, is said in `dropout`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 
@@ -82,7 +83,7 @@ def resnet12(
 
 
 def _residual(
-    x: keras.KerasTensor, filters: int, norm: dict, seeds: Sequence[int | None], name: str
+    x: keras.KerasTensor, filters: int, norm: dict[str, Any], seeds: Sequence[int | None], name: str
 ) -> keras.KerasTensor:
     """One block up to its drop: [B, H, W, C] -> [B, H // 2, W // 2, filters]."""
     shortcut = _conv_norm(x, filters, 1, norm, seeds[3], f"{name}_shortcut")
@@ -96,7 +97,7 @@ def _residual(
 
 
 def _conv_norm(
-    x: keras.KerasTensor, filters: int, size: int, norm: dict, seed: int | None, name: str
+    x: keras.KerasTensor, filters: int, size: int, norm: dict[str, Any], seed: int | None, name: str
 ) -> keras.KerasTensor:
     # He's initialization over the fan-out with gain sqrt(2): MetaOptNet names leaky_relu but leaves its slope at 0
     initializer = keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal", seed=seed)

@@ -12,6 +12,7 @@ import os
 import pathlib
 from collections.abc import Iterator, Sequence
 from types import ModuleType
+from typing import Any
 
 import tensorflow as tf
 import tqdm
@@ -45,7 +46,7 @@ PARTS: dict[str, ModuleType] = {
 }
 
 
-def run(only: Sequence[str] = (), out: str | os.PathLike = "benchmark.json", quick: bool = False) -> str:
+def run(only: Sequence[str] = (), out: str | os.PathLike[str] = "benchmark.json", quick: bool = False) -> str:
     """Measures, and returns the table.
 
     The JSON file is written anew after each measurement, so that a benchmark which is interrupted leaves what it has.
@@ -100,7 +101,7 @@ def _without_tracing_warnings() -> Iterator[None]:
         logger.setLevel(before)
 
 
-def _write(path: pathlib.Path, facts: dict, measured: dict[str, list[Measurement]]) -> None:
+def _write(path: pathlib.Path, facts: dict[str, Any], measured: dict[str, list[Measurement]]) -> None:
     lines = [{"part": name, **each.as_json()} for name, part in measured.items() for each in part]
     RunFolder.write_json(path, {"machine": facts, "measurements": lines})
 

@@ -47,7 +47,7 @@ def stream_module(module: str, *arguments: str) -> Iterator[Any]:
             command(module, *arguments), env=environment(), stdout=subprocess.PIPE, stderr=errors, text=True
         )
         try:
-            yield from map(json.loads, process.stdout)
+            yield from map(json.loads, process.stdout or ())
             status = process.wait()
         finally:
             process.kill()

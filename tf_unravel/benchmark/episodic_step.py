@@ -49,7 +49,7 @@ def measure(sizes: Sizes) -> Iterator[Measurement]:
         learner = learners.Episodic(backbone, head, weight_decay=5e-4)
         works = {"ours": Work(step_of(learner, learners.sgd(1, 0.01), episodes))}
         works["alone"] = _alone(head, sizes.episodes, backbone.output_shape[1])
-        if torch_meta and (name != "svm" or torch_heads.has_qpth()):
+        if torch_meta and torch_heads and networks and (name != "svm" or torch_heads.has_qpth()):
             torch_head = getattr(torch_heads, name)
             if name == "svm":
                 torch_head = functools.partial(torch_head, iterations=15)

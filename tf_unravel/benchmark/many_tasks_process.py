@@ -6,10 +6,12 @@ import re
 import sys
 import time
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 from tf_unravel.benchmark.tasks import evaluate, random_features
 
+resource: ModuleType | None
 try:
     import resource
 except ImportError:  # not on Windows; the peak is not measured there
@@ -31,8 +33,9 @@ def outcome(
 def peak_bytes() -> int | None:
     """Peak resident bytes of this process; None where the system does not say."""
     status = pathlib.Path("/proc/self/status")
-    if status.exists():  # Linux's ru_maxrss would count what the process that started this one had
-        return 1024 * int(re.search(r"VmHWM:\s*(\d+) kB", status.read_text())[1])
+    # Linux's ru_maxrss would count what the process that started this one had.
+    if status.exists() and (peak_kb := re.search(r"VmHWM:\s*(\d+) kB", status.read_text())):
+        return 1024 * int(peak_kb[1])
     if resource is None:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -7,6 +7,7 @@ TensorFlow and the images are in it.
 import dataclasses
 import json
 from collections.abc import Iterator
+from typing import Any
 
 from tf_unravel.benchmark.child import run_module
 from tf_unravel.benchmark.measurement import Measurement, Target
@@ -39,7 +40,7 @@ QUICK = Sizes(16, 1, 1, 2, 4, 1)
 
 def measure(sizes: Sizes) -> Iterator[Measurement]:
     """Peak memory and steps a second of both ways."""
-    outcomes: dict[bool, list[dict]] = {False: [], True: []}
+    outcomes: dict[bool, list[dict[str, Any]]] = {False: [], True: []}
     for _ in range(sizes.rounds):
         for rematerialize, found in outcomes.items():
             given = {**dataclasses.asdict(sizes), "rematerialize": rematerialize}

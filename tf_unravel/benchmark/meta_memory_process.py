@@ -14,7 +14,7 @@ from tf_unravel.benchmark.meta_steps import THREADS_PER_OP, WAYS, random_episode
 
 
 def outcome(
-    side: int, shots: int, queries: int, tasks: int, filters: int, steps: int, rematerialize: bool, **_: Any
+    side: int, shots: int, queries: int, tasks: int, filters: int, steps: int, rematerialize: bool, **_others: Any
 ) -> dict[str, Any]:
     """Peak resident GiB of the process, and steps a second after the first."""
     backbone = backbones.conv4((side, side, 3), filters=filters, use_bias=True)

@@ -31,7 +31,7 @@ class Sizes:
     rounds: int = 3
 
 
-RUNS = {
+RUNS: Mapping[str, tuple[Sequence[str], Sequence[str], float]] = {
     "demo_feature_clustering": (("gin/run/demo_feature_clustering.gin",), (), 15.0),
     "maml, second order, conv4-32": (
         ("gin/data/glyphs.gin", "gin/backbone/conv4.gin", "gin/learner/maml.gin"),

@@ -55,7 +55,7 @@ FULL = Sizes()
 QUICK = Sizes((12,), 200, 5, (1,), 40, 10, 4, (1, 2), 0.01, 1)
 
 _WAYS, _QUERIES = 5, 15
-_HEADS = {"prototypes": heads.Prototypes(), "ridge": heads.Ridge(), "svm": heads.SVM()}
+_HEADS: dict[str, heads.Head] = {"prototypes": heads.Prototypes(), "ridge": heads.Ridge(), "svm": heads.SVM()}
 # head -> shots -> how many times the peer's rate is aimed at
 _TARGETS = {"ridge": {1: 2.0}, "svm": {1: 2.0, 5: 5.0}}
 _TIMES_EASYFSL = 10.0
@@ -135,7 +135,7 @@ def _best_batch(torch_heads: ModuleType, sizes: Sizes, features: np.ndarray, nam
         run = torch_heads.batched(name, torch_heads.random_tasks(features, tasks, _WAYS, shots, _QUERIES))
         candidates[tasks] = Work(run, tasks)
     rates = {tasks: summary(values).median for tasks, values in interleaved(candidates, rounds=5).items()}
-    best = max(rates, key=rates.get)
+    best = max(rates, key=rates.__getitem__)
     run, times = candidates[best].run, max(1, round(sizes.peer_batch_seconds * rates[best] / best))
     return Work(_repeated(run, times), best * times)
 

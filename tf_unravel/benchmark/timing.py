@@ -10,7 +10,9 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
+
+Name = TypeVar("Name", str, int)
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,8 @@ class Work:
 
 
 def interleaved(
-    works: Mapping[str, Work], rounds: int, warm_up: int = 1, clock: Callable[[], float] = time.perf_counter
-) -> dict[str, tuple[float, ...]]:
+    works: Mapping[Name, Work], rounds: int, warm_up: int = 1, clock: Callable[[], float] = time.perf_counter
+) -> dict[Name, tuple[float, ...]]:
     """Returns the rate of every work in every round, amount / seconds.
 
     Args:
@@ -47,7 +49,7 @@ def interleaved(
     for _ in range(warm_up):
         for work in works.values():
             work.run()
-    rates: dict[str, list[float]] = {name: [] for name in works}
+    rates: dict[Name, list[float]] = {name: [] for name in works}
     for number in range(rounds):
         for name in list(works) if number % 2 == 0 else reversed(list(works)):
             began = clock()

@@ -9,10 +9,15 @@ import importlib
 import inspect
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tf_unravel.data import cache
 from tf_unravel.data.class_images import ClassImages, channel_statistics, normalization_of
+
+if TYPE_CHECKING:  # what `__getattr__` gives, for type checkers and the reference
+    from tf_unravel.data.augmentation import augment
+    from tf_unravel.data.meta_batches import episodes_of_varied_shots, inner_batches
+    from tf_unravel.data.sampling import Episode, TaskSampler, class_pairs, episodes, steps_per_epoch
 
 SPLITS = ("train", "val", "test")
 _MODULES = {  # imported on first use: they need TensorFlow, reading data does not
@@ -41,7 +46,7 @@ def __dir__() -> list[str]:
 def _source(module: str) -> Callable[..., ClassImages]:
     """The `load` of tf_unravel.data.<module>, imported when it is first called: reading one source needs no other."""
 
-    def load_split(split: str, root: str | os.PathLike | None, **options) -> ClassImages:
+    def load_split(split: str, root: str | os.PathLike[str] | None, **options: Any) -> ClassImages:
         function = importlib.import_module(f"tf_unravel.data.{module}").load
         known = [name for name in inspect.signature(function).parameters if name not in ("split", "root")]
         unknown = sorted(set(options) - set(known))
@@ -57,7 +62,7 @@ SOURCES: dict[str, Callable[..., ClassImages]] = {
 }
 
 
-def load(name: str, split: str = "train", root: str | os.PathLike | None = None, **options) -> ClassImages:
+def load(name: str, split: str = "train", root: str | os.PathLike[str] | None = None, **options: Any) -> ClassImages:
     """One split of a dataset.
 
     Args:
@@ -94,6 +99,8 @@ __all__ = [
     "channel_statistics",
     "class_pairs",
     "episodes",
+    "episodes_of_varied_shots",
+    "inner_batches",
     "load",
     "normalization_of",
     "steps_per_epoch",

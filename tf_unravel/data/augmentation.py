@@ -9,11 +9,11 @@ Every image goes through, in this order (MetaOptNet ``data/*.py``, training spli
 All three colour operations are one formula (PIL's ``ImageEnhance``), ``x' = clip(trunc(t + f * (x - t)), 0, 255)``,
 where f is the factor and the target t is
 
-=============  ===================================================================
-brightness     black, t = 0
-contrast       the image's mean grey level, rounded to an integer
-saturation     the grey level of the same pixel, (19595 R + 38470 G + 7471 B + 2^15) >> 16
-=============  ===================================================================
+| operation  | target                                                                         |
+|------------|--------------------------------------------------------------------------------|
+| brightness | black, t = 0                                                                   |
+| contrast   | the image's mean grey level, rounded to an integer                             |
+| saturation | the grey level of the same pixel, (19595 R + 38470 G + 7471 B + 2^15) >> 16    |
 
 so that three passes with a target chosen per image do what PIL does image by image. tf.image and Keras blend contrast
 with the mean of each channel instead, which is another augmentation.
@@ -28,14 +28,21 @@ changes nothing, as in PIL's mode "L".
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
+import numpy as np
 import tensorflow as tf
 
 BRIGHTNESS, CONTRAST, SATURATION = 0, 1, 2
 _ORDERS = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
 _FACTOR_GRID = 2.0**14
 _STREAM = 0x6175676D  # "augm": keeps these draws apart from others made with the same (seed, step)
+
+Whole: TypeAlias = int | tf.Tensor
+"""An integer, or a scalar tensor of one."""
+
+Images: TypeAlias = np.ndarray | tf.Tensor
+"""uint8 [B, H, W, C]."""
 
 
 class Parameters(NamedTuple):
@@ -56,7 +63,9 @@ class Parameters(NamedTuple):
     factors: tf.Tensor
 
 
-def draw(batch_size, seed, step, padding: int = 4, jitter: float = 0.4, flip: bool = True) -> Parameters:
+def draw(
+    batch_size: Whole, seed: Whole, step: Whole, padding: int = 4, jitter: float = 0.4, flip: bool = True
+) -> Parameters:
     """Draws the parameters of one batch from (seed, step) alone.
 
     Image i gets the same parameters whatever the batch size is, so a replica may draw for the whole batch and slice.
@@ -92,7 +101,7 @@ def draw(batch_size, seed, step, padding: int = 4, jitter: float = 0.4, flip: bo
     )
 
 
-def apply(images, parameters: Parameters, padding: int = 4) -> tf.Tensor:
+def apply(images: Images, parameters: Parameters, padding: int = 4) -> tf.Tensor:
     """Crops, jitters and flips each image as its parameters say.
 
     Args:
@@ -110,7 +119,9 @@ def apply(images, parameters: Parameters, padding: int = 4) -> tf.Tensor:
     return _jitter(_crop_and_flip(images, parameters, padding), parameters)
 
 
-def augment(images, seed, step, padding: int = 4, jitter: float = 0.4, flip: bool = True) -> tf.Tensor:
+def augment(
+    images: Images, seed: Whole, step: Whole, padding: int = 4, jitter: float = 0.4, flip: bool = True
+) -> tf.Tensor:
     """Augments a batch of training images as MetaOptNet does, from (seed, step) alone.
 
     Random crop with black padding, colour jitter with PIL's semantics, horizontal flip.
@@ -143,7 +154,7 @@ def augment(images, seed, step, padding: int = 4, jitter: float = 0.4, flip: boo
     return _jitter(images, parameters) if jitter else images
 
 
-def _checked(images) -> tf.Tensor:
+def _checked(images: Images) -> tf.Tensor:
     """The images as a tensor, or one clear line."""
     images = tf.convert_to_tensor(images)
     if images.dtype != tf.uint8 or images.shape.rank != 4 or images.shape[3] not in (1, 3) or None in images.shape[1:]:

@@ -20,9 +20,12 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 
+fcntl: ModuleType | None
 try:
     import fcntl
 except ImportError:  # Windows: no waiting; the rename alone keeps entries whole
@@ -32,7 +35,7 @@ _FORMAT = 1
 _PATIENCE = 50
 _log = logging.getLogger(__name__)
 
-Create = Callable[[str, tuple, object], np.ndarray]
+Create = Callable[[str, tuple[int, ...], Any], np.ndarray]
 
 
 def cache_folder() -> pathlib.Path:
@@ -120,7 +123,7 @@ def _read(folder: pathlib.Path, key: str) -> dict[str, np.ndarray] | None:
         return None
 
 
-def _open(path: pathlib.Path, described: Mapping) -> np.ndarray:
+def _open(path: pathlib.Path, described: Mapping[str, Any]) -> np.ndarray:
     size = path.stat().st_size
     if size != described["bytes"]:
         raise ValueError(f"{path.name} has {size} bytes instead of {described['bytes']}")
@@ -152,7 +155,7 @@ def _build(folder: pathlib.Path, key: str, fill: Callable[[Create], None]) -> di
     try:
         arrays: dict[str, np.ndarray] = {}
 
-        def create(name: str, shape: tuple, dtype: object) -> np.ndarray:
+        def create(name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
             if not re.fullmatch(r"[A-Za-z0-9_]+", name) or name in arrays:
                 raise ValueError(f"array names are letters, digits and '_', each once. Received: {name!r}.")
             arrays[name] = _create(temporary / f"{name}.npy", tuple(shape), np.dtype(dtype))
@@ -172,7 +175,7 @@ def _build(folder: pathlib.Path, key: str, fill: Callable[[Create], None]) -> di
     raise ValueError(f"cache entry {folder} cannot be read back: delete it, or set TF_UNRAVEL_CACHE.")
 
 
-def _create(path: pathlib.Path, shape: tuple, dtype: np.dtype) -> np.ndarray:
+def _create(path: pathlib.Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
     if dtype.hasobject:
         raise ValueError(f"only plain arrays can be cached. Received: {path.stem} of dtype {dtype}.")
     if 0 in shape:

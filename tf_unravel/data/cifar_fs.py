@@ -40,7 +40,7 @@ _ACCEPTED = (
 )
 
 
-def load(split: str, root: str | os.PathLike | None = None) -> ClassImages:
+def load(split: str, root: str | os.PathLike[str] | None = None) -> ClassImages:
     """One split of CIFAR-FS.
 
     Args:
@@ -150,8 +150,11 @@ def _copy_member(source: pathlib.Path, member: str, file: BinaryIO) -> None:
     else:
         try:
             with tarfile.open(source, "r:gz") as archive:
-                shutil.copyfileobj(archive.extractfile(f"cifar-100-python/{member}"), file)
-        except (tarfile.TarError, EOFError, OSError, zlib.error, KeyError, AttributeError) as error:
+                packed = archive.extractfile(f"cifar-100-python/{member}")
+                if packed is None:
+                    raise KeyError(f"{member} is no file")
+                shutil.copyfileobj(packed, file)
+        except (tarfile.TarError, EOFError, OSError, zlib.error, KeyError) as error:
             raise ValueError(f"{source} is damaged or truncated ({error}); download it again.") from error
     file.seek(0)
 

@@ -11,10 +11,15 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+from collections.abc import Iterator
+from typing import TypeAlias
 
 import numpy as np
 
 _CHUNK_BYTES = 2 * 2**20
+
+Normalization: TypeAlias = tuple[tuple[float, ...], tuple[float, ...]]
+"""(mean per channel, standard deviation per channel), in units of 0..255."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -43,14 +48,14 @@ class ClassImages:
     class_names: tuple[str, ...]
     name: str
     fingerprint: str = ""
-    normalization: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    normalization: Normalization | None = None
 
     def __post_init__(self) -> None:
         _check_images(self.images, self.name)
         object.__setattr__(self, "class_names", tuple(str(name) for name in self.class_names))
         object.__setattr__(self, "class_ids", _checked_ids(self))
         if self.normalization is not None:
-            object.__setattr__(self, "normalization", _checked_normalization(self))
+            object.__setattr__(self, "normalization", _checked_normalization(self, self.normalization))
         if not self.fingerprint:
             digest = content_fingerprint(self.images, self.class_ids, self.class_names)
             object.__setattr__(self, "fingerprint", digest)
@@ -73,7 +78,8 @@ class ClassImages:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(height, width, channels) of every image."""
-        return tuple(self.images.shape[1:])
+        _, height, width, channels = self.images.shape
+        return height, width, channels
 
     @functools.cached_property
     def class_index(self) -> tuple[np.ndarray, np.ndarray]:
@@ -123,8 +129,8 @@ def _first_repeated(split: ClassImages) -> str:
     return next(name for index, name in enumerate(split.class_names) if name in split.class_names[:index])
 
 
-def _checked_normalization(split: ClassImages) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    mean, std = (tuple(float(value) for value in values) for values in split.normalization)
+def _checked_normalization(split: ClassImages, normalization: Normalization) -> Normalization:
+    mean, std = (tuple(float(value) for value in values) for values in normalization)
     channels = split.images.shape[-1]
     if len(mean) != channels or len(std) != channels or min(std) <= 0:
         raise ValueError(
@@ -134,7 +140,7 @@ def _checked_normalization(split: ClassImages) -> tuple[tuple[float, ...], tuple
     return mean, std
 
 
-def _chunks(images: np.ndarray):
+def _chunks(images: np.ndarray) -> Iterator[np.ndarray]:
     """Views of `images` of about `_CHUNK_BYTES` each: all that is in memory when `images` is a memmap."""
     rows = max(1, _CHUNK_BYTES // max(1, images[0].nbytes))
     for start in range(0, len(images), rows):
@@ -153,13 +159,13 @@ def content_fingerprint(images: np.ndarray, class_ids: np.ndarray, class_names: 
         64 hexadecimal digits (SHA-256).
     """
     digest = hashlib.sha256(repr((images.shape, tuple(class_names))).encode("utf-8"))
-    digest.update(np.ascontiguousarray(class_ids, dtype="<i4"))
+    digest.update(np.ascontiguousarray(class_ids, dtype="<i4").data)
     for chunk in _chunks(images):
-        digest.update(np.ascontiguousarray(chunk))
+        digest.update(np.ascontiguousarray(chunk).data)
     return digest.hexdigest()
 
 
-def channel_statistics(split: ClassImages) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def channel_statistics(split: ClassImages) -> Normalization:
     """Mean and standard deviation of every channel over all pixels of a split, in 0-255 units.
 
     Computed exactly from counts of the 256 values, a chunk at a time: memory stays bounded.
@@ -187,7 +193,7 @@ def channel_statistics(split: ClassImages) -> tuple[tuple[float, ...], tuple[flo
     return tuple(mean.tolist()), tuple(np.sqrt(variance).tolist())
 
 
-def normalization_of(split: ClassImages) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def normalization_of(split: ClassImages) -> Normalization:
     """The (mean, std) per channel to normalise with: the dataset's published ones, else measured on this split.
 
     A channel that is constant gets a standard deviation of 1, so that dividing by it is safe.

@@ -24,7 +24,7 @@ _BLOCK = 1 << 20
 _FILES_PER_TASK = 256
 
 
-def file_hash(path: str | os.PathLike, algorithm: str = "sha256") -> bytes:
+def file_hash(path: str | os.PathLike[str], algorithm: str = "sha256") -> bytes:
     """The hash of one file's bytes, read a block at a time."""
     digest = hashlib.new(algorithm)
     with open(path, "rb", buffering=0) as file:
@@ -33,7 +33,7 @@ def file_hash(path: str | os.PathLike, algorithm: str = "sha256") -> bytes:
     return digest.digest()
 
 
-def digest_of_files(root: str | os.PathLike, relative_paths: Sequence[str]) -> str:
+def digest_of_files(root: str | os.PathLike[str], relative_paths: Sequence[str]) -> str:
     """Hex digest of the names and bytes of files, read with all cores and remembered while the files stay untouched.
 
     Args:
@@ -44,7 +44,8 @@ def digest_of_files(root: str | os.PathLike, relative_paths: Sequence[str]) -> s
         64 hexadecimal digits (SHA-256).
     """
     root = os.path.abspath(root)
-    states, newest = [], 0.0
+    states: list[tuple[object, ...]] = []
+    newest = 0.0
     for path in relative_paths:
         try:
             found = os.stat(os.path.join(root, path))
@@ -85,13 +86,13 @@ def digest_of_text(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def is_html(path: str | os.PathLike) -> bool:
+def is_html(path: str | os.PathLike[str]) -> bool:
     """Whether a file begins like a web page: what a failed download leaves behind."""
     with open(path, "rb") as file:
         return file.read(64).lstrip().startswith(b"<")
 
 
-def check_hash(path: str | os.PathLike, algorithm: str, expected: str) -> None:
+def check_hash(path: str | os.PathLike[str], algorithm: str, expected: str) -> None:
     """Checks a downloaded file against its published hash.
 
     Args:

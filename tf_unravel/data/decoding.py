@@ -22,10 +22,10 @@ import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import IO, NamedTuple, cast
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".webp")
 FILTERS = {
@@ -53,10 +53,10 @@ class Decoding:
         background: (red, green, blue), 0-255, behind transparent pixels.
     """
 
-    size: tuple[int, int] | None = None
+    size: tuple[int, ...] | None = None
     resize: str = "bilinear"
     crop: bool = False
-    background: tuple[int, int, int] = (255, 255, 255)
+    background: tuple[int, ...] = (255, 255, 255)
 
     def __post_init__(self) -> None:
         if self.resize not in FILTERS:
@@ -72,7 +72,7 @@ class Failure(NamedTuple):
 
     row: int
     reason: str
-    size: tuple[int, int] | None = None
+    size: tuple[int, ...] | None = None
 
 
 class UnusableImage(ValueError):
@@ -112,7 +112,7 @@ def decode(data: bytes, how: Decoding) -> np.ndarray:
         raise
     except Image.DecompressionBombError as error:
         raise UnusableImage(f"it has more pixels than the limit of {Image.MAX_IMAGE_PIXELS}") from error
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise UnusableImage("it is no JPEG, PNG, BMP or WebP image") from error
     except MemoryError:
         raise
@@ -136,7 +136,7 @@ def _prepared(image: Image.Image, how: Decoding) -> Image.Image:
     return image.resize((width, height), FILTERS[how.resize])
 
 
-def _rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+def _rgb(image: Image.Image, background: tuple[int, ...]) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith("I") or image.mode == "F":  # 16-bit greyscale: Pillow's own conversion clips at 255
@@ -164,8 +164,8 @@ def decode_files(paths: Sequence[str], out: np.ndarray, how: Decoding) -> list[F
     """
     cores = num_cores()
     starts = range(0, len(paths), _FILES_PER_TASK)
-    file = getattr(out, "filename", None)
-    if len(paths) >= _PROCESSES_FROM and cores > 1 and file and sys.executable and os.path.isfile(__file__):
+    ready = bool(sys.executable) and os.path.isfile(__file__)
+    if len(paths) >= _PROCESSES_FROM and cores > 1 and ready and isinstance(out, np.memmap) and out.filename:
         return sorted(_decode_with_processes(paths, starts, out, how, cores), key=lambda failure: failure.row)
     with ThreadPoolExecutor(cores) as pool:
         tasks = [pool.submit(_decode_rows, paths[i : i + _FILES_PER_TASK], i, out, how) for i in starts]
@@ -196,7 +196,7 @@ def _decode_with_processes(
     for start in starts:
         waiting.put(start)
     settings = {
-        "file": os.path.abspath(out.filename),
+        "file": os.path.abspath(str(out.filename)),
         "offset": out.offset,
         "shape": out.shape,
         "how": dataclasses.asdict(how),
@@ -205,17 +205,17 @@ def _decode_with_processes(
     problems: list[str] = []
     workers = [_start_worker() for _ in range(min(cores, len(starts)))]
 
-    def serve(worker: subprocess.Popen) -> None:
+    def serve(worker: _Worker) -> None:
         try:
             _send(worker, settings)
             while not problems:
                 start = waiting.get_nowait()
                 _send(worker, [start, list(paths[start : start + _FILES_PER_TASK])])
-                failures.extend(Failure(*failure) for failure in json.loads(worker.stdout.readline()))
+                failures.extend(Failure(*failure) for failure in json.loads(worker.answers.readline()))
         except queue.Empty:
             pass
         except (OSError, ValueError) as error:  # a closed pipe, or an answer cut short
-            problems.append(f"a decoding process ended early (exit code {worker.poll()}, {error}); load again.")
+            problems.append(f"a decoding process ended early (exit code {worker.process.poll()}, {error}); load again.")
 
     threads = [threading.Thread(target=serve, args=(worker,), daemon=True) for worker in workers]
     try:
@@ -226,24 +226,31 @@ def _decode_with_processes(
     finally:
         problems.append("stopped")
         for worker in workers:
-            worker.kill()
-            worker.wait()
-            worker.stdin.close()
-            worker.stdout.close()
+            worker.process.kill()
+            worker.process.wait()
+            worker.tasks.close()
+            worker.answers.close()
     if len(problems) > 1:
         raise ValueError(problems[0])
     return failures
 
 
-def _start_worker() -> subprocess.Popen:
+class _Worker(NamedTuple):
+    process: subprocess.Popen[str]
+    tasks: IO[str]
+    answers: IO[str]
+
+
+def _start_worker() -> _Worker:
     run = f"import runpy, sys; sys.path[:] = sys.argv[2:]; runpy.run_path(sys.argv[1], run_name={_WORKER!r})"
     arguments = [sys.executable, "-c", run, os.path.abspath(__file__), *(p for p in sys.path if p)]
-    return subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="ascii")
+    process = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="ascii")
+    return _Worker(process, cast(IO[str], process.stdin), cast(IO[str], process.stdout))
 
 
-def _send(worker: subprocess.Popen, message: object) -> None:
-    worker.stdin.write(json.dumps(message) + "\n")  # ASCII: names that are no valid text survive as \udcxx
-    worker.stdin.flush()
+def _send(worker: _Worker, message: object) -> None:
+    worker.tasks.write(json.dumps(message) + "\n")  # ASCII: names that are no valid text survive as \udcxx
+    worker.tasks.flush()
 
 
 def _work() -> None:

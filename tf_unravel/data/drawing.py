@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -78,7 +79,7 @@ def take(images: np.ndarray, indices: np.ndarray) -> np.ndarray:
     return np.asarray(np.take(images, indices, axis=0, mode="clip"))
 
 
-def in_order(load: Callable, first: int, count: int | None) -> tf.data.Dataset:
+def in_order(load: Callable[[tf.Tensor], Any], first: int, count: int | None) -> tf.data.Dataset:
     numbers = tf.data.Dataset.counter(first, dtype=tf.int64)
     numbers = numbers if count is None else numbers.take(count)
     return numbers.map(load, num_parallel_calls=2, deterministic=True).prefetch(2)

@@ -4,14 +4,14 @@
 phonetic letters, digits and symbols that stay apart under the distortions below, and as far as possible under quarter
 turns and mirroring. Every image draws the character anew:
 
-======================  ==================================================================================
-shape                   one of 16 faces (DejaVu Sans, Sans Mono, Serif, and STIX, which matplotlib ships)
-affine                  rotation, size, aspect, shear, shift
-colours                 any tint; the glyph brighter than the background, one image in 16 a negative
-background              two shades mixed by soft noise or stripes; a bar behind the glyph
-occlusion               a bar in front of the glyph
-blur, noise             none, once or twice a 3 x 3 binomial filter; additive noise of random strength
-======================  ==================================================================================
+| what        | how                                                                               |
+|-------------|-----------------------------------------------------------------------------------|
+| shape       | one of 16 faces (DejaVu Sans, Sans Mono, Serif, and STIX, which matplotlib ships) |
+| affine      | rotation, size, aspect, shear, shift                                              |
+| colours     | any tint; the glyph brighter than the background, one image in 16 a negative      |
+| background  | two shades mixed by soft noise or stripes; a bar behind the glyph                 |
+| occlusion   | a bar in front of the glyph                                                       |
+| blur, noise | none, once or twice a 3 x 3 binomial filter; additive noise of random strength    |
 
 Which classes are in which split is decided by a fixed shuffle. The pixels are the same wherever Pillow (with its
 FreeType) and the font files are the same: each class has its own counter-based stream of random bits (Philox, whose
@@ -34,6 +34,7 @@ import unicodedata
 
 import matplotlib
 import numpy as np
+import PIL
 from PIL import Image, ImageDraw, ImageFont, features
 
 from tf_unravel.data import cache
@@ -60,7 +61,7 @@ _CHUNK = 50  # images drawn at once: they stay in the processor's cache
 
 def load(
     split: str,
-    root: str | os.PathLike | None = None,
+    root: str | os.PathLike[str] | None = None,
     images_per_class: int = 600,
     image_size: int = 32,
 ) -> ClassImages:
@@ -133,12 +134,12 @@ def _renderer() -> str:
         if not path.is_file():
             raise ValueError(f"{path} is missing: glyphs are drawn with matplotlib's fonts; reinstall matplotlib.")
         digest.update(path.read_bytes())
-    return f"pillow {Image.__version__} freetype {features.version('freetype2')} fonts {digest.hexdigest()[:16]}"
+    return f"pillow {PIL.__version__} freetype {features.version('freetype2')} fonts {digest.hexdigest()[:16]}"
 
 
 def _fill(create: cache.Create, images_per_class: int, size: int, threads: int | None = None) -> None:
     """Draws all splits straight into the cache's files, class by class, and adds their fingerprints."""
-    jobs = []
+    jobs: list[tuple[str, np.ndarray]] = []
     splits = {}
     for split, classes in SPLIT_SIZES.items():
         splits[split] = create(split, (classes * images_per_class, size, size, 3), np.uint8)

@@ -15,7 +15,7 @@ import numpy as np
 import PIL
 
 from tf_unravel.data import cache, content, decoding
-from tf_unravel.data.class_images import ClassImages, content_fingerprint
+from tf_unravel.data.class_images import ClassImages, Normalization, content_fingerprint
 
 _VERSION = 1  # raise it when decoding changes
 _log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ class ImageFiles:
     class_names: tuple[str, ...]
 
 
-def size_of(image_size: int | Sequence[int] | None) -> tuple[int, int] | None:
+def size_of(image_size: int | Sequence[int] | None) -> tuple[int, ...] | None:
     """image_size as (height, width); one number means a square."""
     if image_size is None:
         return None
@@ -52,7 +52,7 @@ def load_files(
     how: decoding.Decoding,
     min_images: int = 2,
     on_corrupt: str = "error",
-    normalization: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
+    normalization: Normalization | None = None,
 ) -> ClassImages:
     """Decodes files, or reads what was decoded before.
 
@@ -134,7 +134,7 @@ def _by(size: Sequence[int]) -> str:
     return f"{size[1]}x{size[0]}"
 
 
-def _first_size(paths: Sequence[str], how: decoding.Decoding) -> tuple[int, int]:
+def _first_size(paths: Sequence[str], how: decoding.Decoding) -> tuple[int, ...]:
     """(height, width) of the first image that can be read: what the others are held against."""
     for path in paths:
         try:

@@ -22,7 +22,7 @@ FOLDERS = {"train": ("train",), "val": ("val", "validation"), "test": ("test",)}
 
 def load(
     split: str,
-    root: str | os.PathLike | None = None,
+    root: str | os.PathLike[str] | None = None,
     image_size: int | Sequence[int] | None = None,
     resize: str = "bilinear",
     crop: bool = False,
@@ -141,13 +141,13 @@ def split_classes(
     return chosen
 
 
-def split_sizes(num_classes: int, fractions: Sequence[float], where: str) -> tuple[int, int, int]:
+def split_sizes(num_classes: int, fractions: Sequence[float], where: str) -> tuple[int, ...]:
     """Numbers of classes of train, val and test."""
     if len(fractions) != 3 or min(fractions) < 0:
         raise ValueError(f"{where}: fractions must be three numbers, 0 or more. Received: {tuple(fractions)}.")
     if abs(sum(fractions) - 1) < 1e-6:
         val, test = (max(1, round(part * num_classes)) if part > 0 else 0 for part in fractions[1:])
-        sizes = (num_classes - val - test, val, test)
+        sizes: tuple[int, ...] = (num_classes - val - test, val, test)
     elif sum(fractions) == num_classes and all(float(part).is_integer() for part in fractions):
         sizes = tuple(int(part) for part in fractions)
     else:
@@ -162,7 +162,8 @@ def split_sizes(num_classes: int, fractions: Sequence[float], where: str) -> tup
 
 def list_files(name: str, base: pathlib.Path, classes: Sequence[str]) -> ImageFiles:
     """The image files of class folders, sorted; hidden files and other kinds of files are passed over."""
-    paths, ids = [], []
+    paths: list[str] = []
+    ids: list[int] = []
     for class_id, class_name in enumerate(classes):
         with os.scandir(base / class_name) as entries:
             names = sorted(e.name for e in entries if is_image(e.name) and not e.is_dir())

@@ -55,7 +55,7 @@ def inner_batches(
     sampler = TaskSampler(split, ways, shots, queries=0, seed=seed, fewest_queries=0)
     labels, draws = sampler.labels[0], steps * batch
 
-    def gather(step):
+    def gather(step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         first = int(step) * tasks
         support, _ = sampler.indices(first, tasks)  # [T, S]
         orders = np.stack([_orders(seed, first + task, draws, ways * shots) for task in range(tasks)])  # [T, k B]
@@ -63,7 +63,7 @@ def inner_batches(
         chosen = np.take_along_axis(support, orders.reshape(tasks, -1), axis=1).reshape(orders.shape)  # [T, k, B]
         return take(split.images, chosen), labels[orders]
 
-    def load(step):
+    def load(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         images, known = tf.numpy_function(gather, [step], [tf.uint8, tf.int32])
         shape = (tasks, steps, batch)
         return tf.ensure_shape(images, (*shape, *split.image_shape)), tf.ensure_shape(known, shape)
@@ -95,7 +95,8 @@ def episodes_of_varied_shots(
     Args:
         split: the images.
         ways: classes per task.
-        fewest, most: shots are drawn from fewest..most, both included.
+        fewest: shots are drawn from fewest..most.
+        most: included.
         images_per_class: shots and queries together; above `most`.
         tasks: tasks per batch.
         seed: any non-negative integer.
@@ -115,7 +116,7 @@ def episodes_of_varied_shots(
         )
     samplers = [TaskSampler(split, ways, k, images_per_class - k, seed) for k in range(fewest, most + 1)]
 
-    def gather(step):
+    def gather(step: np.ndarray) -> tuple[np.ndarray, ...]:
         words = np.random.Philox(np.random.SeedSequence(seed, spawn_key=(SHOTS_STREAM, int(step))))
         sampler = samplers[int(words.random_raw() % len(samplers))]
         support, query = sampler.indices(int(step) * tasks, tasks)
@@ -123,7 +124,7 @@ def episodes_of_varied_shots(
         support_labels, query_labels = labels
         return take(split.images, support), support_labels, take(split.images, query), query_labels
 
-    def load(step):
+    def load(step: tf.Tensor) -> Episode:
         drawn = tf.numpy_function(gather, [step], [tf.uint8, tf.int32, tf.uint8, tf.int32])
         shapes = ((tasks, None, *split.image_shape), (tasks, None)) * 2
         return Episode(*(tf.ensure_shape(values, shape) for values, shape in zip(drawn, shapes, strict=True)))

@@ -45,7 +45,7 @@ _ACCEPTED = (
 
 def load(
     split: str,
-    root: str | os.PathLike | None = None,
+    root: str | os.PathLike[str] | None = None,
     image_size: int = 84,
     resize: str = "lanczos",
     on_corrupt: str = "error",

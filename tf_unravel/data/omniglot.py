@@ -5,6 +5,7 @@ characters, 20 alphabets), or from the small ones, `images_background_small1.zip
 (136 and 156 characters of 5 alphabets each, 50 characters in both). Images are greyscale, one channel.
 
 Schemes, that is which character goes to which split:
+
 - "vinyals": the fixed 1028/172/423 characters of Vinyals et al. 2016 (splits/omniglot_vinyals_*.txt). It cuts through
   alphabets: Gurmukhi has characters in train and in test.
 - "background": as the dataset was made; test is the evaluation archive, train the background archive without
@@ -46,7 +47,7 @@ _VERSION = 1
 
 def load(
     split: str,
-    root: str | os.PathLike | None = None,
+    root: str | os.PathLike[str] | None = None,
     scheme: str | None = None,
     rotations: bool = False,
     image_size: int = 28,

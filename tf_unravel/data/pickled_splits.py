@@ -17,14 +17,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tf_unravel.data import cache, content
-from tf_unravel.data.class_images import ClassImages, content_fingerprint
+from tf_unravel.data.class_images import ClassImages, Normalization, content_fingerprint
 from tf_unravel.data.pickles import PickledArray, read_pickle
 from tf_unravel.data.split_lists import check_disjoint, split_list
 
 _VERSION = 1
 _log = logging.getLogger(__name__)
-
-Normalization = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 class Contents(NamedTuple):
@@ -198,7 +196,7 @@ def _text(name: Any) -> str:
     return name.decode("latin1") if isinstance(name, bytes) else str(name)
 
 
-def existing(root: str | os.PathLike, names: Mapping[str, Sequence[str]]) -> dict[str, pathlib.Path]:
+def existing(root: str | os.PathLike[str], names: Mapping[str, Sequence[str]]) -> dict[str, pathlib.Path]:
     """{split: the first of its file names that exists in root}, for splits that have one."""
     found = {}
     for split, candidates in names.items():

@@ -28,6 +28,7 @@ import numpy as np
 _LARGE = 1 << 16
 _MOST_SMALL = 1 << 27  # bytes of everything but the arrays
 _BLOCK = 1 << 20
+_OPCODES = {opcode.code: opcode for opcode in pickletools.opcodes}
 
 
 class _Payload(NamedTuple):
@@ -38,7 +39,7 @@ class _Payload(NamedTuple):
     encoding: str
 
 
-def read_pickle(file: BinaryIO, path: str | os.PathLike) -> Any:
+def read_pickle(file: BinaryIO, path: str | os.PathLike[str]) -> Any:
     """The contents of a pickle of containers, numbers, text and NumPy arrays.
 
     Args:
@@ -69,11 +70,11 @@ def read_pickle(file: BinaryIO, path: str | os.PathLike) -> Any:
     return _with_text_keys(contents)
 
 
-def _damaged(path: str | os.PathLike, error: object) -> ValueError:
+def _damaged(path: str | os.PathLike[str], error: object) -> ValueError:
     return ValueError(f"{path} is damaged or truncated ({' '.join(str(error).split())}); download it again.")
 
 
-def _check_beginning(file: BinaryIO, path: str | os.PathLike) -> None:
+def _check_beginning(file: BinaryIO, path: str | os.PathLike[str]) -> None:
     beginning = file.read(64)
     file.seek(0)
     if not beginning:
@@ -93,14 +94,15 @@ def _with_text_keys(contents: Any) -> Any:
 # Opcode by opcode
 
 
-def _skeleton(file: BinaryIO, path: str | os.PathLike) -> tuple[bytes, dict[str, _Payload]]:
+def _skeleton(file: BinaryIO, path: str | os.PathLike[str]) -> tuple[bytes, dict[str, _Payload]]:
     """(the pickle with a short name in place of each long string, {name: where the string is})."""
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
-    kept, payloads, secret = bytearray(), {}, uuid.uuid4().hex
+    kept, secret = bytearray(), uuid.uuid4().hex
+    payloads: dict[str, _Payload] = {}
     while True:
         code = file.read(1)
-        opcode = pickletools.code2op.get(code.decode("latin1")) if code else None
+        opcode = _OPCODES.get(code.decode("latin1")) if code else None
         if opcode is None:
             raise _damaged(path, f"byte {code!r} at {file.tell() - 1} is no pickle" if code else "it ends early")
         body, payload = _argument(file, opcode)
@@ -202,11 +204,14 @@ class PickledArray:
 
     __slots__ = ("_fortran", "_path", "_raw", "_read", "dtype", "shape")
 
-    def __init__(self, read: Callable[[Any], Iterator[bytes]], path: str | os.PathLike) -> None:
+    def __init__(self, read: Callable[[Any], Iterator[bytes]], path: str | os.PathLike[str]) -> None:
         self._read, self._path = read, path
-        self.shape, self.dtype, self._fortran, self._raw = (0,), np.dtype(np.uint8), False, b""
+        self.shape: tuple[int, ...] = (0,)
+        self.dtype: np.dtype[Any] = np.dtype(np.uint8)
+        self._fortran = False
+        self._raw: str | bytes | bytearray = b""
 
-    def __setstate__(self, state: tuple) -> None:
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
         shape, dtype, fortran, raw = state[-4:]
         if not isinstance(dtype, _PickledDType) or not isinstance(raw, (str, bytes, bytearray)):
             raise pickle.UnpicklingError("an array of Python objects")
@@ -258,18 +263,17 @@ class _PickledDType:
         self._text = text.decode("latin1") if isinstance(text, bytes) else str(text)
         self._order = "|"
 
-    def __setstate__(self, state: tuple) -> None:
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
         order = state[1]
         self._order = order.decode("latin1") if isinstance(order, bytes) else str(order)
 
-    def dtype(self) -> np.dtype:
+    def dtype(self) -> np.dtype[Any]:
         if not re.fullmatch("[buif][1248]", self._text) or self._order not in tuple("<>|="):
             raise pickle.UnpicklingError(f"an array of dtype {self._order}{self._text}")
-        dtype = np.dtype(self._text)
-        return dtype.newbyteorder(self._order) if self._order in "<>" else dtype
+        return np.dtype(self._order + self._text) if self._order in "<>" else np.dtype(self._text)
 
 
-def _container(kind: type) -> Callable:
+def _container(kind: type) -> Callable[..., Any]:
     def build(*arguments: Any) -> Any:
         if any(isinstance(argument, int) for argument in arguments):  # bytes(10**12)
             raise pickle.UnpicklingError(f"{kind.__name__} of a number")
@@ -281,7 +285,9 @@ def _container(kind: type) -> Callable:
 class _RestrictedUnpickler(pickle.Unpickler):
     """Knows arrays, dtypes, scalars, containers and codecs.encode, by stand-ins that belong to this one load."""
 
-    def __init__(self, skeleton: bytes, payloads: dict[str, _Payload], file: BinaryIO, path: str | os.PathLike) -> None:
+    def __init__(
+        self, skeleton: bytes, payloads: dict[str, _Payload], file: BinaryIO, path: str | os.PathLike[str]
+    ) -> None:
         super().__init__(io.BytesIO(skeleton), encoding="latin1")
         self._path = path
 
@@ -292,7 +298,7 @@ class _RestrictedUnpickler(pickle.Unpickler):
         def reconstruct(*_: Any) -> PickledArray:
             return PickledArray(read, path)
 
-        def from_buffer(raw: Any, dtype: _PickledDType, shape: tuple, order: str = "C") -> PickledArray:
+        def from_buffer(raw: Any, dtype: _PickledDType, shape: tuple[int, ...], order: str = "C") -> PickledArray:
             array = PickledArray(read, path)
             array.__setstate__((shape, dtype, order == "F", raw))
             return array

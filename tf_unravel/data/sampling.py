@@ -108,11 +108,11 @@ def class_pairs(
     _check_pairs_exist(split)
     plans = Recent(lambda epoch: pair_plan(split, batch_size, seed, epoch))
 
-    def batch(step):
+    def batch(step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         indices = plans(int(step) // epoch_steps)[int(step) % epoch_steps]
         return take(split.images, indices), split.class_ids[indices].astype(np.int32)
 
-    def load(step):
+    def load(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         images, class_ids = tf.numpy_function(batch, [step], [tf.uint8, tf.int32])
         return tf.ensure_shape(images, (batch_size, *split.image_shape)), tf.ensure_shape(class_ids, (batch_size,))
 
@@ -230,11 +230,12 @@ def episodes(
     image_bytes = int(np.prod(split.image_shape))
     together = tasks_per_batch or int(np.clip(_IMAGE_BYTES_PER_GATHER // (per_task * image_bytes), 1, 64))
     support_labels, query_labels = (np.tile(labels, (together, 1)) for labels in sampler.labels)
-    def gather(number):
+
+    def gather(number: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         support, query = sampler.indices(first_task + int(number) * together, together)
         return take(split.images, support), take(split.images, query)
 
-    def load(number):
+    def load(number: tf.Tensor) -> Episode:
         support, query = tf.numpy_function(gather, [number], [tf.uint8, tf.uint8])
         support = tf.ensure_shape(support, (together, ways * shots, *split.image_shape))
         query = tf.ensure_shape(query, (together, ways * queries, *split.image_shape))
@@ -305,7 +306,9 @@ class TaskSampler:
         chosen = self._choose(TASK_IMAGE_STREAM, block, sizes, self.queries + self.shots, sizes.shape)
         return self._order[np.moveaxis(chosen, 0, -1) + self._offsets[classes][:, :, None]]  # [1024, W, Q + K]
 
-    def _choose(self, stream: int, block: int, sizes: np.ndarray | int, count: int, shape: tuple) -> np.ndarray:
+    def _choose(
+        self, stream: int, block: int, sizes: np.ndarray | int, count: int, shape: tuple[int, ...]
+    ) -> np.ndarray:
         words = np.random.Philox(np.random.SeedSequence(self.seed, spawn_key=(stream, block)))
         return without_replacement(uniform_words(words, (count, *shape)), sizes)
 

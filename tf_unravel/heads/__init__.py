@@ -8,18 +8,24 @@
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, TypeAlias
 
 from tf_unravel.arguments import shown
 from tf_unravel.heads.fine_tune import FineTune
 from tf_unravel.heads.inner_loop import SGD, Adam
 from tf_unravel.heads.kernel import Kernels, kernels
 from tf_unravel.heads.linear import Linear
+from tf_unravel.heads.protocol import Head
 from tf_unravel.heads.prototypes import Prototypes
 from tf_unravel.heads.ridge import Ridge
 from tf_unravel.heads.svm import SVM
 
-by_name = {head.name: head for head in (Prototypes, Ridge, SVM, Linear, FineTune)}
+AnyHead: TypeAlias = Head | FineTune
+"""A head on features, or one that adapts the backbone itself."""
+
+by_name: dict[str, type[Head] | type[FineTune]] = {
+    head.name: head for head in (Prototypes, Ridge, SVM, Linear, FineTune)
+}
 
 
 def check_head(option: str, head: Any) -> None:
@@ -59,5 +65,5 @@ def settings_of(head: Any) -> str:
     return ", ".join([name, *(f"{key} {f'{v:g}' if isinstance(v, float) else v}" for key, v in values)])
 
 
-__all__ = ["Adam", "FineTune", "Kernels", "Linear", "Prototypes", "Ridge", "SGD", "SVM", "by_name", "check_head",
-           "check_reads_features", "kernels", "settings_of"]
+__all__ = ["Adam", "AnyHead", "FineTune", "Head", "Kernels", "Linear", "Prototypes", "Ridge", "SGD", "SVM", "by_name",
+           "check_head", "check_reads_features", "kernels", "settings_of"]

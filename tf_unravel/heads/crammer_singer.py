@@ -214,8 +214,8 @@ def interior_step(problem: Problem, at: _Iterate) -> _Iterate:
     return _Iterate(at.dual + t * change, at.slack - t * change, at.z + t * dz, at.nu + t[..., 0] * dnu)
 
 
-def _rows(values: tuple, index: tf.Tensor) -> tuple:
-    return type(values)(*[tf.gather(value, index) for value in values])
+def _rows(problem: Problem, index: tf.Tensor) -> Problem:
+    return Problem(*[tf.gather(value, index) for value in problem])
 
 
 def _better(dual: tf.Tensor, gap: tf.Tensor, new: tf.Tensor, new_gap: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -228,7 +228,7 @@ def _active_set_stage(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Active-set steps until every task is done or the steps are used up; finished tasks drop out of the batch."""
 
-    def body(i: tf.Tensor, dual: tf.Tensor, gap: tf.Tensor, active: tf.Tensor) -> tuple:
+    def body(i: tf.Tensor, dual: tf.Tensor, gap: tf.Tensor, active: tf.Tensor) -> tuple[tf.Tensor, ...]:
         index = tf.where(gap > tolerance)[:, 0]
         part = _rows(problem, index)
         new, new_active = active_set_step(part, tf.gather(active, index))
@@ -255,7 +255,7 @@ def _interior_point_stage(
     index = tf.where(gap > tolerance)[:, 0]
     part, limit = _rows(problem, index), tf.gather(tolerance, index)
 
-    def body(i: tf.Tensor, dual: tf.Tensor, gap: tf.Tensor, at: _Iterate) -> tuple:
+    def body(i: tf.Tensor, dual: tf.Tensor, gap: tf.Tensor, at: _Iterate) -> tuple[tf.Tensor | _Iterate, ...]:
         new = interior_step(part, at)
         # A finished or broken-down task keeps its last iterate: going on would end in 0 / 0.
         sound = (gap > limit) & tf.math.is_finite(tf.reduce_sum(new.dual + new.z, axis=[1, 2]))

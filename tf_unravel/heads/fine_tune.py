@@ -29,6 +29,7 @@ from tf_unravel.heads.inner_loop import (
     ADAPTED,
     PROTOCOLS,
     SGD,
+    InnerOptimizer,
     Moments,
     Network,
     Step,
@@ -105,7 +106,7 @@ class FineTune:
         self,
         steps: int = 10,
         learning_rate: float = 0.01,
-        optimizer: Any = None,
+        optimizer: InnerOptimizer | None = None,
         adapted: str = "all",
         batch_size: int | None = None,
         batchnorm: str = "support",
@@ -122,12 +123,12 @@ class FineTune:
         if batchnorm not in PROTOCOLS:
             raise ValueError(f"batchnorm is one of {', '.join(PROTOCOLS)}. Received: {batchnorm!r}.")
         self.steps, self.adapted, self.batch_size = steps, adapted, batch_size
-        self.optimizer = SGD(learning_rate) if optimizer is None else optimizer
+        self.optimizer: InnerOptimizer = SGD(learning_rate) if optimizer is None else optimizer
         check_optimizer("FineTune.optimizer", self.optimizer)
         self.protocol, self.classifier, self.moments = batchnorm, classifier, moments
         self.sum_over_batch = sum_over_batch
         self.seed, self.parallel_tasks = seed, parallel_tasks or num_cores()
-        self._graphs: dict[tuple[int, int, Callable], Callable] = {}
+        self._graphs: dict[tuple[int, int, Callable[..., tf.Tensor]], Any] = {}
 
     @property
     def batchnorm(self) -> str:
@@ -144,7 +145,7 @@ class FineTune:
 
     def __call__(
         self, backbone: keras.Model, support: tf.Tensor, support_labels: tf.Tensor, query: tf.Tensor, ways: int,
-        first_task: Any = 0,
+        first_task: int | tf.Tensor = 0,
     ) -> tf.Tensor:
         """Logits of the query images.
 
@@ -165,7 +166,12 @@ class FineTune:
         return self.adapt_each(backbone, ways, (support, support_labels, query), self._logits, first_task)
 
     def adapt_each(
-        self, backbone: keras.Model, ways: int, tasks: Sequence[tf.Tensor], then: Callable, first_task: Any = 0
+        self,
+        backbone: keras.Model,
+        ways: int,
+        tasks: Sequence[tf.Tensor],
+        then: Callable[..., tf.Tensor],
+        first_task: int | tf.Tensor = 0,
     ) -> tf.Tensor:
         """Adapts the network to each of some tasks, and computes something of the adapted weights.
 
@@ -193,10 +199,10 @@ class FineTune:
         if not tf.executing_eagerly():
             return tf.map_fn(lambda task: run(*task), arguments, fn_output_signature=tf.float32, parallel_iterations=1)
         specs = [tf.TensorSpec(each.shape[1:], each.dtype) for each in arguments]
-        run = run.get_concrete_function(*specs)  # traced here, not in a thread
+        traced = run.get_concrete_function(*specs)  # here, not in a thread
         # A thread each. As iterations of one loop that run side by side two small tasks take longer than in a row.
         with ThreadPoolExecutor(self.parallel_tasks) as pool:
-            return tf.stack(list(pool.map(run, *(tf.unstack(each) for each in arguments))))
+            return tf.stack(list(pool.map(traced, *(tf.unstack(each) for each in arguments))))
 
     def check_ways(self, ways: int) -> None:
         """Refuses tasks that the classifier to start from was not learned for.
@@ -268,8 +274,8 @@ class FineTune:
             return None if size is None or size >= examples else drawn()
         return tf.cond(size < examples, drawn, lambda: tf.tile(tf.range(examples)[None], [self.steps, 1]))
 
-    def _compiled(self, backbone: keras.Model, ways: int, then: Callable) -> Callable:
-        """One graph for a backbone, a number of ways and a function, kept as long as the head lives."""
+    def _compiled(self, backbone: keras.Model, ways: int, then: Callable[..., tf.Tensor]) -> Any:
+        """One graph, a tf.function, for a backbone, a number of ways and a function, kept as long as the head lives."""
         key = (id(backbone), ways, then)
         if key not in self._graphs:
             network = self.network(backbone, ways)

@@ -19,7 +19,7 @@ an adapted network there are four protocols (`PROTOCOLS`), and no accuracy is co
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import keras
 import numpy as np
@@ -214,7 +214,7 @@ class PerStepSGD:
         adapted: one bool a weight, whether an inner loop changes it; None for all. The others have no rate to speak of.
     """
 
-    def __init__(self, rates: Any, factor: float = 1.0, adapted: Sequence[bool] | None = None):
+    def __init__(self, rates: tf.Variable | tf.Tensor, factor: float = 1.0, adapted: Sequence[bool] | None = None):
         self.rates, self.factor, self.adapted = rates, factor, adapted
 
     def __str__(self) -> str:
@@ -277,7 +277,9 @@ class Adam:
         return new, Moments(second, steps)
 
 
-by_name = {optimizer.name: optimizer for optimizer in (SGD, Adam)}
+InnerOptimizer: TypeAlias = SGD | PerStepSGD | Adam
+
+by_name: dict[str, type[SGD] | type[Adam]] = {optimizer.name: optimizer for optimizer in (SGD, Adam)}
 
 
 def check_optimizer(option: str, value: Any) -> None:
@@ -355,7 +357,7 @@ def statistics_of(network: Network, weights: Weights, state: Weights, images: tf
 
 def _momenta(backbone: keras.Model) -> list[Any]:
     """BatchNorm's momentum for each of the non-trainable variables, None for those of other layers."""
-    momentum = {}
+    momentum: dict[int, Any] = {}
     for layer in backbone._flatten_layers():
         if isinstance(layer, keras.layers.BatchNormalization):
             momentum |= {id(layer.moving_mean): layer.momentum, id(layer.moving_variance): layer.momentum}

@@ -24,10 +24,12 @@ The small S x S systems are solved in float64 whatever the type of the features:
 number, and at S <= 100 the difference in time is small.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
+
+from tf_unravel.heads.protocol import Ways
 
 
 class Kernels(NamedTuple):
@@ -43,10 +45,10 @@ class Kernels(NamedTuple):
     support: tf.Tensor
     cross: tf.Tensor
     query_norms: tf.Tensor
-    dimension: Any
+    dimension: int | tf.Tensor
 
 
-def at_least_float32(values: Any) -> tf.Tensor:
+def at_least_float32(values: tf.Tensor) -> tf.Tensor:
     """Casts half precision and integers up to float32; float32 and float64 stay."""
     values = tf.convert_to_tensor(values)
     return values if values.dtype in (tf.float32, tf.float64) else tf.cast(values, tf.float32)
@@ -82,7 +84,7 @@ def kernels(support: tf.Tensor, query: tf.Tensor) -> Kernels:
     )
 
 
-def features_of(support: Any, query: Any) -> tuple[tf.Tensor, tf.Tensor]:
+def features_of(support: tf.Tensor, query: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Support and query features as tensors of one float type, after checking their shapes.
 
     Args:
@@ -151,7 +153,7 @@ def _exact(support: tf.Tensor) -> tf.Tensor:
     return support if single else tf.cast(support, tf.float64)
 
 
-def one_hot_targets(support_labels: Any, ways: Any, dtype: tf.DType = tf.float64) -> tf.Tensor:
+def one_hot_targets(support_labels: tf.Tensor, ways: Ways, dtype: tf.DType = tf.float64) -> tf.Tensor:
     """Y, one row per support example.
 
     Args:

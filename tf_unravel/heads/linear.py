@@ -27,14 +27,16 @@ matrices.
 0; l2 -> infinity leaves the class frequencies. Gradients come from (2) at the solution.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from tf_unravel.heads import saddle
 from tf_unravel.heads.kernel import Kernels, checked, feature_weights, features_of, gram, one_hot_targets, regularized
+from tf_unravel.heads.protocol import Ways
 
 LINE_SEARCH = 0.25 ** np.arange(6)
 
@@ -138,7 +140,7 @@ def minimise(
     zero = Fit(tf.zeros_like(targets), tf.zeros_like(targets[:, 0]), tf.zeros_like(targets))
     tasks = tf.shape(targets)[0]
 
-    def body(i: tf.Tensor, taken: tf.Tensor, done: tf.Tensor, fit: Fit) -> tuple:
+    def body(i: tf.Tensor, taken: tf.Tensor, done: tf.Tensor, fit: Fit) -> tuple[tf.Tensor | Fit, ...]:
         index = tf.where(~done)[:, 0]
         part = Fit(*[tf.gather(value, index) for value in fit])
         part_hessian, part_targets = tf.gather(hessian, index), tf.gather(targets, index)
@@ -224,7 +226,7 @@ def solve(
     matrix /= l2
 
     @tf.custom_gradient
-    def solution(hessian: tf.Tensor) -> tuple:
+    def solution(hessian: tf.Tensor) -> tuple[tuple[tf.Tensor, ...], Callable[..., tf.Tensor]]:
         fit, _ = minimise(hessian, targets, bias, tolerance, max_iterations)
         norm = gradient_norm(hessian, targets, fit, l2, bias)
 
@@ -280,7 +282,7 @@ class Linear:
             if not 0.0 < value < float("inf"):
                 raise ValueError(f"Linear needs a positive, finite {name}. Received: {name}={value}.")
 
-    def __call__(self, support: tf.Tensor, support_labels: tf.Tensor, query: tf.Tensor, ways: Any) -> tf.Tensor:
+    def __call__(self, support: tf.Tensor, support_labels: tf.Tensor, query: tf.Tensor, ways: Ways) -> tf.Tensor:
         """Logits of the query features.
 
         Args:
@@ -301,7 +303,7 @@ class Linear:
         weights = feature_weights(support, alpha)  # [T, D, W]
         return checked(tf.matmul(query, weights) + tf.cast(offset, query.dtype)[:, None])  # [T, Q, W]
 
-    def logits(self, inner: Kernels, support_labels: tf.Tensor, ways: Any) -> tf.Tensor:
+    def logits(self, inner: Kernels, support_labels: tf.Tensor, ways: Ways) -> tf.Tensor:
         """Logits from inner products: see `__call__`.
 
         Args:
@@ -316,7 +318,7 @@ class Linear:
         cross = inner.cross
         return checked(tf.matmul(cross, tf.cast(alpha, cross.dtype)) + tf.cast(offset, cross.dtype)[:, None])
 
-    def gradient_norm(self, inner: Kernels, support_labels: tf.Tensor, ways: Any) -> tf.Tensor:
+    def gradient_norm(self, inner: Kernels, support_labels: tf.Tensor, ways: Ways) -> tf.Tensor:
         """Norm of the gradient in (W, b) at the solution, relative to its norm at W = 0, b = 0.
 
         Args:
@@ -329,6 +331,6 @@ class Linear:
         """
         return self._solve(inner.support, support_labels, ways)[2]
 
-    def _solve(self, kernel: tf.Tensor, support_labels: tf.Tensor, ways: Any) -> tuple[tf.Tensor, ...]:
+    def _solve(self, kernel: tf.Tensor, support_labels: tf.Tensor, ways: Ways) -> tuple[tf.Tensor, ...]:
         targets = one_hot_targets(support_labels, ways)
         return solve(kernel, targets, self.l2, self.bias, self.tolerance, self.max_iterations)

@@ -17,11 +17,12 @@ Degenerate case: one shot per class is the nearest neighbour.
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import tensorflow as tf
 
 from tf_unravel.heads.kernel import Kernels, checked, features_of, kernels, one_hot_targets
+from tf_unravel.heads.protocol import Ways
 
 
 def averaging_weights(targets: tf.Tensor) -> tf.Tensor:
@@ -73,7 +74,7 @@ class Prototypes:
     name: ClassVar[str] = "prototypes"
     translation_invariant: ClassVar[bool] = True  # adding one vector to all features changes nothing
 
-    def __call__(self, support: tf.Tensor, support_labels: tf.Tensor, query: tf.Tensor, ways: Any) -> tf.Tensor:
+    def __call__(self, support: tf.Tensor, support_labels: tf.Tensor, query: tf.Tensor, ways: Ways) -> tf.Tensor:
         """Logits of the query features.
 
         Args:
@@ -98,7 +99,7 @@ class Prototypes:
         inner = kernels(prototypes, query - centre)
         return checked(self._scaled(squared_distances(inner, tf.eye(ways, dtype=support.dtype)[None]), inner))
 
-    def logits(self, inner: Kernels, support_labels: tf.Tensor, ways: Any) -> tf.Tensor:
+    def logits(self, inner: Kernels, support_labels: tf.Tensor, ways: Ways) -> tf.Tensor:
         """Logits from inner products: see `__call__`.
 
         Args:

@@ -18,11 +18,12 @@ logits; this is its "R2D2" head. l2 -> infinity tends to the classifier by class
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import tensorflow as tf
 
 from tf_unravel.heads.kernel import Kernels, checked, feature_weights, features_of, gram, one_hot_targets, regularized
+from tf_unravel.heads.protocol import Ways
 
 
 def dual_coefficients(kernel: tf.Tensor, targets: tf.Tensor, l2: float) -> tf.Tensor:
@@ -87,7 +88,7 @@ class Ridge:
         if not 0.0 < self.l2 < float("inf"):
             raise ValueError(f"Ridge needs a positive, finite l2. Received: l2={self.l2}.")
 
-    def __call__(self, support: tf.Tensor, support_labels: tf.Tensor, query: tf.Tensor, ways: Any) -> tf.Tensor:
+    def __call__(self, support: tf.Tensor, support_labels: tf.Tensor, query: tf.Tensor, ways: Ways) -> tf.Tensor:
         """Logits of the query features.
 
         Args:
@@ -119,7 +120,7 @@ class Ridge:
             weights = tf.cond(tf.shape(support)[1] > tf.shape(support)[2], primal, dual)
         return checked(tf.matmul(query, weights))  # [T, Q, W]
 
-    def logits(self, inner: Kernels, support_labels: tf.Tensor, ways: Any) -> tf.Tensor:
+    def logits(self, inner: Kernels, support_labels: tf.Tensor, ways: Ways) -> tf.Tensor:
         """Logits from inner products, always by the dual: see `__call__`.
 
         Args:

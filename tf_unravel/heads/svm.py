@@ -19,13 +19,15 @@ MetaOptNet. Degenerate case: as c or K tends to 0 every entry of the own class r
 The solver is in `crammer_singer`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import tensorflow as tf
 
 from tf_unravel.heads import crammer_singer
 from tf_unravel.heads.kernel import Kernels, checked, feature_weights, features_of, gram, one_hot_targets, regularized
+from tf_unravel.heads.protocol import Ways
 
 
 def solve(
@@ -52,7 +54,7 @@ def solve(
     hessian, finite = regularized(kernel, l2)
 
     @tf.custom_gradient
-    def solution(hessian: tf.Tensor) -> tuple:
+    def solution(hessian: tf.Tensor) -> tuple[tuple[tf.Tensor, ...], Callable[..., tf.Tensor]]:
         problem, unit = crammer_singer.normalized(hessian, targets, c)
         scaled, gap = crammer_singer.minimise(problem, tolerance, max_iterations)
 
@@ -105,7 +107,7 @@ class SVM:
             if not 0.0 < value < float("inf"):
                 raise ValueError(f"SVM needs a positive, finite {name}. Received: {name}={value}.")
 
-    def __call__(self, support: tf.Tensor, support_labels: tf.Tensor, query: tf.Tensor, ways: Any) -> tf.Tensor:
+    def __call__(self, support: tf.Tensor, support_labels: tf.Tensor, query: tf.Tensor, ways: Ways) -> tf.Tensor:
         """Logits of the query features.
 
         Args:
@@ -126,7 +128,7 @@ class SVM:
         weights = feature_weights(support, dual)  # [T, D, W]
         return checked(tf.matmul(query, weights))  # [T, Q, W]
 
-    def logits(self, inner: Kernels, support_labels: tf.Tensor, ways: Any) -> tf.Tensor:
+    def logits(self, inner: Kernels, support_labels: tf.Tensor, ways: Ways) -> tf.Tensor:
         """Logits from inner products: see `__call__`.
 
         Args:
@@ -140,7 +142,7 @@ class SVM:
         dual, _ = self._solve(inner.support, support_labels, ways)
         return checked(tf.matmul(inner.cross, tf.cast(dual, inner.cross.dtype)))
 
-    def duality_gap(self, inner: Kernels, support_labels: tf.Tensor, ways: Any) -> tf.Tensor:
+    def duality_gap(self, inner: Kernels, support_labels: tf.Tensor, ways: Ways) -> tf.Tensor:
         """Relative duality gap that the solver reaches on each task.
 
         gap = sum_im (c Y - A)_im (max_m' G_im' - G_im) / |f(A)|, G = (K + l2 I) A - Y, f the dual objective.
@@ -155,6 +157,6 @@ class SVM:
         """
         return self._solve(inner.support, support_labels, ways)[1]
 
-    def _solve(self, kernel: tf.Tensor, support_labels: tf.Tensor, ways: Any) -> tuple[tf.Tensor, tf.Tensor]:
+    def _solve(self, kernel: tf.Tensor, support_labels: tf.Tensor, ways: Ways) -> tuple[tf.Tensor, tf.Tensor]:
         targets = one_hot_targets(support_labels, ways)
         return solve(kernel, targets, self.c, self.l2, self.tolerance, self.max_iterations)

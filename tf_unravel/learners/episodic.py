@@ -24,7 +24,6 @@ feature does not depend on how many shots there are. In evaluation both use the 
 Degenerate cases: label_smoothing=0 is the plain cross-entropy; learn_scale=False with scale=1 is the bare head.
 """
 
-import dataclasses
 from typing import Any
 
 import keras
@@ -33,7 +32,7 @@ import tensorflow as tf
 from tf_unravel.arguments import is_finite_number
 from tf_unravel.backbones.modes import synchronize
 from tf_unravel.data.sampling import Episode
-from tf_unravel.heads import by_name, check_reads_features
+from tf_unravel.heads import Head, by_name, check_reads_features
 from tf_unravel.heads.kernel import at_least_float32
 from tf_unravel.learners.learner import Learner, check_episodes
 
@@ -87,7 +86,7 @@ class Episodic(Learner):
     def __init__(
         self,
         backbone: keras.Model,
-        head: Any,
+        head: Head,
         scale: float = 1.0,
         learn_scale: bool = True,
         bias: bool = False,
@@ -118,7 +117,8 @@ class Episodic(Learner):
         """Support [T, S, D] and query [T, WQ, D] features in float32 at least, in one pass or two."""
         images = (episode.support_images, episode.query_images)  # [T, S, H, W, C], [T, WQ, H, W, C]
         if self.passes == 2:
-            return tuple(_through(self.backbone, each, training) for each in images)
+            support, query = (_through(self.backbone, each, training) for each in images)
+            return support, query
         together = _through(self.backbone, tf.concat(images, axis=1), training)  # [T, S + WQ, D]
         count = _sizes(images[0])[1]
         return together[:, :count], together[:, count:]
@@ -141,14 +141,14 @@ class Episodic(Learner):
     def check_batch(self, spec: Any) -> None:
         check_episodes("Episodic", spec)
 
-    def own_head(self) -> Any:
+    def own_head(self) -> Head:
         """The head of the training."""
         return self.head
 
     def get_config(self) -> dict[str, Any]:
         own = {"scale": self.initial_scale, "learn_scale": self.learn_scale, "bias": self.bias is not None,
                "label_smoothing": self.label_smoothing, "passes": self.passes}
-        head = {"name": self.head.name, "arguments": dataclasses.asdict(self.head)}
+        head = {"name": self.head.name, "arguments": dict(vars(self.head))}
         return {**super().get_config(), **own, "head": head}
 
     @classmethod

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from tf_unravel.arguments import refuse_negative
 from tf_unravel.data.sampling import Episode
+from tf_unravel.heads import AnyHead
 
 
 def num_replicas() -> int:
@@ -100,7 +101,7 @@ class Learner(keras.Model):
         may_diverge_by: what to lower when the loss runs away, as a message names it.
     """
 
-    tracked: ClassVar[Sequence[str]] = ("loss", "accuracy")
+    tracked: Sequence[str] = ("loss", "accuracy")
     may_diverge_by: ClassVar[str] = "the learning rate"
 
     def __init__(self, backbone: keras.Model, weight_decay: float = 0.0, **kwargs: Any):
@@ -121,7 +122,7 @@ class Learner(keras.Model):
         """What a batch gives: `tracked` name -> scalar; "loss" is what training minimises, before weight decay."""
         raise NotImplementedError
 
-    def own_head(self) -> Any:
+    def own_head(self) -> AnyHead:
         """The head that the learner trains for: how its backbone is meant to be used."""
         raise NotImplementedError
 

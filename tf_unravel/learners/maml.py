@@ -16,6 +16,7 @@ constants (FOMAML). The last layer is adapted and meta-learned like every other 
 | L       | network.loss        | mean over examples; inside times W with sum_over_ways |
 
 Conventions of the original code, and the defaults here (`gin/run/mini_imagenet_maml.gin` has the original's):
+
 - Its loss divides the sum over images by K, so the inner gradients, of N K images, are N times those of the mean: an
   inner rate of 0.01 at 5 ways is 0.05 here, or `sum_over_ways=True`. Its outer loss is a sum over 15 N queries, also
   divided by K; Adam does not notice, but clipping at 10 there is clipping at 10 K / (15 N) of the mean's gradient.
@@ -23,6 +24,7 @@ Conventions of the original code, and the defaults here (`gin/run/mini_imagenet_
   together in the outer loop and in evaluation (transductive). Training is the same here. Evaluation is what
   `batchnorm` says, and every accuracy names it.
 - It adapts no BatchNorm weights (`adapted="all_but_batch_norm"`) and its BatchNorm has no gamma.
+
 The running statistics follow the first inner step's support images: those of the network that is not adapted, so
 that the backbone can be used, measured and exported as an extractor like any other.
 
@@ -30,7 +32,7 @@ Degenerate cases: inner_steps=0 trains on the queries alone; inner_learning_rate
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 import tensorflow as tf
@@ -42,6 +44,8 @@ from tf_unravel.data.sampling import Episode
 from tf_unravel.heads.fine_tune import FineTune
 from tf_unravel.heads.inner_loop import PROTOCOLS, Network, PerStepSGD, Weights, gradients_of
 from tf_unravel.learners.learner import Learner, check_episodes, mean_over_replicas
+
+InnerStep: TypeAlias = Callable[[Weights, tf.Tensor, tf.Tensor, tf.Tensor, Weights], tuple[Weights, tf.Tensor, Weights]]
 
 
 @keras.saving.register_keras_serializable(package="tf_unravel")
@@ -102,7 +106,7 @@ class MAML(Learner):
         refuse_negative("MAML", inner_learning_rate=inner_learning_rate)
         if batchnorm not in PROTOCOLS:
             raise ValueError(f"MAML.batchnorm is one of {', '.join(PROTOCOLS)}. Received: {batchnorm!r}.")
-        self.arguments = {
+        self.arguments: dict[str, Any] = {
             "ways": ways, "inner_steps": inner_steps, "inner_learning_rate": inner_learning_rate,
             "first_order": first_order, "adapted": adapted, "learn_rates": learn_rates,
             "sum_over_ways": sum_over_ways, "rematerialize": rematerialize, "evaluation_steps": evaluation_steps,
@@ -118,7 +122,7 @@ class MAML(Learner):
         shape = (max(inner_steps, 1), len(self.adapts))
         initial = keras.initializers.Constant(inner_learning_rate)
         self.rates = self.add_weight(shape=shape, initializer=initial, trainable=learn_rates, name="inner_rates")
-        self.head = None
+        self.head: FineTune | None = None
         self.build()
 
     def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
@@ -135,7 +139,9 @@ class MAML(Learner):
         fast = [w - a * g if one else w for w, a, g, one in zip(weights, factors, gradients, self.adapts, strict=True)]
         return fast, step.loss, step.state
 
-    def task_gradients(self, weights: Weights, rates: tf.Tensor, episode: Episode) -> tuple[Weights, tf.Tensor, dict]:
+    def task_gradients(
+        self, weights: Weights, rates: tf.Tensor, episode: Episode
+    ) -> tuple[Weights, tf.Tensor, dict[str, Any]]:
         """Gradients by theta and by the rates of the query loss after the inner loop, of one task.
 
         The two tapes of MAML: the outer one here, the inner one in `gradients_of`.
@@ -175,7 +181,9 @@ class MAML(Learner):
         weights, rates = self.network.weights, self.rates.value
         return self.track(self.mean_over_tasks(weights, rates, data)[-1]["values"])
 
-    def mean_over_tasks(self, weights: Weights, rates: tf.Tensor, episodes: Episode) -> tuple[Weights, tf.Tensor, dict]:
+    def mean_over_tasks(
+        self, weights: Weights, rates: tf.Tensor, episodes: Episode
+    ) -> tuple[Weights, tf.Tensor, dict[str, Any]]:
         """The mean of `task_gradients` over the tasks of a batch, `parallel_tasks` of them at a time."""
         values = dict.fromkeys(self.tracked, tf.constant(0.0))
         result = (weights, rates, {"values": values, "state": self.network.state})
@@ -208,7 +216,7 @@ class MAML(Learner):
         return {**super().get_config(), **self.arguments}
 
 
-def _recomputed(step: Callable) -> Callable:
+def _recomputed(step: InnerStep) -> InnerStep:
     """The same inner step, whose derivative computes it again instead of keeping its activations."""
 
     def recomputed(
@@ -218,11 +226,11 @@ def _recomputed(step: Callable) -> Callable:
 
         # All that it needs are arguments: tf.custom_gradient searches the whole graph above what a function captures.
         @tf.custom_gradient
-        def forward(rates: tf.Tensor, *values: tf.Tensor) -> tuple:
+        def forward(rates: tf.Tensor, *values: tf.Tensor) -> tuple[tuple[tf.Tensor, ...], Callable[..., Any]]:
             weights, (images, labels, *state) = list(values[:count]), values[count:]
             fast, loss, new_state = step(weights, rates, images, labels, state)
 
-            def backward(*upstream: tf.Tensor) -> tuple:
+            def backward(*upstream: tf.Tensor) -> tuple[tf.Tensor | None, ...]:
                 # After the gradient has arrived, and from copies: or the graph would find both computations equal,
                 # do one, and keep it.
                 with tf.control_dependencies(upstream[:count]):

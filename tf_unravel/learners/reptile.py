@@ -16,6 +16,7 @@
 | alpha * constant | weight_clustering (c)        | scalar                              |
 
 What differs from the printed Algorithm 2:
+
 - Its last line subtracts (theta_i^k - theta_i^0), which would walk away from the adapted weights. Reptile walks
   towards them: plus.
 - The penalty is R_i = sum_f ||theta_if - mean_f||^2 / ||mean_f||^2, the squared filter-normalised distance, with the
@@ -40,6 +41,7 @@ Degenerate cases: weight_clustering=0 is Reptile, bit for bit, and no mean is co
 to. gamma=1 with m=1 and k steps is ordinary training on one task.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -49,7 +51,7 @@ from tf_unravel.arguments import refuse_below, refuse_negative
 from tf_unravel.backbones.modes import synchronize
 from tf_unravel.data.decoding import num_cores
 from tf_unravel.heads.fine_tune import FineTune
-from tf_unravel.heads.inner_loop import Adam, Moments, Network, Weights, check_optimizer, gradients_of
+from tf_unravel.heads.inner_loop import SGD, Adam, Moments, Network, Weights, check_optimizer, gradients_of
 from tf_unravel.heads.inner_loop import by_name as optimizers
 from tf_unravel.learners.learner import Learner, mean_over_replicas
 
@@ -132,7 +134,7 @@ class Reptile(Learner):
     Reference: section 5.1 and Algorithm 2; Nichol, Achiam and Schulman, "On first-order meta-learning algorithms".
     """
 
-    tracked = ("loss", "last_loss", "travelled")
+    tracked: Sequence[str] = ("loss", "last_loss", "travelled")
     may_diverge_by = "the learning rate, or that of Reptile.inner_optimizer, or Reptile.weight_clustering"
 
     def __init__(
@@ -141,7 +143,7 @@ class Reptile(Learner):
         ways: int,
         inner_steps: int = 8,
         inner_batch: int = 10,
-        inner_optimizer: Any = None,
+        inner_optimizer: SGD | Adam | None = None,
         weight_clustering: float = 0.0,
         sum_over_batch: bool = False,
         evaluation_steps: int = 50,
@@ -176,7 +178,7 @@ class Reptile(Learner):
             for i, s in enumerate(memory.second)
         ]
         self.steps_taken = self.add_weight(shape=(), initializer="zeros", trainable=False, name="inner_steps_taken")
-        self.head = None
+        self.head: FineTune | None = None
         self.build()
 
     def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
@@ -193,9 +195,10 @@ class Reptile(Learner):
     ) -> tuple[Weights, tf.Tensor, Weights]:
         """Gradients [T, ...], losses [T] and states [T, ...] of all tasks, each at its own weights."""
 
-        def one(task: tuple) -> tuple:
+        def one(task: tuple[Weights, tf.Tensor, tf.Tensor, Weights]) -> tuple[Weights, tf.Tensor, Weights]:
             weights, seen, known, state = task
-            return tuple(gradients_of(self.network, weights, seen, known, self.adapts, state))
+            step = gradients_of(self.network, weights, seen, known, self.adapts, state)
+            return step.gradients, step.loss, step.state
 
         result = (self.network.weights, tf.constant(0.0), self.network.state)
         specs = tf.nest.map_structure(lambda value: tf.TensorSpec(value.shape, value.dtype), result)
@@ -223,7 +226,9 @@ class Reptile(Learner):
 
         fast, moments = spread_out(self.network.weights), self.moments
         moments = Moments(spread_out(moments.second), moments.steps)
-        losses, sizes, states = [], [], [spread_out(self.network.state)]
+        losses: list[tf.Tensor] = []
+        sizes: list[tf.Tensor] = []
+        states = [spread_out(self.network.state)]
         for j in range(self.inner_steps):
             gradients, loss, state = self.task_gradients(fast, images[:, j], labels[:, j], states[-1])
             if self.weight_clustering:

@@ -93,7 +93,7 @@ def judge(claim: Claim, workspace: Workspace) -> Verdict:
             seed = number.run.seed
             found = differences.setdefault(seed, [])
             other = rights.get(seed)
-            left, right = number.of(workspace), other and other.of(workspace)
+            left, right = number.of(workspace), other.of(workspace) if other else None
             if left is not None and right is not None:
                 found.append(_difference(comparison, left, right, z))
     return Verdict(claim, differences)

@@ -66,7 +66,7 @@ def _run(plan: Sequence[jobs.Job], workspace: Workspace, processes: int) -> dict
 
 def _plan(plan: Sequence[jobs.Job], workspace: Workspace, arguments: argparse.Namespace) -> int:
     if arguments.format == "jsonl":
-        lines = jobs.as_lines(plan, workspace, f"tf-unravel paper run{_options(arguments)}")
+        lines = list(jobs.as_lines(plan, workspace, f"tf-unravel paper run{_options(arguments)}"))
     else:
         lines = [f"{job}: {', '.join(jobs.left_of(job, workspace)) or 'done'}" for job in plan]
         lines.append(f"about {jobs.minutes_left(plan, workspace):.0f} minutes left")

@@ -7,7 +7,7 @@ import numpy as np
 from tf_unravel import analysis
 from tf_unravel.paper.exhibit import Cell, Claim, Comparison, Drawing, Exhibit, Number
 from tf_unravel.paper.measurements import Distance, Projection, read
-from tf_unravel.paper.scales import RunName, Scale
+from tf_unravel.paper.scales import Scale
 from tf_unravel.paper.tables import MINI, SHOTS
 from tf_unravel.paper.workspace import Workspace
 
@@ -58,8 +58,8 @@ def figure3(scale: Scale, seeds: Sequence[int]) -> Exhibit:
     """How far weights travel while they are fine-tuned, with and without weight clustering."""
 
     def number(method: str, shots: int, seed: int) -> Number | None:
-        run: RunName | None = scale.run(MINI, method, "conv4", seed)
-        return run and Number(run, Distance(shots, scale.distance_tasks), "distance")
+        run = scale.run(MINI, method, "conv4", seed)
+        return Number(run, Distance(shots, scale.distance_tasks), "distance") if run else None
 
     cells: dict[tuple[str, int], Cell] = {}
     for name, method in _REPTILES.items():
@@ -78,8 +78,9 @@ def figure3(scale: Scale, seeds: Sequence[int]) -> Exhibit:
         for shots in SHOTS:
             numbers = {name: cells[name, shots].numbers for name in _REPTILES}
             values = {name: each[0].of(workspace) for name, each in numbers.items() if each}
-            if values and all(values.values()):
-                panels[shots] = {name: value.values for name, value in values.items()}
+            there = {name: value.values for name, value in values.items() if value}
+            if there and len(there) == len(values):
+                panels[shots] = there
         if not panels:
             return []
         caption = (

@@ -54,7 +54,8 @@ class RunJob:
         run_dir = workspace.run_dir(self.run)
         folder, (files, bindings) = runs.RunFolder(run_dir), workspace.configuration(self.run)
         folder.check_config(runs.parse(files, bindings))
-        training, parts = folder.training_results(), []
+        training = folder.training_results()
+        parts: list[Part] = []
         if not training or training["step"] < training["total_steps"]:
             parts.append(("training", _train, (files, bindings, str(run_dir))))
         left = measurements.missing(run_dir, self.wanted)
@@ -70,8 +71,8 @@ class RunJob:
         for other in workspace.run_dir(self.run).parent.glob("seed-*"):
             training = runs.RunFolder(other).training_results()
             if training and training["step"] == training["total_steps"]:
-                taken = [measurements.read(other, each) for each in self.wanted]
-                if all(taken):
+                taken = [found for each in self.wanted if (found := measurements.read(other, each))]
+                if len(taken) == len(self.wanted):
                     return (training["seconds"] + sum(each["seconds"] for each in taken)) / 60
         return workspace.scale.estimate(self.run)
 

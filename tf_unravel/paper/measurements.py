@@ -217,14 +217,16 @@ class _Taking:
 
     def all_of(self, wanted: Sequence[Measurement]) -> None:
         """Takes them, those that share work together, and writes each when it is done."""
+        takes: dict[type, Callable[..., Iterator[dict[str, Any]]]] = {
+            Accuracy: self.accuracies, Separation: self.separation, Distance: self.distance,
+            Projection: self.projection,
+        }  # fmt: skip
         reading = [each for each in wanted if isinstance(each, Accuracy) and not each.adapts]
         if reading:
             self._timed(reading, self.accuracies)
         for each in wanted:
             if each not in reading:
-                take_it = {Accuracy: self.accuracies, Separation: self.separation, Distance: self.distance,
-                           Projection: self.projection}[type(each)]
-                self._timed([each], take_it)
+                self._timed([each], takes[type(each)])
 
     def _timed(self, wanted: Sequence[Measurement], take_them: Callable[..., Iterator[dict[str, Any]]]) -> None:
         began = time.monotonic()

@@ -13,9 +13,12 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tf_unravel.runs import config
+
+if TYPE_CHECKING:  # Windows has no fork server
+    from multiprocessing.context import ForkServerContext, SpawnContext
 
 # Standard error belongs to the whole process: two threads that turn it away at once would not turn it back.
 _one_at_a_time = threading.Lock()
@@ -37,10 +40,7 @@ def in_child(function: Callable[..., None], *arguments: Any, log: pathlib.Path) 
         ChildFailed: it raised, or was killed.
         KeyboardInterrupt: after the child has ended, which is interrupted too.
     """
-    methods = multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-    if "forkserver" in methods:
-        context.set_forkserver_preload(["tf_unravel.paper.jobs"])
+    context = _context()
     log.parent.mkdir(parents=True, exist_ok=True)
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_child, args=(function, arguments, str(log), sender))
@@ -59,6 +59,15 @@ def in_child(function: Callable[..., None], *arguments: Any, log: pathlib.Path) 
         raise ChildFailed(message)
 
 
+def _context() -> "ForkServerContext | SpawnContext":
+    """Where there is a fork server, TensorFlow is imported once for all children."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tf_unravel.paper.jobs"])
+    return context
+
+
 def _answer(receiver: multiprocessing.connection.Connection) -> str | None:
     """What the child says: "" for success, a message, or None where it died without a word."""
     with contextlib.suppress(EOFError):
@@ -66,7 +75,7 @@ def _answer(receiver: multiprocessing.connection.Connection) -> str | None:
     return None
 
 
-def _child(function: Callable[..., None], arguments: tuple, log: str, sender: Any) -> None:
+def _child(function: Callable[..., None], arguments: tuple[Any, ...], log: str, sender: Any) -> None:
     with open(log, "a", encoding="utf-8") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)

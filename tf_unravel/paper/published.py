@@ -11,7 +11,7 @@ The rows below stand in the paper's order and with its digits, so that they can 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 
 class Value(NamedTuple):
@@ -21,8 +21,8 @@ class Value(NamedTuple):
     error: float | None = None
 
 
-Key = tuple[str | float, ...]
-Table = dict[Key, Value]
+Key: TypeAlias = tuple[Any, ...]  # names, numbers of shots, coefficients
+Table: TypeAlias = dict[Key, Value]
 
 _SHOTS = ((1,), (5,))
 _HEADS = (("SVM",), ("RR",), ("ProtoNet",), ("MAML",))

@@ -43,8 +43,8 @@ def table_of(cells: Sequence[Cell], workspace: Workspace) -> Grid:
     for row, found in rows.items():
         line = [*row, *[""] * (depth - len(row))]
         for column in columns:
-            cell = found.get(column)
-            line += [printed(cell.published, cell.published_digits), ours(cell, workspace)] if cell else ["", ""]
+            here = found.get(column)
+            line += [printed(here.published, here.published_digits), ours(here, workspace)] if here else ["", ""]
         lines.append(line)
     keep = [i for i in range(len(head)) if i < depth or any(line[i] not in ("", NOTHING) for line in lines)]
     return Grid([head[i] for i in keep], [[line[i] for i in keep] for line in lines])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import io
+import operator
 import pathlib
 from collections.abc import Mapping, Sequence
 
@@ -103,7 +104,7 @@ def draw(exhibit: Exhibit, workspace: Workspace, out: pathlib.Path) -> dict[path
         svg = io.BytesIO()
         drawing.figure.savefig(svg, format="svg")
         for file, content in ((path, png), (path.with_suffix(".svg"), svg.getvalue())):
-            write_atomically(file, lambda handle, content=content: handle.write(content))
+            write_atomically(file, operator.methodcaller("write", content))
         drawn[path] = png, drawing.caption
     return drawn
 

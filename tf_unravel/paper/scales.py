@@ -114,7 +114,8 @@ class Scale:
 
         Args:
             published: the paper's dataset.
-            method, network: see the module.
+            method: see the module.
+            network: one of the paper's.
             seed: of the training.
             coefficient: of its penalty; None for the one that the training's gin file gives.
 
@@ -165,6 +166,6 @@ def load(name: str) -> Scale:
         raise config.ConfigError(f"--scale is one of {', '.join(SCALES)}, or a gin file. Received: {name!r}")
     config.parse([f"gin/paper/{name}.gin" if name in SCALES else name])
     try:
-        return Scale()
+        return Scale()  # type: ignore[call-arg]  # gin gives the arguments
     except TypeError as error:
         raise config.ConfigError(f"--scale {name}: {config.one_line(error)}") from error

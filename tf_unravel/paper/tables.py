@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from tf_unravel.paper import published
 from tf_unravel.paper.exhibit import Cell, Claim, Comparison, Exhibit, Number
 from tf_unravel.paper.measurements import Accuracy, Measurement, Separation
+from tf_unravel.paper.published import Key
 from tf_unravel.paper.scales import RunName, Scale
 from tf_unravel.paper.timing import Timing, together
 
@@ -22,8 +23,6 @@ EXTRACTORS = {
 }
 HEADS = {"SVM": "svm", "RR": "ridge", "ProtoNet": "prototypes", "MAML": "fine_tune"}
 ONE_STANDARD_ERROR = "Intervals are one standard error, as in the paper."
-
-Key = tuple[str | int | float, ...]
 
 
 def _accuracy(scale: Scale, head: str, shots: int, bindings: Sequence[str] = ()) -> Accuracy:
@@ -111,7 +110,7 @@ def _separation(
         for split in ("test", "train"):
             measurement = Separation(split, scale.pairs)
             for quantity in ("R_FC", "R_HV"):
-                value = printed[(*row, quantity)] if split == classes else None
+                value = printed[row + (quantity,)] if split == classes else None
                 numbers = _numbers(runs, measurement, quantity.lower())
                 column = (f"{'new' if split == 'test' else 'training'} classes", quantity)
                 cells[row, split, quantity] = Cell(
@@ -177,10 +176,10 @@ def table3(scale: Scale, seeds: Sequence[int]) -> Exhibit:
     places = [(backbone, dataset, shots) for backbone in NETWORKS for dataset in (MINI, CIFAR) for shots in SHOTS]
     claims = tuple(
         Claim(f"{name} helps", f"{name} raises the accuracy of classical training on new classes.", tuple(
-            Comparison(f"{place[0]}, {place[1]}, {_shots(place[2])}", cells[(f"Classical w/ {name}", *place)],
-                       cells[("Classical", *place)])
+            Comparison(f"{place[0]}, {place[1]}, {_shots(place[2])}", cells[(f"Classical w/ {name}",) + place],
+                       cells[("Classical",) + place])
             for place in places
-            if cells[(f"Classical w/ {name}", *place)].numbers
+            if cells[(f"Classical w/ {name}",) + place].numbers
         ))
         for name in ("R_FC", "R_HV")
     )

@@ -43,8 +43,9 @@ class Checkpoints:
 
     def newest_first(self) -> list[pathlib.Path]:
         """The numbered checkpoints, newest first."""
-        paths = [path for path in self.folder.glob("step-*.npz") if _NAME.fullmatch(path.name)]
-        return sorted(paths, key=lambda path: int(_NAME.fullmatch(path.name)[1]), reverse=True)
+        named = ((_NAME.fullmatch(path.name), path) for path in self.folder.glob("step-*.npz"))
+        numbered = [(int(name[1]), path) for name, path in named if name]
+        return [path for _, path in sorted(numbered, reverse=True)]
 
     def save(self, learner: keras.Model, facts: dict[str, Any]) -> pathlib.Path:
         """Writes step-<facts["step"]>.npz and drops the oldest beyond `keep`.

@@ -17,6 +17,7 @@ import tensorflow as tf
 from tf_unravel import backbones, data, heads
 from tf_unravel.arguments import shown
 from tf_unravel.evaluation import Accuracy
+from tf_unravel.learners import Learner
 from tf_unravel.runs import registry
 
 
@@ -39,7 +40,7 @@ class Validation:
     """
 
     every_epochs: int = 1
-    head: Any = dataclasses.field(default_factory=heads.SVM)
+    head: heads.AnyHead | None = dataclasses.field(default_factory=heads.SVM)
     ways: int = 5
     shots: Sequence[int] = (1, 5)
     queries: int = 15
@@ -278,7 +279,8 @@ def _problem(error: Exception) -> str:
 def _parameters(name: str) -> list[str]:
     """What a gin file may set of a thing."""
     thing = gin.get_configurable(name)
-    parameters = inspect.signature(thing.__init__ if isinstance(thing, type) else thing).parameters
+    function = thing.__init__ if isinstance(thing, type) else thing  # type: ignore[misc]  # of the class at hand
+    parameters = inspect.signature(function).parameters
     return [parameter for parameter in parameters if parameter not in _PASSED_ON]
 
 
@@ -290,7 +292,7 @@ def _make_root_absolute() -> None:
             gin.bind_parameter("load.root", str(pathlib.Path(root).expanduser().absolute()))
 
 
-def _required(field: dataclasses.Field) -> bool:
+def _required(field: dataclasses.Field[Any]) -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
@@ -307,7 +309,7 @@ def plan() -> Plan:
         advice = "give --gin_file gin/run/..., or add --gin_bindings, such as --gin_bindings 'run.epochs = 30'"
         raise ConfigError(f"the configuration does not say {', '.join(missing)}; {advice}")
     try:
-        return Plan()
+        return Plan()  # type: ignore[call-arg]  # gin gives the arguments
     except ConfigError as error:
         raise ConfigError(one_line(error)) from error
     except ValueError as error:
@@ -320,7 +322,7 @@ def plan() -> Plan:
 OWN = "own"
 
 
-def heads_named(names: Sequence[str], learner: Any, option: str = "--heads are") -> dict[str, Any]:
+def heads_named(names: Sequence[str], learner: Learner, option: str = "--heads are") -> dict[str, heads.AnyHead]:
     """Heads by the names of `heads.by_name`, with the values that the configuration gives them.
 
     Args:

@@ -11,6 +11,7 @@ import platform
 import re
 import sys
 from collections.abc import Iterator
+from types import ModuleType
 from typing import Any
 
 import keras
@@ -22,6 +23,7 @@ from tf_unravel.files import write_atomically
 from tf_unravel.runs.checkpoints import Checkpoints
 from tf_unravel.runs.config import ConfigError, DataFacts
 
+fcntl: ModuleType | None
 try:
     import fcntl
 except ImportError:  # Windows has no advisory locks of this kind; there two runs in one folder are not refused
@@ -41,7 +43,7 @@ class RunFolder:
             its logs in `worker-<number>/` and reads the first one's checkpoints.
     """
 
-    def __init__(self, path: str | os.PathLike, worker: int = 0):
+    def __init__(self, path: str | os.PathLike[str], worker: int = 0):
         run = pathlib.Path(path)
         self.name = run.resolve().name
         self.path = run / f"worker-{worker}" if worker else run

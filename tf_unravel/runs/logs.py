@@ -21,7 +21,7 @@ def log_figure(writer: tf.summary.SummaryWriter, name: str, figure: Figure, step
     return png
 
 
-class Logs(contextlib.AbstractContextManager):
+class Logs(contextlib.AbstractContextManager["Logs"]):
     """Scalars, figures and text of a run in training, to TensorBoard and metrics.jsonl at once.
 
     Args:

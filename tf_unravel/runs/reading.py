@@ -29,7 +29,11 @@ class FinishedRun:
     """
 
     def __init__(
-        self, run_dir: str | os.PathLike, bindings: Sequence[str] = (), checkpoint: str = "best", adapts: bool = False
+        self,
+        run_dir: str | os.PathLike[str],
+        bindings: Sequence[str] = (),
+        checkpoint: str = "best",
+        adapts: bool = False,
     ):
         self.folder = RunFolder(run_dir)
         config.parse(bindings=bindings, text=self.folder.read_config())

@@ -7,6 +7,7 @@ constructor: `learner(backbone, num_labels)`, where the labels are the classes o
 import functools
 import inspect
 from collections.abc import Callable
+from typing import Any
 
 import gin
 import keras
@@ -21,7 +22,7 @@ LABELS = {learners.Classical: "num_classes", learners.Episodic: None, learners.M
 def _builder(learner: type[learners.Learner], labels: str | None) -> Callable[..., learners.Learner]:
     """A function (backbone, num_labels, the learner's other arguments) -> learner."""
 
-    def build(backbone: keras.Model, num_labels: int, **options) -> learners.Learner:
+    def build(backbone: keras.Model, num_labels: int, **options: Any) -> learners.Learner:
         return learner(backbone, **options, **({labels: num_labels} if labels else {}))
 
     own = inspect.signature(learner.__init__).parameters.values()
@@ -33,7 +34,7 @@ def _builder(learner: type[learners.Learner], labels: str | None) -> Callable[..
     fixed = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in ("backbone", "num_labels")]
     build.__name__ = learner.__name__
     build.__doc__ = learner.__doc__
-    build.__signature__ = inspect.Signature([*fixed, *options])
+    build.__signature__ = inspect.Signature([*fixed, *options])  # type: ignore[attr-defined]  # what gin and help read
     return build
 
 

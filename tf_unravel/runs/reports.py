@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tf_unravel import analysis, data, evaluation
 from tf_unravel.files import write_atomically
-from tf_unravel.heads import settings_of
+from tf_unravel.heads import AnyHead, FineTune, settings_of
 from tf_unravel.runs.config import OWN, describe, heads_named, may_adapt
 from tf_unravel.runs.figures import figure_png, projection, projection_figure
 from tf_unravel.runs.folder import RunFolder
@@ -88,7 +88,7 @@ def evaluate_runs(reading: Reading, head_names: Sequence[str], tasks: Tasks) -> 
         for shots in tasks.shots:
             data.TaskSampler(split, tasks.ways, shots, tasks.queries, tasks.seed)  # refuses before minutes of features
         for head in chosen.values():
-            if getattr(head, "on_images", False):
+            if isinstance(head, FineTune):
                 head.check_ways(tasks.ways)
         mine: list[dict[str, Any]] = []
         for heads in _by_cost(chosen):
@@ -107,7 +107,7 @@ def evaluate_runs(reading: Reading, head_names: Sequence[str], tasks: Tasks) -> 
     return _accuracy_table(rows, tasks)
 
 
-def _by_cost(heads: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _by_cost(heads: Mapping[str, AnyHead]) -> Iterator[dict[str, AnyHead]]:
     """The heads that share one pass over the images, then one by one those that adapt the network to each task."""
     adapting = {name: head for name, head in heads.items() if getattr(head, "on_images", False)}
     if len(adapting) < len(heads):

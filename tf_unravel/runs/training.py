@@ -20,6 +20,8 @@ import numpy as np
 import tensorflow as tf
 
 from tf_unravel import analysis, data, evaluation
+from tf_unravel.heads import FineTune
+from tf_unravel.learners import Learner
 from tf_unravel.runs import config, distribution
 from tf_unravel.runs.figures import projection, projection_figure
 from tf_unravel.runs.folder import RunFolder
@@ -47,7 +49,7 @@ def _stop_on_signals() -> Iterator[Stopped]:
         stopped.signal = number
         signal.signal(number, before[number])  # a second one does not wait
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    before: dict[int, Any] = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stopped
     finally:
@@ -164,10 +166,10 @@ def _check_validation(watch: config.Validation, split: data.ClassImages) -> None
         raise config.ConfigError(f"validation during training: {error} To go on, {ask}") from error
 
 
-def _check_head(watch: config.Validation, learner: Any) -> None:
+def _check_head(watch: config.Validation, learner: Learner) -> None:
     """A head that cannot be made, or was learned for other tasks, is refused before the first step too."""
     head = learner.own_head() if watch.head is None else watch.head
-    if getattr(head, "on_images", False):
+    if isinstance(head, FineTune):
         head.check_ways(watch.ways)
 
 

@@ -21,7 +21,7 @@ def peer(module: str) -> ModuleType | None:
     if importlib.util.find_spec("torch") is None:
         return None
     # Its extension kills a process in which TensorFlow is loaded (both bring an LLVM); nothing here compiles by it.
-    sys.modules.setdefault("triton", None)
+    sys.modules.setdefault("triton", None)  # type: ignore[arg-type]  # None makes its import fail, as documented
     import torch
 
     torch.set_num_threads(num_cores())

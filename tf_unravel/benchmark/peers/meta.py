@@ -56,10 +56,10 @@ def maml_step(
     optimizer = torch.optim.Adam(network.parameters(), 1e-3)
     names = [name for name, _ in network.named_parameters()]
 
-    def loss_of(weights: dict, images: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+    def loss_of(weights: dict[str, torch.Tensor], images: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
         return functional.cross_entropy(functional_call(network, weights, (images,)), known)
 
-    def task_loss(weights: dict, *task: torch.Tensor) -> torch.Tensor:
+    def task_loss(weights: dict[str, torch.Tensor], *task: torch.Tensor) -> torch.Tensor:
         for _ in range(inner_steps):
             gradients = grad(loss_of)(weights, task[0], task[1])
             if first_order:
