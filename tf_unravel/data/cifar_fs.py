@@ -102,15 +102,19 @@ def _from_members(split: str, source: pathlib.Path) -> ClassImages:
     """From the archive, or from the folder it unpacks to, after checking the published hashes."""
     names = split_list("cifar_fs", split)
     members = [source / member for member in MEMBERS_MD5] if source.is_dir() else [source]
-    digest = content.digest_of_files(source.parent, [str(path.relative_to(source.parent)) for path in members])
-    arrays = cache.cached_fill(
-        f"cifar_fs_archive/{_VERSION} {split} {digest}", lambda create: _fill(create, source, members, names)
-    )
+    files, name = [str(path.relative_to(source.parent)) for path in members], f"cifar_fs/{split}"
+    digest = content.digest_of_files(source.parent, files)
+
+    def fill(create: cache.Create) -> None:
+        _fill(create, source, members, names)
+        content.check_unchanged(name, source.parent, files, digest)
+
+    arrays = cache.cached_fill(f"cifar_fs_archive/{_VERSION} {split} {digest}", fill)
     return ClassImages(
         arrays["images"],
         np.array(arrays["class_ids"]),
         names,
-        f"cifar_fs/{split}",
+        name,
         str(arrays["fingerprint"]),
         NORMALIZATION,
     )

@@ -60,6 +60,22 @@ def digest_of_files(root: str | os.PathLike, relative_paths: Sequence[str]) -> s
     return str(built["digest"])
 
 
+def check_unchanged(name: str, root: str | os.PathLike, relative_paths: Sequence[str], digest: str) -> None:
+    """Refuses files that were changed while they were read: a cache entry would have what its key does not say.
+
+    Args:
+        name: of the split, for the message.
+        root: as for `digest_of_files`.
+        relative_paths: as for `digest_of_files`.
+        digest: theirs, from before they were read.
+
+    Raises:
+        ValueError: they have another one now.
+    """
+    if digest_of_files(root, relative_paths) != digest:
+        raise ValueError(f"{name}: files in {root} were changed while they were read; run the same command again.")
+
+
 def _digest(root: str, relative_paths: Sequence[str]) -> str:
     def hashes(paths: Sequence[str]) -> list[bytes]:
         return [_hash_or_nothing(os.path.join(root, path)) for path in paths]

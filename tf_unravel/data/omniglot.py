@@ -88,11 +88,17 @@ def load(
     drawings = _drawings(archives)
     characters = _characters(split, scheme, drawings, val_alphabets, seed)
     names = tuple(f"{name}{turn}" for name in characters for turn in (_TURNS if rotations else _TURNS[:1]))
-    digest = content.digest_of_files(root, [path.name for path in archives])
+    files = [path.name for path in archives]
+    digest = content.digest_of_files(root, files)
     chosen = content.digest_of_text(repr(names))
     key = f"omniglot/{_VERSION} {digest} {chosen} {image_size} {resize} {inverted}"
     wanted = {name: drawings[name] for name in characters}
-    arrays = cache.cached_fill(key, lambda create: _fill(create, wanted, names, (image_size, resize, inverted)))
+
+    def fill(create: cache.Create) -> None:
+        _fill(create, wanted, names, (image_size, resize, inverted))
+        content.check_unchanged(f"omniglot/{split}", root, files, digest)
+
+    arrays = cache.cached_fill(key, fill)
     return ClassImages(
         arrays["images"], np.array(arrays["class_ids"]), names, f"omniglot/{split}", str(arrays["fingerprint"])
     )

@@ -68,7 +68,12 @@ def load_pickles(
     _check_splits(paths, layout, digests, image_size)
     name = f"{dataset}/{split}"
     key = f"{dataset}/{_VERSION} {layout.__name__} {digests[split]} {image_size}"
-    arrays = cache.cached_fill(key, lambda create: _fill(create, path, layout, image_size))
+
+    def fill(create: cache.Create) -> None:
+        _fill(create, path, layout, image_size)
+        content.check_unchanged(name, path.parent, [path.name], digests[split])
+
+    arrays = cache.cached_fill(key, fill)
     names = tuple(arrays["class_names"].tolist())
     published = split_list(dataset, split)
     if bool(arrays["named"]) and set(names) != set(published):
@@ -86,9 +91,10 @@ def _check_splits(
     named = {}
     for split, path in paths.items():
 
-        def build(path: pathlib.Path = path) -> dict[str, np.ndarray]:
+        def build(path: pathlib.Path = path, split: str = split) -> dict[str, np.ndarray]:
             with open(path, "rb") as file:
                 found = _checked(layout(read_pickle(file, path), path), path, image_size)
+            content.check_unchanged(split, path.parent, [path.name], digests[split])
             return {"names": np.array(found.class_names), "named": np.array(found.named)}
 
         key = f"names/{_VERSION} {layout.__name__} {digests[split]} {image_size}"

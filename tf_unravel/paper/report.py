@@ -7,8 +7,6 @@ import io
 import pathlib
 from collections.abc import Mapping, Sequence
 
-import tensorflow as tf
-
 from tf_unravel import runs
 from tf_unravel.paper import document, jobs
 from tf_unravel.paper.answer import answer
@@ -22,7 +20,7 @@ from tf_unravel.paper.tables import TABLES
 from tf_unravel.paper.workspace import Workspace
 from tf_unravel.runs.checkpoints import write_atomically
 from tf_unravel.runs.folder import versions
-from tf_unravel.runs.logs import log_figure
+from tf_unravel.runs.logs import event_writer, log_figure
 
 BUILDERS = {**TABLES, **FIGURES}
 
@@ -95,7 +93,7 @@ def draw(exhibit: Exhibit, workspace: Workspace, out: pathlib.Path) -> dict[path
     if exhibit.draw is None:
         return {}
     (out / "figures").mkdir(parents=True, exist_ok=True)
-    writer = tf.summary.create_file_writer(str(out / "tensorboard"))
+    writer = event_writer(out / "tensorboard")
     drawn = {}
     for drawing in exhibit.draw(workspace):
         path = out / "figures" / f"{drawing.name}.png"
