@@ -33,7 +33,7 @@ class _Disk:
         self._file, self._room = file, room
 
     def write(self, data: Any) -> int:
-        data = memoryview(data).cast("B")
+        data = data if isinstance(data, str) else memoryview(data).cast("B")
         self._file.write(data[: self._room])
         if len(data) > self._room:
             self._room = 0

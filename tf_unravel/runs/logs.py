@@ -58,25 +58,28 @@ class Logs(contextlib.AbstractContextManager):
         folder: the run's folder.
         first_step: the step that this start goes on from; lines of metrics.jsonl beyond it belong to steps that
             were lost with a killed process, and are dropped.
+        validated: whether the validation of that step was saved; otherwise it is made, and logged, again.
 
     Raises:
         NotWritten: here and in every method: the disk is full, or the folder cannot be written.
     """
 
-    def __init__(self, folder: RunFolder, first_step: int):
-        self._keep_lines(folder, first_step)
+    def __init__(self, folder: RunFolder, first_step: int, validated: bool = True):
+        self._keep_lines(folder, first_step, validated)
         self._path = folder.metrics
         self._lines = open(self._path, "a", encoding="utf-8")
         self._writer = event_writer(folder.tensorboard)
 
     @staticmethod
-    def _keep_lines(folder: RunFolder, first_step: int) -> None:
+    def _keep_lines(folder: RunFolder, first_step: int, validated: bool) -> None:
         if not folder.metrics.exists():
             return
         kept = []
         for line in folder.metrics.read_text(encoding="utf-8", errors="replace").splitlines():
             with contextlib.suppress(ValueError, LookupError, TypeError):  # what a killed process, or a disk, damaged
-                if json.loads(line)["step"] <= first_step:
+                values = json.loads(line)
+                again = not validated and any(name.startswith("val/") for name in values)
+                if values["step"] < first_step + (not again):
                     kept.append(line + "\n")
         folder.write_text(folder.metrics, "".join(kept))
 
