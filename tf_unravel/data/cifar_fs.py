@@ -33,6 +33,7 @@ ARCHIVE = "cifar-100-python.tar.gz"
 ARCHIVE_SHA256 = "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7"
 MEMBERS_MD5 = {"train": "16019d7e3df5f24257cddd939b257f8d", "test": "f0ef6b0ae62326f3e7ffdfab6717acfc"}
 _VERSION = 1
+_MOST_BYTES = 1 << 28  # of a member; the larger one has 155 MB
 _PICKLES = {split: (f"CIFAR_FS_{split}.pickle",) for split in ("train", "val", "test")}
 _ACCEPTED = (
     f"{ARCHIVE} (or unpacked: cifar-100-python/train and test); CIFAR_FS_{{train,val,test}}.pickle (MetaOptNet); "
@@ -154,8 +155,11 @@ def _copy_member(source: pathlib.Path, member: str, file: BinaryIO) -> None:
     else:
         try:
             with tarfile.open(source, "r:gz") as archive:
-                shutil.copyfileobj(archive.extractfile(f"cifar-100-python/{member}"), file)
-        except (tarfile.TarError, EOFError, OSError, zlib.error, KeyError, AttributeError) as error:
+                found = archive.getmember(f"cifar-100-python/{member}")
+                if not found.isreg() or found.size > _MOST_BYTES:
+                    raise ValueError(f"{member} is no file of at most {_MOST_BYTES >> 20} MiB")
+                shutil.copyfileobj(archive.extractfile(found), file)
+        except (tarfile.TarError, EOFError, OSError, ValueError, zlib.error, KeyError) as error:
             raise ValueError(f"{source} is damaged or truncated ({error}); download it again.") from error
     file.seek(0)
 

@@ -38,7 +38,7 @@ def digest_of_files(root: str | os.PathLike, relative_paths: Sequence[str]) -> s
 
     Args:
         root: the folder that the paths are relative to; not a part of the digest, so that a copy has the same one.
-        relative_paths: paths below `root`, in the order that counts. Unreadable files count by name alone.
+        relative_paths: paths below `root`, in the order that counts. What cannot be read, or is no file, counts by name.
 
     Returns:
         64 hexadecimal digits (SHA-256).
@@ -91,7 +91,7 @@ def _digest(root: str, relative_paths: Sequence[str]) -> str:
 
 def _hash_or_nothing(path: str) -> bytes:
     try:
-        return file_hash(path)
+        return file_hash(path) if os.path.isfile(path) else b""  # a pipe would be waited for
     except OSError:
         return b""
 

@@ -143,8 +143,7 @@ def _first_size(paths: Sequence[str], how: decoding.Decoding) -> tuple[int, int]
     """(height, width) of the first image that can be read: what the others are held against."""
     for path in paths:
         try:
-            with open(path, "rb") as file:
-                return decoding.decode(file.read(), how).shape[:2]
+            return decoding.decode(decoding.read_image_file(path), how).shape[:2]
         except (OSError, decoding.UnusableImage):
             continue
     return (1, 1)  # none: each of them is reported by what follows

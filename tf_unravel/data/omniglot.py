@@ -19,6 +19,7 @@ from __future__ import annotations
 import io
 import os
 import pathlib
+import struct
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -42,6 +43,8 @@ _OFFICIAL = ("images_background.zip", "images_evaluation.zip")
 _SMALL = ("images_background_small1.zip", "images_background_small2.zip")
 _ARCHIVES = {"vinyals": _OFFICIAL, "background": _OFFICIAL, "small": _SMALL}
 _VERSION = 1
+_MOST_BYTES = 1 << 18  # of a drawing, unpacked; the published ones have some 300
+_MOST_SIDE = 1024  # pixels; the published ones have 105
 
 
 def load(
@@ -213,8 +216,13 @@ class _Archives:
         try:
             if path not in self._open:
                 self._open[path] = zipfile.ZipFile(path)
+            if self._open[path].getinfo(member).file_size > _MOST_BYTES:
+                raise ValueError(f"it unpacks to more than {_MOST_BYTES >> 10} KiB")
             with Image.open(io.BytesIO(self._open[path].read(member)), formats=("PNG",)) as image:
+                if max(image.size) > _MOST_SIDE:
+                    raise ValueError(f"it has {image.width}x{image.height} pixels")
                 grey = image.convert("L")
-        except (OSError, zipfile.BadZipFile, zlib.error, SyntaxError) as error:
+        except (OSError, ValueError, RuntimeError, SyntaxError, zipfile.BadZipFile, zlib.error, struct.error,
+                Image.DecompressionBombError) as error:  # fmt: skip
             raise ValueError(f"{path}: {member} is damaged ({error}); download it again.") from error
         return np.asarray(grey if grey.size == (size, size) else grey.resize((size, size), FILTERS[resize]))

@@ -144,7 +144,10 @@ def metaoptnet_layout(contents: Any, path: pathlib.Path) -> Contents:
     """
     images, labels = _entry(contents, "data", path), _labels(_entry(contents, "labels", path), path)
     names = contents.get("catname2label") or {}
-    by_label = {int(label): _text(name) for name, label in names.items()} if isinstance(names, dict) else {}
+    try:
+        by_label = {int(label): _text(name) for name, label in names.items()} if isinstance(names, dict) else {}
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"{path}: 'catname2label' must map class names to whole numbers ({error}).") from error
     found, class_ids = np.unique(labels, return_inverse=True)
     named = all(int(label) in by_label for label in found)
     class_names = tuple(by_label[int(label)] if named else f"label {label}" for label in found)
@@ -186,6 +189,8 @@ def _entry(contents: Any, name: str, path: pathlib.Path) -> Any:
 def _array(value: Any, name: str, path: pathlib.Path) -> PickledArray:
     if not isinstance(value, PickledArray):
         raise ValueError(f"{path}: {name!r} must be one NumPy array. Received: {type(value).__name__}.")
+    if not value.shape or 0 in value.shape:
+        raise ValueError(f"{path}: {name!r} holds no images. Received: {value.dtype} {value.shape}.")
     return value
 
 

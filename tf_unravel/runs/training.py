@@ -271,7 +271,8 @@ class _Loop:
         progress, every = self.progress, self.plan.validation.every_epochs
         if not every or not progress.step or progress.step % self.steps_per_epoch:
             return False
-        return not progress.validated and (progress.step // self.steps_per_epoch % every == 0 or progress.step == self.total)
+        due = progress.step // self.steps_per_epoch % every == 0 or progress.step == self.total
+        return due and not progress.validated
 
     def _save(self) -> None:
         self._check_weights()
