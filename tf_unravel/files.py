@@ -12,26 +12,43 @@ import pathlib
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
-from typing import IO
+from types import ModuleType
+from typing import BinaryIO
 
+fcntl: ModuleType | None
 try:
     import fcntl
 except ImportError:  # Windows: leftovers of killed processes stay, as nothing tells them from those of living ones
     fcntl = None
 
 
-def write_atomically(path: pathlib.Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Calls write(binary file) on a temporary file, flushes it to the disk and renames it to `path`."""
+class NotWritten(OSError):
+    """A file could not be written; the message is one line that names it and the reason."""
+
+    def __init__(self, path: os.PathLike[str], error: OSError) -> None:
+        advice = "make room or give write access there; the same command then goes on"
+        super().__init__(f"{path} cannot be written ({error.strerror or error}): {advice}")
+
+
+def write_atomically(path: pathlib.Path, write: Callable[[BinaryIO], object]) -> None:
+    """Calls write(binary file, which it may also read) on a temporary file, flushes it to the disk and renames it.
+
+    Raises:
+        NotWritten: the disk is full, or the folder cannot be written; what was at `path` before is still there.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
+        with open(temporary, "w+b") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
         _flush_folder(path.parent)
+    except OSError as error:
+        raise NotWritten(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def write_folder(path: pathlib.Path, fill: Callable[[pathlib.Path], None]) -> None:

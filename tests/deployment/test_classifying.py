@@ -14,6 +14,15 @@ from tf_unravel.deployment import classifying, contact_sheet
 from tf_unravel.deployment.classifying import Answer, Classification
 
 
+def pictures():
+    """[3, 30, 16, 16, 3]: of one colour a class, red, green and blue, with grain: which is which can be told."""
+    grain = np.random.default_rng(0).integers(0, 40, (3, 30, 16, 16, 3))
+    return (grain + 200 * np.eye(3, dtype=int)[:, None, None, None]).astype(np.uint8)
+
+
+PICTURES = pictures()
+
+
 def save(image, path, size=None):
     path.parent.mkdir(parents=True, exist_ok=True)
     picture = Image.fromarray(image)
@@ -27,11 +36,11 @@ def place(tmp_path_factory):
     deployment.export(network(), heads.Prototypes(), root / "model")
     for label, name in enumerate(("ape", "bee", "cat")):
         for i in range(label + 1):
-            save(SPLIT.images[30 * label + i], root / "photos" / name / f"{i}.png", size=(20 + 9 * i, 31))
+            save(PICTURES[label, i], root / "photos" / name / f"{i}.png", size=(20 + 9 * i, 31))
         for i in range(3):
-            save(SPLIT.images[30 * label + 20 + i], root / "more" / name / f"{i}.png")
-    save(SPLIT.images[35], root / "more" / "loose" / "deep" / "b.png", size=(64, 48))
-    save(SPLIT.images[65].mean(axis=2).astype(np.uint8), root / "more" / "a.png")
+            save(PICTURES[label, 20 + i], root / "more" / name / f"{i}.png")
+    save(PICTURES[1, 5], root / "more" / "loose" / "deep" / "b.png", size=(64, 48))
+    save(PICTURES[2, 5].mean(axis=2).astype(np.uint8), root / "more" / "a.png")
     (root / "more" / "notes.txt").write_text("no picture")
     (root / "more" / ".hidden").mkdir()
     save(SPLIT.images[0], root / "more" / ".hidden" / "c.png")

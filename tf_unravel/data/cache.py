@@ -33,6 +33,11 @@ except ImportError:  # Windows: no waiting; the rename alone keeps entries whole
 
 _FORMAT = 1
 _PATIENCE = 50
+_NO_ROOM = tuple(
+    getattr(errno, name)
+    for name in ("ENOSPC", "EDQUOT", "EFBIG", "EACCES", "EROFS", "EPERM", "ENOTDIR")
+    if hasattr(errno, name)  # Windows has no quotas
+)
 _log = logging.getLogger(__name__)
 
 Create = Callable[[str, tuple[int, ...], Any], np.ndarray]
@@ -94,7 +99,7 @@ def cached_fill(key: str, fill: Callable[[Create], None]) -> dict[str, np.ndarra
             arrays = _read(folder, key)  # somebody else may have built it while this process waited
             return arrays if arrays is not None else _build(folder, key, fill)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR):
+        if error.errno not in _NO_ROOM:
             raise
         if error.filename is not None and not str(error.filename).startswith(str(folder.parent)):
             raise

@@ -33,6 +33,7 @@ ARCHIVE = "cifar-100-python.tar.gz"
 ARCHIVE_SHA256 = "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7"
 MEMBERS_MD5 = {"train": "16019d7e3df5f24257cddd939b257f8d", "test": "f0ef6b0ae62326f3e7ffdfab6717acfc"}
 _VERSION = 1
+_MOST_BYTES = 1 << 28  # of a member; the larger one has 155 MB
 _PICKLES = {split: (f"CIFAR_FS_{split}.pickle",) for split in ("train", "val", "test")}
 _ACCEPTED = (
     f"{ARCHIVE} (or unpacked: cifar-100-python/train and test); CIFAR_FS_{{train,val,test}}.pickle (MetaOptNet); "
@@ -102,15 +103,19 @@ def _from_members(split: str, source: pathlib.Path) -> ClassImages:
     """From the archive, or from the folder it unpacks to, after checking the published hashes."""
     names = split_list("cifar_fs", split)
     members = [source / member for member in MEMBERS_MD5] if source.is_dir() else [source]
-    digest = content.digest_of_files(source.parent, [str(path.relative_to(source.parent)) for path in members])
-    arrays = cache.cached_fill(
-        f"cifar_fs_archive/{_VERSION} {split} {digest}", lambda create: _fill(create, source, members, names)
-    )
+    files, name = [str(path.relative_to(source.parent)) for path in members], f"cifar_fs/{split}"
+    digest = content.digest_of_files(source.parent, files)
+
+    def fill(create: cache.Create) -> None:
+        _fill(create, source, members, names)
+        content.check_unchanged(name, source.parent, files, digest)
+
+    arrays = cache.cached_fill(f"cifar_fs_archive/{_VERSION} {split} {digest}", fill)
     return ClassImages(
         arrays["images"],
         np.array(arrays["class_ids"]),
         names,
-        f"cifar_fs/{split}",
+        name,
         str(arrays["fingerprint"]),
         NORMALIZATION,
     )
@@ -150,11 +155,12 @@ def _copy_member(source: pathlib.Path, member: str, file: BinaryIO) -> None:
     else:
         try:
             with tarfile.open(source, "r:gz") as archive:
-                packed = archive.extractfile(f"cifar-100-python/{member}")
+                found = archive.getmember(f"cifar-100-python/{member}")
+                packed = archive.extractfile(found) if found.isreg() and found.size <= _MOST_BYTES else None
                 if packed is None:
-                    raise KeyError(f"{member} is no file")
+                    raise ValueError(f"{member} is no file of at most {_MOST_BYTES >> 20} MiB")
                 shutil.copyfileobj(packed, file)
-        except (tarfile.TarError, EOFError, OSError, zlib.error, KeyError) as error:
+        except (tarfile.TarError, EOFError, OSError, ValueError, zlib.error, KeyError) as error:
             raise ValueError(f"{source} is damaged or truncated ({error}); download it again.") from error
     file.seek(0)
 

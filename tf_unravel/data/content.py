@@ -38,7 +38,7 @@ def digest_of_files(root: str | os.PathLike[str], relative_paths: Sequence[str])
 
     Args:
         root: the folder that the paths are relative to; not a part of the digest, so that a copy has the same one.
-        relative_paths: paths below `root`, in the order that counts. Unreadable files count by name alone.
+        relative_paths: paths below `root`, in the order that counts. What cannot be read, or is no file, counts by name.
 
     Returns:
         64 hexadecimal digits (SHA-256).
@@ -61,6 +61,22 @@ def digest_of_files(root: str | os.PathLike[str], relative_paths: Sequence[str])
     return str(built["digest"])
 
 
+def check_unchanged(name: str, root: str | os.PathLike, relative_paths: Sequence[str], digest: str) -> None:
+    """Refuses files that were changed while they were read: a cache entry would have what its key does not say.
+
+    Args:
+        name: of the split, for the message.
+        root: as for `digest_of_files`.
+        relative_paths: as for `digest_of_files`.
+        digest: theirs, from before they were read.
+
+    Raises:
+        ValueError: they have another one now.
+    """
+    if digest_of_files(root, relative_paths) != digest:
+        raise ValueError(f"{name}: files in {root} were changed while they were read; run the same command again.")
+
+
 def _digest(root: str, relative_paths: Sequence[str]) -> str:
     def hashes(paths: Sequence[str]) -> list[bytes]:
         return [_hash_or_nothing(os.path.join(root, path)) for path in paths]
@@ -76,7 +92,7 @@ def _digest(root: str, relative_paths: Sequence[str]) -> str:
 
 def _hash_or_nothing(path: str) -> bytes:
     try:
-        return file_hash(path)
+        return file_hash(path) if os.path.isfile(path) else b""  # a pipe would be waited for
     except OSError:
         return b""
 

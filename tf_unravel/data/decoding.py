@@ -17,6 +17,7 @@ import json
 import os
 import queue
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -38,6 +39,8 @@ FILTERS = {
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
 _ORIENTED = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
 _WORKER = "tf_unravel_decoding_worker"
+_MOST_SIDE = 1 << 15  # pixels; with Pillow's limit on their product, known from the header before anything is decoded
+_MOST_BYTES = 1 << 28  # of an image file
 _FILES_PER_TASK = 128
 _PROCESSES_FROM = 2048  # files; below it starting interpreters costs more than it gains
 
@@ -95,7 +98,8 @@ def decode(data: bytes, how: Decoding) -> np.ndarray:
         The image, upright.
 
     Raises:
-        UnusableImage: not an image, damaged, truncated, or larger than Pillow's limit against decompression bombs.
+        UnusableImage: not an image, damaged, truncated, larger than Pillow's limit against decompression bombs, or
+            longer than 32,768 pixels on a side.
     """
     if not data:
         raise UnusableImage("the file is empty")
@@ -106,6 +110,8 @@ def decode(data: bytes, how: Decoding) -> np.ndarray:
             limit = Image.MAX_IMAGE_PIXELS
             if limit is not None and image.width * image.height > limit:
                 raise UnusableImage(f"it has {image.width}x{image.height} pixels, more than the limit of {limit}")
+            if max(image.size) > _MOST_SIDE:
+                raise UnusableImage(f"it has {image.width}x{image.height} pixels, more than {_MOST_SIDE} on a side")
             image.load()
             return np.asarray(_prepared(image, how))
     except UnusableImage:
@@ -117,8 +123,24 @@ def decode(data: bytes, how: Decoding) -> np.ndarray:
     except MemoryError:
         raise
     except Exception as error:  # damaged files make Pillow's plugins fail in many ways (OSError, SyntaxError, struct)
-        what = str(error).partition("\n")[0] or type(error).__name__
+        what = " ".join(str(error).split()) or type(error).__name__
         raise UnusableImage(f"it is damaged ({what})") from error
+
+
+def read_image_file(path: str | os.PathLike) -> bytes:
+    """The bytes of an image file.
+
+    Raises:
+        UnusableImage: no file, such as a pipe, which would be waited for, or a device; or longer than 256 MiB.
+        OSError: it cannot be read.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise UnusableImage("it is no file")
+    with open(path, "rb") as file:
+        data = file.read(_MOST_BYTES + 1)
+    if len(data) > _MOST_BYTES:
+        raise UnusableImage(f"it has more than {_MOST_BYTES >> 20} MiB")
+    return data
 
 
 def _prepared(image: Image.Image, how: Decoding) -> Image.Image:
@@ -176,8 +198,7 @@ def _decode_rows(paths: Sequence[str], start: int, out: np.ndarray, how: Decodin
     failures = []
     for row, path in enumerate(paths, start):
         try:
-            with open(path, "rb") as file:
-                pixels = decode(file.read(), how)
+            pixels = decode(read_image_file(path), how)
             if pixels.shape != out.shape[1:]:
                 failures.append(Failure(row, "another size", pixels.shape[:2]))
             else:

@@ -74,7 +74,12 @@ def load_files(
     _check_counts(files, np.bincount(files.class_ids, minlength=len(files.class_names)), min_images)
     digest = content.digest_of_files(files.root, files.paths)
     key = f"image_files/{_VERSION} {digest} {how} {on_corrupt} {PIL.__version__} {_grouping(files)}"
-    arrays = cache.cached_fill(key, lambda create: _fill(create, files, how, on_corrupt))
+
+    def fill(create: cache.Create) -> None:
+        _fill(create, files, how, on_corrupt)
+        content.check_unchanged(files.name, files.root, files.paths, digest)
+
+    arrays = cache.cached_fill(key, fill)
     class_ids = np.array(arrays["class_ids"])
     skipped = len(files.paths) - len(class_ids)
     if skipped:
@@ -138,8 +143,7 @@ def _first_size(paths: Sequence[str], how: decoding.Decoding) -> tuple[int, ...]
     """(height, width) of the first image that can be read: what the others are held against."""
     for path in paths:
         try:
-            with open(path, "rb") as file:
-                return decoding.decode(file.read(), how).shape[:2]
+            return decoding.decode(decoding.read_image_file(path), how).shape[:2]
         except (OSError, decoding.UnusableImage):
             continue
     return (1, 1)  # none: each of them is reported by what follows

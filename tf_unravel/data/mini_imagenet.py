@@ -34,6 +34,7 @@ _CACHE = {
     "val": ("mini-imagenet-cache-val.pkl", "mini-imagenet-cache-validation.pkl"),
     "test": ("mini-imagenet-cache-test.pkl",),
 }
+_MOST_BYTES = 1 << 26  # of a table; the published ones have 2 MB
 _CSV = {split: (f"{split}.csv",) for split in ("train", "val", "test")}
 _ACCEPTED = (
     "miniImageNet_category_split_{train_phase_train,val,test}.pickle (MetaOptNet); "
@@ -106,17 +107,28 @@ def _listed(name: str, root: pathlib.Path, tables: dict[str, pathlib.Path], spli
 
 def _rows(path: pathlib.Path) -> list[tuple[str, str]]:
     """(filename, label) of each line."""
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        if file.read(1) == "<":
-            raise ValueError(f"{path} starts with '<': an HTML page, not a table; download it again.")
-        file.seek(0)
-        reader = csv.DictReader(file)
-        if not {"filename", "label"} <= set(reader.fieldnames or ()):
-            raise ValueError(f"{path} must begin with the line 'filename,label'. Received: {reader.fieldnames}.")
-        rows = [(row["filename"], row["label"]) for row in reader]
+    if path.stat().st_size > _MOST_BYTES:
+        raise ValueError(f"{path} has more than {_MOST_BYTES >> 20} MiB, which no table of images has.")
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            if file.read(1) == "<":
+                raise ValueError(f"{path} starts with '<': an HTML page, not a table; download it again.")
+            file.seek(0)
+            reader = csv.DictReader(file)
+            if not {"filename", "label"} <= set(reader.fieldnames or ()):
+                raise ValueError(f"{path} must begin with the line 'filename,label'. Received: {reader.fieldnames}.")
+            rows = [(row["filename"], row["label"]) for row in reader]
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no table of text ({error}); download it again.") from error
     if not rows:
         raise ValueError(f"{path} lists no images; download it again.")
-    bad = next((index for index, row in enumerate(rows, 2) if not all(row) or os.path.isabs(row[0])), None)
+    bad = next((index for index, row in enumerate(rows, 2) if not all(row) or not _is_below(row[0])), None)
     if bad is not None:
         raise ValueError(f"{path}: line {bad} is not <filename>,<label>; download it again.")
     return rows
+
+
+def _is_below(name: str) -> bool:
+    """Whether a file's name stays in its folder: no absolute path, and none that climbs out."""
+    first = os.path.normpath(name).split(os.sep, 1)[0]
+    return not os.path.isabs(name) and first not in ("..", ".") and "\0" not in name

@@ -20,6 +20,7 @@ from __future__ import annotations
 import io
 import os
 import pathlib
+import struct
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -43,6 +44,8 @@ _OFFICIAL = ("images_background.zip", "images_evaluation.zip")
 _SMALL = ("images_background_small1.zip", "images_background_small2.zip")
 _ARCHIVES = {"vinyals": _OFFICIAL, "background": _OFFICIAL, "small": _SMALL}
 _VERSION = 1
+_MOST_BYTES = 1 << 18  # of a drawing, unpacked; the published ones have some 300
+_MOST_SIDE = 1024  # pixels; the published ones have 105
 
 
 def load(
@@ -89,11 +92,17 @@ def load(
     drawings = _drawings(archives)
     characters = _characters(split, scheme, drawings, val_alphabets, seed)
     names = tuple(f"{name}{turn}" for name in characters for turn in (_TURNS if rotations else _TURNS[:1]))
-    digest = content.digest_of_files(root, [path.name for path in archives])
+    files = [path.name for path in archives]
+    digest = content.digest_of_files(root, files)
     chosen = content.digest_of_text(repr(names))
     key = f"omniglot/{_VERSION} {digest} {chosen} {image_size} {resize} {inverted}"
     wanted = {name: drawings[name] for name in characters}
-    arrays = cache.cached_fill(key, lambda create: _fill(create, wanted, names, (image_size, resize, inverted)))
+
+    def fill(create: cache.Create) -> None:
+        _fill(create, wanted, names, (image_size, resize, inverted))
+        content.check_unchanged(f"omniglot/{split}", root, files, digest)
+
+    arrays = cache.cached_fill(key, fill)
     return ClassImages(
         arrays["images"], np.array(arrays["class_ids"]), names, f"omniglot/{split}", str(arrays["fingerprint"])
     )
@@ -208,8 +217,13 @@ class _Archives:
         try:
             if path not in self._open:
                 self._open[path] = zipfile.ZipFile(path)
+            if self._open[path].getinfo(member).file_size > _MOST_BYTES:
+                raise ValueError(f"it unpacks to more than {_MOST_BYTES >> 10} KiB")
             with Image.open(io.BytesIO(self._open[path].read(member)), formats=("PNG",)) as image:
+                if max(image.size) > _MOST_SIDE:
+                    raise ValueError(f"it has {image.width}x{image.height} pixels")
                 grey = image.convert("L")
-        except (OSError, zipfile.BadZipFile, zlib.error, SyntaxError) as error:
+        except (OSError, ValueError, RuntimeError, SyntaxError, zipfile.BadZipFile, zlib.error, struct.error,
+                Image.DecompressionBombError) as error:  # fmt: skip
             raise ValueError(f"{path}: {member} is damaged ({error}); download it again.") from error
         return np.asarray(grey if grey.size == (size, size) else grey.resize((size, size), FILTERS[resize]))

@@ -66,7 +66,12 @@ def load_pickles(
     _check_splits(paths, layout, digests, image_size)
     name = f"{dataset}/{split}"
     key = f"{dataset}/{_VERSION} {layout.__name__} {digests[split]} {image_size}"
-    arrays = cache.cached_fill(key, lambda create: _fill(create, path, layout, image_size))
+
+    def fill(create: cache.Create) -> None:
+        _fill(create, path, layout, image_size)
+        content.check_unchanged(name, path.parent, [path.name], digests[split])
+
+    arrays = cache.cached_fill(key, fill)
     names = tuple(arrays["class_names"].tolist())
     published = split_list(dataset, split)
     if bool(arrays["named"]) and set(names) != set(published):
@@ -84,9 +89,10 @@ def _check_splits(
     named = {}
     for split, path in paths.items():
 
-        def build(path: pathlib.Path = path) -> dict[str, np.ndarray]:
+        def build(path: pathlib.Path = path, split: str = split) -> dict[str, np.ndarray]:
             with open(path, "rb") as file:
                 found = _checked(layout(read_pickle(file, path), path), path, image_size)
+            content.check_unchanged(split, path.parent, [path.name], digests[split])
             return {"names": np.array(found.class_names), "named": np.array(found.named)}
 
         key = f"names/{_VERSION} {layout.__name__} {digests[split]} {image_size}"
@@ -136,7 +142,10 @@ def metaoptnet_layout(contents: Any, path: pathlib.Path) -> Contents:
     """
     images, labels = _entry(contents, "data", path), _labels(_entry(contents, "labels", path), path)
     names = contents.get("catname2label") or {}
-    by_label = {int(label): _text(name) for name, label in names.items()} if isinstance(names, dict) else {}
+    try:
+        by_label = {int(label): _text(name) for name, label in names.items()} if isinstance(names, dict) else {}
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"{path}: 'catname2label' must map class names to whole numbers ({error}).") from error
     found, class_ids = np.unique(labels, return_inverse=True)
     named = all(int(label) in by_label for label in found)
     class_names = tuple(by_label[int(label)] if named else f"label {label}" for label in found)
@@ -178,6 +187,8 @@ def _entry(contents: Any, name: str, path: pathlib.Path) -> Any:
 def _array(value: Any, name: str, path: pathlib.Path) -> PickledArray:
     if not isinstance(value, PickledArray):
         raise ValueError(f"{path}: {name!r} must be one NumPy array. Received: {type(value).__name__}.")
+    if not value.shape or 0 in value.shape:
+        raise ValueError(f"{path}: {name!r} holds no images. Received: {value.dtype} {value.shape}.")
     return value
 
 

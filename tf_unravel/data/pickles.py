@@ -19,6 +19,7 @@ import os
 import pickle
 import pickletools
 import re
+import struct
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, NamedTuple
@@ -61,13 +62,12 @@ def read_pickle(file: BinaryIO, path: str | os.PathLike[str]) -> Any:
         _check_beginning(file, path)
         skeleton, payloads = _skeleton(file, path)
         contents = _RestrictedUnpickler(skeleton, payloads, file, path).load()
-    except (ValueError, EOFError, LookupError, TypeError, AttributeError, ArithmeticError, MemoryError) as error:
+        return _with_text_keys(contents)
+    except (ValueError, EOFError, LookupError, TypeError, AttributeError, ArithmeticError, MemoryError, RecursionError,
+            struct.error, pickle.UnpicklingError) as error:  # fmt: skip
         if str(error).startswith(str(path)):
             raise
         raise _damaged(path, error) from error
-    except pickle.UnpicklingError as error:
-        raise _damaged(path, error) from error
-    return _with_text_keys(contents)
 
 
 def _damaged(path: str | os.PathLike[str], error: object) -> ValueError:
@@ -202,10 +202,10 @@ class PickledArray:
         dtype: as of the array.
     """
 
-    __slots__ = ("_fortran", "_path", "_raw", "_read", "dtype", "shape")
+    __slots__ = ("_fortran", "_most", "_path", "_raw", "_read", "dtype", "shape")
 
-    def __init__(self, read: Callable[[Any], Iterator[bytes]], path: str | os.PathLike[str]) -> None:
-        self._read, self._path = read, path
+    def __init__(self, read: Callable[[Any], Iterator[bytes]], path: str | os.PathLike[str], most: int) -> None:
+        self._read, self._path, self._most = read, path, most
         self.shape: tuple[int, ...] = (0,)
         self.dtype: np.dtype[Any] = np.dtype(np.uint8)
         self._fortran = False
@@ -219,6 +219,8 @@ class PickledArray:
         if min(self.shape, default=0) < 0:
             raise pickle.UnpicklingError(f"an array of shape {self.shape}")
         self.dtype, self._fortran, self._raw = dtype.dtype(), bool(fortran), raw
+        if math.prod(self.shape) * self.dtype.itemsize > self._most:  # who believed it would reserve memory for it
+            raise pickle.UnpicklingError(f"an array {self.shape} in a file of {self._most} bytes")
 
     def copy_into(self, out: np.ndarray) -> None:
         """Copies the values into `out`, C-contiguous, of this shape and dtype, a few MiB at a time.
@@ -290,16 +292,17 @@ class _RestrictedUnpickler(pickle.Unpickler):
     ) -> None:
         super().__init__(io.BytesIO(skeleton), encoding="latin1")
         self._path = path
+        most = file.seek(0, os.SEEK_END)  # bytes that all arrays have together: none is written in less than one
 
         def read(raw: str | bytes | bytearray) -> Iterator[bytes]:
             text = raw if isinstance(raw, str) else bytes(raw).decode("latin1")
             return _blocks(file, payloads[text]) if text in payloads else iter([text.encode("latin1")])
 
         def reconstruct(*_: Any) -> PickledArray:
-            return PickledArray(read, path)
+            return PickledArray(read, path, most)
 
         def from_buffer(raw: Any, dtype: _PickledDType, shape: tuple[int, ...], order: str = "C") -> PickledArray:
-            array = PickledArray(read, path)
+            array = PickledArray(read, path, most)
             array.__setstate__((shape, dtype, order == "F", raw))
             return array
 

@@ -27,13 +27,11 @@ class Settled(Protocol):
 
 
 class Answer(Protocol):
-    """What an exported model answers a task with.
+    """What an exported model answers a task with."""
 
-    Attributes:
-        learned_ways: the number of classes it was learned for; None where any number will do.
-    """
-
-    learned_ways: int | None
+    @property
+    def learned_ways(self) -> int | None:
+        """The number of classes it was learned for; None where any number will do."""
 
     def __call__(self, support: tf.Tensor, labels: tf.Tensor, query: tf.Tensor, ways: tf.Tensor) -> tf.Tensor:
         """Logits [Q, W]."""

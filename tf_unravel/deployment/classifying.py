@@ -10,6 +10,7 @@ import csv
 import dataclasses
 import io
 import json
+import operator
 import os
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -198,7 +199,7 @@ def _answers(
 ) -> list[Answer]:
     """What the model says of some images."""
     given = () if known is None else (known.images, known.labels)
-    names = model.baked_classes if known is None else known.class_names
+    names = (model.baked_classes or ()) if known is None else known.class_names
     answers = []
     for path, row in zip(paths, model.classify(images, *given).tolist(), strict=True):
         file = os.path.relpath(path, root) if root.is_dir() else os.path.basename(path)
@@ -233,7 +234,7 @@ def _written(found: Classification, out: pathlib.Path, drawn: Figure | None) -> 
     out.mkdir(parents=True, exist_ok=True)
     values = json.dumps(found.json_values(), indent=1, ensure_ascii=False) + "\n"
     for name, text in (("classification.csv", found.csv_text()), ("classification.json", values)):
-        write_atomically(out / name, lambda file, text=text: file.write(text.encode("utf-8")))
+        write_atomically(out / name, operator.methodcaller("write", text.encode("utf-8")))
     if drawn is not None:
         write_atomically(out / SHEET, lambda file: drawn.savefig(file, format="png", dpi=120))
     names = ["classification.csv", "classification.json", *([SHEET] if drawn is not None else [])]

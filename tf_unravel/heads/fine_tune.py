@@ -266,12 +266,14 @@ class FineTune:
     def _orders(self, examples: Any, seed: tf.Tensor) -> tf.Tensor | None:
         """Which examples each step sees, int32 [steps, B]; None where that is all of them, in their order."""
         size = self.batch_size
+        if size is None:
+            return None
 
         def drawn() -> tf.Tensor:
             return batch_orders(self.steps, size, examples, seed)
 
-        if size is None or isinstance(examples, int):
-            return None if size is None or size >= examples else drawn()
+        if isinstance(examples, int):
+            return None if size >= examples else drawn()
         return tf.cond(size < examples, drawn, lambda: tf.tile(tf.range(examples)[None], [self.steps, 1]))
 
     def _compiled(self, backbone: keras.Model, ways: int, then: Callable[..., tf.Tensor]) -> Any:

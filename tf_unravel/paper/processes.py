@@ -82,12 +82,12 @@ def _child(function: Callable[..., None], arguments: tuple[Any, ...], log: str, 
     try:
         function(*arguments)
         sender.send("")
-    except (ValueError, OSError, ArithmeticError) as error:
-        print(error, file=sys.stderr)
-        sender.send(config.one_line(error))
     except Exception as error:
-        traceback.print_exc()
-        sender.send(f"{type(error).__name__}: {config.one_line(error)} (see {log})")
+        expected = isinstance(error, (ValueError, OSError, ArithmeticError))
+        line = config.one_line(error)
+        sender.send(line if expected else f"{type(error).__name__}: {line} (see {log})")
+        with contextlib.suppress(OSError):  # the disk may be full
+            print(error if expected else traceback.format_exc(), file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager

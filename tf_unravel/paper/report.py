@@ -8,8 +8,6 @@ import operator
 import pathlib
 from collections.abc import Mapping, Sequence
 
-import tensorflow as tf
-
 from tf_unravel import runs
 from tf_unravel.files import write_atomically
 from tf_unravel.paper import document, jobs
@@ -23,7 +21,7 @@ from tf_unravel.paper.scales import Scale
 from tf_unravel.paper.tables import TABLES
 from tf_unravel.paper.workspace import Workspace
 from tf_unravel.runs.folder import versions
-from tf_unravel.runs.logs import log_figure
+from tf_unravel.runs.logs import event_writer, log_figure
 
 BUILDERS = {**TABLES, **FIGURES}
 
@@ -96,7 +94,7 @@ def draw(exhibit: Exhibit, workspace: Workspace, out: pathlib.Path) -> dict[path
     if exhibit.draw is None:
         return {}
     (out / "figures").mkdir(parents=True, exist_ok=True)
-    writer = tf.summary.create_file_writer(str(out / "tensorboard"))
+    writer = event_writer(out / "tensorboard")
     drawn = {}
     for drawing in exhibit.draw(workspace):
         path = out / "figures" / f"{drawing.name}.png"

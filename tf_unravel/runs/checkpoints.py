@@ -1,17 +1,22 @@
 """Checkpoints: everything that training goes on from, in one file that is whole or absent.
 
 A checkpoint is an uncompressed .npz: every variable of the learner (weights, BatchNorm statistics, dropout seeds,
-metrics) and of the optimizer, in order, with the step and other small facts as JSON. It is written under a temporary
-name, flushed and renamed; reading checks the zip's CRC of every array, so a damaged file is noticed and the one
-before is used.
+metrics) and of the optimizer, in order, with the step and other small facts as JSON. Its last bytes, the comment of
+the zip, are the SHA-256 of all before them. It is written under a temporary name, flushed and renamed; a file with any
+byte changed or missing is noticed when it is read, and the one before is used.
+
+(The zip's own CRCs would not do: the headers lie outside of them, and NumPy does not read an array to its end, where
+the CRC is compared, if a changed header makes it shorter. Checkpoints from before the checksum have nothing else.)
 """
 
+import hashlib
 import json
 import logging
+import os
 import pathlib
 import re
 import zipfile
-from typing import Any
+from typing import Any, BinaryIO
 
 import keras
 import numpy as np
@@ -21,11 +26,63 @@ from tf_unravel.files import write_atomically
 _log = logging.getLogger(__name__)
 _NAME = re.compile(r"step-(\d+)\.npz")
 _FACTS = "facts"
+_SEAL = b"sha256 "  # and 64 hexadecimal digits
+_SEAL_BYTES = len(_SEAL) + 64
+_UNSEALED = re.compile(rb"PK\x05\x06.{16}\0\0", re.DOTALL)  # how a zip without a comment ends
+_BLOCK = 1 << 20
+_LOOKS = 10
 
 
 def _variables(learner: keras.Model) -> list[keras.Variable]:
     optimizer = getattr(learner, "optimizer", None)
     return [*learner.variables, *(optimizer.variables if optimizer else [])]
+
+
+def _digest(file: BinaryIO, length: int) -> bytes:
+    """SHA-256 of the first `length` bytes, as hexadecimal digits."""
+    digest = hashlib.sha256()
+    file.seek(0)
+    while length and (block := file.read(min(length, _BLOCK))):
+        digest.update(block)
+        length -= len(block)
+    return digest.hexdigest().encode("ascii")
+
+
+def _write_sealed(file: BinaryIO, arrays: dict[str, np.ndarray]) -> None:
+    """Writes an .npz whose comment is the checksum of what stands before it.
+
+    np.savez would leave its archive open where the disk is full, and that complains when it is collected.
+    """
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
+    file.seek(-2, os.SEEK_END)  # the comment's length, 0 so far
+    file.write(_SEAL_BYTES.to_bytes(2, "little") + _SEAL)
+    digits = _digest(file, file.tell())
+    file.seek(0, os.SEEK_END)
+    file.write(digits)
+
+
+def _read_sealed(file: BinaryIO) -> dict[str, np.ndarray]:
+    """The arrays of such an .npz.
+
+    Raises:
+        ValueError: the checksum is another one, or is missing; other exceptions where an .npz without one is damaged.
+    """
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - _SEAL_BYTES))
+    end = file.read()
+    sealed = end.startswith(_SEAL)
+    if sealed and _digest(file, size - 64) != end[len(_SEAL) :]:
+        raise ValueError("its checksum is another one")
+    if not sealed and not _UNSEALED.fullmatch(end[-22:]):
+        raise ValueError("its end is missing")
+    file.seek(0)
+    with np.load(file, allow_pickle=False) as archive:
+        if not sealed and (bad := archive.zip.testzip()):
+            raise ValueError(f"the checksum of {bad} is another one")
+        return {name: archive[name] for name in archive.files}
 
 
 class Checkpoints:
@@ -73,7 +130,7 @@ class Checkpoints:
         arrays = {f"{i:04d}": keras.ops.convert_to_numpy(v) for i, v in enumerate(_variables(learner))}
         arrays[_FACTS] = np.array(json.dumps(facts))
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, lambda file: np.savez(file, **arrays))
+        write_atomically(path, lambda file: _write_sealed(file, arrays))
 
     def restore_latest(self, learner: keras.Model) -> dict[str, Any] | None:
         """Restores the newest whole checkpoint and returns its facts; None where there is none.
@@ -83,12 +140,17 @@ class Checkpoints:
         Raises:
             ValueError: checkpoints exist and none can be read.
         """
-        paths = self.newest_first()
-        for path in paths:
-            try:
-                return self.restore(path, learner)
-            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-                _log.warning("checkpoint %s cannot be used (%s); trying the one before it.", path, error)
+        for _ in range(_LOOKS):
+            paths, dropped = self.newest_first(), False
+            for path in paths:
+                try:
+                    return self.restore(path, learner)
+                except FileNotFoundError:  # by the process that trains, which has newer ones since
+                    dropped = True
+                except (OSError, ValueError) as error:
+                    _log.warning("%s; trying the checkpoint before it.", error)
+            if not dropped:
+                break
         if paths:
             raise ValueError(f"none of the {len(paths)} checkpoints in {self.folder} can be read; start a new folder")
         return None
@@ -104,18 +166,31 @@ class Checkpoints:
             The facts saved with it.
 
         Raises:
-            ValueError: the file does not fit the learner.
-            OSError, zipfile.BadZipFile: the file cannot be read whole.
+            ValueError: the file is damaged, or does not fit the learner, which is left as it was.
+            OSError: the file cannot be read.
         """
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        arrays, facts = self._read(path)
         variables = _variables(learner)
-        if len(arrays) - 1 < len(variables):
-            raise ValueError(f"{path} holds {len(arrays) - 1} variables, the model has {len(variables)}")
-        values = [arrays[f"{i:04d}"] for i in range(len(variables))]
+        if len(arrays) < len(variables):
+            raise ValueError(f"{path} holds {len(arrays)} variables, the model has {len(variables)}")
+        values = arrays[: len(variables)]
         for variable, value in zip(variables, values, strict=True):
             if tuple(variable.shape) != value.shape:
                 raise ValueError(f"{path}: {variable.path} has shape {value.shape}, the model {tuple(variable.shape)}")
         for variable, value in zip(variables, values, strict=True):
             variable.assign(value)
-        return json.loads(str(arrays[_FACTS]))
+        return facts
+
+    @staticmethod
+    def _read(path: pathlib.Path) -> tuple[list[np.ndarray], dict[str, Any]]:
+        """(the variables, the facts) of a checkpoint."""
+        try:
+            with open(path, "rb") as file:
+                arrays = _read_sealed(file)
+            facts = json.loads(str(arrays.pop(_FACTS)))
+            return [arrays[f"{i:04d}"] for i in range(len(arrays))], facts
+        except (FileNotFoundError, PermissionError):
+            raise
+        except Exception as error:  # an old, damaged one makes zipfile, tokenize and NumPy fail in many ways
+            what = str(error).partition("\n")[0] or type(error).__name__
+            raise ValueError(f"{path} cannot be used: it is damaged ({what})") from error

@@ -7,6 +7,7 @@ import inspect
 import logging
 import pathlib
 import re
+import tokenize
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -219,6 +220,13 @@ def _find(name: str) -> str:
 registry.register()
 
 
+# What gin raises over a text that it cannot read, one that nests too deep or stops in the middle of a value included.
+_UNREADABLE = (
+    ValueError, SyntaxError, TypeError, AttributeError, LookupError, ImportError, RecursionError, MemoryError,
+    tokenize.TokenError,
+)  # fmt: skip
+
+
 def parse(files: Sequence[str] = (), bindings: Sequence[str] = (), text: str = "") -> str:
     """Reads gin files, then bindings, and returns the whole configuration as one canonical text.
 
@@ -244,7 +252,7 @@ def parse(files: Sequence[str] = (), bindings: Sequence[str] = (), text: str = "
                 _bind(binding)
             _make_root_absolute()
             gin.finalize()
-    except (ValueError, SyntaxError, TypeError, AttributeError, OSError, KeyError) as error:
+    except (*_UNREADABLE, OSError) as error:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(f"the configuration cannot be read: {_problem(error)}") from error
@@ -255,7 +263,7 @@ def _bind(binding: str) -> None:
     """One --gin_bindings line; an error names it."""
     try:
         gin.parse_config(binding)
-    except (ValueError, SyntaxError, TypeError, AttributeError, KeyError) as error:
+    except _UNREADABLE as error:
         raise ConfigError(f"--gin_bindings {binding!r} cannot be read: {_problem(error)}") from error
 
 

@@ -41,8 +41,9 @@ def export_run(
     """
     run = FinishedRun(run_dir, bindings, checkpoint, may_adapt([head_name]))
     head = heads_named([head_name], run.learner, "--head is")[head_name]
-    card = {"decoding": _decoding(), "trained": _trained(run, bindings), "accuracies": _accuracies(run, head)}
-    baked = {}
+    accuracies = _accuracies(run, head)
+    card: dict[str, Any] = {"decoding": _decoding(), "trained": _trained(run, bindings), "accuracies": accuracies}
+    baked: dict[str, Any] = {}
     if support is not None:
         height, width, channels = run.backbone.input_shape[1:]
         size = {"input": {"height": height, "width": width, "channels": channels}}
@@ -50,13 +51,13 @@ def export_run(
         baked = {"support": (known.images, known.labels), "class_names": known.class_names}
     path = deployment.export(run.backbone, head, out, card=card, **baked)
     return "\n".join([f"{path}: {described(head)['settings']}; checkpoint: {run.checkpoint}",
-                      *_classes_line(baked), *_accuracy_lines(card["accuracies"])])
+                      *_classes_line(baked), *_accuracy_lines(accuracies)])
 
 
 def _decoding() -> dict[str, Any]:
     """How the run's pictures became pixels: those to classify should become so too."""
     given = gin.get_bindings("load", resolve_references=False)
-    chosen = {"resize": "bilinear", "crop": False, "background": (255, 255, 255)}
+    chosen: dict[str, Any] = {"resize": "bilinear", "crop": False, "background": (255, 255, 255)}
     chosen |= {name: given[name] for name in _DECODING if name in given}
     return {**chosen, "background": list(chosen["background"])}
 

@@ -10,6 +10,7 @@ import pathlib
 import platform
 import re
 import sys
+import tempfile
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
@@ -19,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 import tf_unravel
-from tf_unravel.files import write_atomically
+from tf_unravel.files import NotWritten, write_atomically
 from tf_unravel.runs.checkpoints import Checkpoints
 from tf_unravel.runs.config import ConfigError, DataFacts
 
@@ -74,8 +75,8 @@ class RunFolder:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
                     raise ConfigError(f"--run_dir {self.path}: another process is training in it") from None
-            for leftover in [*self.path.glob(".*.tmp"), *self.checkpoints.folder.glob(".*.tmp")]:
-                leftover.unlink(missing_ok=True)  # of a process that was killed while it wrote
+            mine = (self.config, self.operative_config, self.environment, self.metrics)
+            _drop_leftovers(*mine, self.checkpoints.folder / "*")
             yield
 
     def check_config(self, text: str) -> None:
@@ -88,7 +89,7 @@ class RunFolder:
         """
         if not self.config.exists():
             return
-        before, text = (_ROOT.sub("", each) for each in (self.config.read_text(encoding="utf-8"), text))
+        before, text = (_ROOT.sub("", each) for each in (self.read_config(), text))
         if before != text:
             old, new = set(before.splitlines()), set(text.splitlines())
             first = next((line for line in sorted(old ^ new) if not line.startswith("#")), "the order of its lines")
@@ -103,7 +104,7 @@ class RunFolder:
         """The text of config.gin.
 
         Raises:
-            ConfigError: the folder holds no run.
+            ConfigError: the folder holds no run, or its text is damaged.
         """
         try:
             return self.config.read_text(encoding="utf-8")
@@ -112,6 +113,8 @@ class RunFolder:
             raise ConfigError(
                 f"--run_dir {self.path} holds no run; {train}. {self.config.name}: {error.strerror}"
             ) from error
+        except ValueError as error:
+            raise ConfigError(f"{self.config} is damaged ({error}); put it back, or start a new folder") from error
 
     def check_data(self, fingerprints: dict[str, str]) -> None:
         """Refuses data that are not those which the run began with.
@@ -171,9 +174,30 @@ class RunFolder:
         """How the training ended, as results.json has it; empty where it has not."""
         return self._read_json(self.results).get("training", {})
 
+    def check_writable(self) -> None:
+        """Refuses a folder that will not take the results, before they are computed.
+
+        Raises:
+            ConfigError: it cannot be written, or results.json is damaged.
+        """
+        check_writable("--run_dir", self.path)
+        self._read_json(self.results)
+
     def update_results(self, section: str, values: Any) -> None:
-        """Puts `values` under `section` of results.json, leaving the other sections."""
-        self.write_json(self.results, {**self._read_json(self.results), section: values})
+        """Puts `values` under `section` of results.json, leaving the other sections; one process at a time.
+
+        Raises:
+            NotWritten: the disk is full, or the folder cannot be written.
+        """
+        try:
+            lock = open(self.path / ".results.lock", "w", encoding="utf-8")
+        except OSError as error:
+            raise NotWritten(self.results, error) from error
+        with lock:
+            if fcntl is not None:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                _drop_leftovers(self.results)
+            self.write_json(self.results, {**self._read_json(self.results), section: values})
 
     @staticmethod
     def _read_json(path: pathlib.Path) -> dict[str, Any]:
@@ -185,7 +209,10 @@ class RunFolder:
         if not path.exists():
             return {}
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
+            found = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(found, dict):
+                raise ValueError("it holds no object")
+            return found
         except ValueError as error:
             raise ConfigError(f"{path} is damaged ({error}); delete it and run the command again") from error
 
@@ -198,6 +225,31 @@ class RunFolder:
     def write_json(path: pathlib.Path, values: Any) -> None:
         """Writes a JSON file that is whole or absent."""
         RunFolder.write_text(path, json.dumps(values, indent=1) + "\n")
+
+
+def _drop_leftovers(*paths: pathlib.Path) -> None:
+    """Removes what processes that were killed while they wrote these left; only for who holds the files' lock."""
+    for path in paths:
+        for leftover in path.parent.glob(f".{path.name}.*.tmp"):
+            leftover.unlink(missing_ok=True)
+
+
+def check_writable(option: str, folder: pathlib.Path) -> None:
+    """Makes a folder, and refuses one that nothing can be written to.
+
+    Args:
+        option: that named it, such as "--out".
+        folder: the folder.
+
+    Raises:
+        ConfigError: it cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError(f"{option} {folder} cannot be written: {error.strerror}") from error
 
 
 def versions() -> dict[str, Any]:

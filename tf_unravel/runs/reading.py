@@ -1,7 +1,6 @@
 """A trained run, read back: its plan, its backbone with the weights of a checkpoint, its data."""
 
 import os
-import zipfile
 from collections.abc import Sequence
 
 import keras
@@ -61,9 +60,8 @@ class FinishedRun:
             try:
                 step = checkpoints.restore(checkpoints.best, self.learner)["step"]
                 return step, f"best, step {step}"
-            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-                advice = "give --checkpoint=last"
-                raise config.ConfigError(f"{checkpoints.best} cannot be used ({error}); {advice}") from error
+            except (OSError, ValueError) as error:
+                raise config.ConfigError(f"{error}; give --checkpoint=last") from error
         facts = checkpoints.restore_latest(self.learner)
         if facts is None:
             raise config.ConfigError(f"--run_dir {self.folder.path}: no checkpoint yet; train it first")

@@ -5,15 +5,13 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import tensorflow as tf
-
 from tf_unravel import analysis, data, evaluation
 from tf_unravel.files import write_atomically
 from tf_unravel.heads import AnyHead, FineTune, settings_of
 from tf_unravel.runs.config import OWN, describe, heads_named, may_adapt
 from tf_unravel.runs.figures import figure_png, projection, projection_figure
-from tf_unravel.runs.folder import RunFolder
-from tf_unravel.runs.logs import log_figure
+from tf_unravel.runs.folder import RunFolder, check_writable
+from tf_unravel.runs.logs import event_writer, log_figure
 from tf_unravel.runs.reading import FinishedRun
 
 
@@ -54,6 +52,8 @@ class Reading:
         """Each run's title, the run, and its split; `adapts` as for FinishedRun."""
         for title, run_dir in zip(self.titles, self.run_dirs, strict=True):
             run = FinishedRun(run_dir, self.bindings, self.checkpoint, adapts)
+            run.folder.check_writable()  # before minutes of features
+            check_writable("--out", self.folder)
             yield title, run, run.split(self.split)
 
 
@@ -184,7 +184,7 @@ def measure_runs(reading: Reading, num_pairs: int = 10000, seed: int = 0) -> str
         projected = projection(features, split, seed)
         if projected is not None:
             projections[title] = projected
-            writer = tf.summary.create_file_writer(str(run.folder.tensorboard))
+            writer = event_writer(run.folder.tensorboard)
             own = projection_figure({title: projected}, split.class_names)
             png = log_figure(writer, f"{reading.split}/lda", own, run.step)
             _write_bytes(run.folder.figures / f"lda_{reading.split}.png", png)

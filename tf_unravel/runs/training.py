@@ -96,6 +96,11 @@ class Progress:
     protocol: str = ""
     validations: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
+    @property
+    def validated(self) -> bool:
+        """Whether the last validation is that of this step."""
+        return bool(self.validations) and self.validations[-1]["step"] == self.step
+
 
 def train(
     plan: config.Plan, folder: RunFolder, config_text: str, devices: distribution.Devices | None = None
@@ -141,7 +146,7 @@ def train(
         # Only now: a command that failed above has left nothing that would refuse the corrected one.
         folder.write_text(folder.config, config_text)
         folder.record_start(fingerprints, facts, plan.seed, progress.step)
-        with Logs(folder, progress.step) as logs:
+        with Logs(folder, progress.step, progress.validated) as logs:
             logs.text("config.gin", config_text)
             folder.write_text(folder.operative_config, config.operative())
             loop = _Loop(plan, folder, learner, devices, splits, steps_per_epoch, progress, logs)
@@ -268,8 +273,8 @@ class _Loop:
         progress, every = self.progress, self.plan.validation.every_epochs
         if not every or not progress.step or progress.step % self.steps_per_epoch:
             return False
-        done = progress.validations and progress.validations[-1]["step"] == progress.step
-        return not done and (progress.step // self.steps_per_epoch % every == 0 or progress.step == self.total)
+        due = progress.step // self.steps_per_epoch % every == 0 or progress.step == self.total
+        return due and not progress.validated
 
     def _save(self) -> None:
         self._check_weights()

@@ -1,0 +1,124 @@
+"""What a fuzzer calls: one function a parser of user data, from bytes.
+
+Each accepts bytes of any content and returns; an input that the parser refuses by its own exception, in one line, is
+fine. Anything else that is raised is a fault. Property tests (tests/fuzz/test_targets.py) and the coverage-guided
+fuzzer (tests/fuzz/fuzz.py) share them, and begin with the same seeds (corpus/<target>/).
+"""
+
+import argparse
+import io
+import os
+import pathlib
+import tempfile
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image
+
+from tf_unravel import cli
+from tf_unravel.data import decoding, image_folder, mini_imagenet, pickled_splits
+from tf_unravel.data.pickles import read_pickle
+
+CORPUS = pathlib.Path(__file__).parent / "corpus"
+_PATH = pathlib.Path("fuzzed")
+
+
+class NotOneLine(Exception):
+    """A refusal that is empty or longer than a line."""
+
+
+def _said(error: Exception) -> None:
+    text = str(error)
+    if not text.strip() or "\n" in text:
+        raise NotOneLine(repr(text)) from error
+
+
+def images(data: bytes) -> None:
+    """Decoding of an image file."""
+    Image.MAX_IMAGE_PIXELS = 1 << 20  # larger ones take long, and are no other code
+    how = decoding.Decoding((8, 8), crop=len(data) % 2 == 1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            pixels = decoding.decode(data, how)
+    except decoding.UnusableImage as error:
+        _said(error)
+    else:
+        if pixels.shape != (8, 8, 3) or pixels.dtype != np.uint8:
+            raise NotOneLine(f"{pixels.dtype} {pixels.shape}")
+
+
+def pickles(data: bytes) -> None:
+    """A pickled dataset, in both layouts."""
+    for layout in (pickled_splits.metaoptnet_layout, pickled_splits.class_dict_layout):
+        try:
+            file = io.BytesIO(data)
+            found = pickled_splits._checked(layout(read_pickle(file, _PATH), _PATH), _PATH, 4)
+            out = np.empty(found.images.shape, found.images.dtype)
+            found.images.copy_into(out)
+        except ValueError as error:
+            _said(error)
+
+
+def tables(data: bytes) -> None:
+    """The table of mini-ImageNet's images."""
+    with tempfile.NamedTemporaryFile(suffix=".csv") as file:
+        file.write(data)
+        file.flush()
+        try:
+            rows = mini_imagenet._rows(pathlib.Path(file.name))
+        except ValueError as error:
+            _said(error)
+            return
+    root = "/images"
+    for name, label in rows:
+        if not name or not label or not os.path.normpath(os.path.join(root, name)).startswith(root + os.sep):
+            raise NotOneLine(f"{name!r}, {label!r}")
+
+
+def gin(data: bytes) -> None:
+    """Lines of configuration, as --gin_bindings and as a file."""
+    from tf_unravel import runs  # TensorFlow: seconds that the other targets need not wait
+
+    text = data.decode("utf-8", "replace")
+    if "import" in text or "include" in text:  # these run Python modules and open files, by design
+        return
+    for bindings, whole in (([text], ""), ([], text)):
+        try:
+            runs.parse(bindings=bindings, text=whole)
+        except runs.ConfigError as error:
+            _said(error)
+
+
+def classes(data: bytes) -> None:
+    """Names of classes that are dealt to splits; lists of names and numbers on the command line."""
+    text = data.decode("utf-8", "replace")
+    names = list(dict.fromkeys(text.split("\n")))
+    try:
+        parts = [image_folder.split_classes(names, split, len(data), _fractions(data)) for split in image_folder.FOLDERS]
+        if sorted(sum(parts, [])) != sorted(names):
+            raise NotOneLine("a class is in no split, or in two")
+    except ValueError as error:
+        _said(error)
+    for parse in (cli._names, cli._numbers):
+        try:
+            parse(text)
+        except argparse.ArgumentTypeError as error:
+            _said(error)
+
+
+def _fractions(data: bytes) -> tuple[float, ...]:
+    """Three fractions that fit, or nearly."""
+    first, second = (value / 255 for value in (*data[:2], 60, 60)[:2])
+    return (1 - first - second, first, second) if len(data) % 5 else (first, second, 1.0)
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    target.__name__: target for target in (images, pickles, tables, gin, classes)
+}
+
+
+def seeds(name: str) -> list[bytes]:
+    """The kept inputs of a target."""
+    return [path.read_bytes() for path in sorted((CORPUS / name).iterdir())]
