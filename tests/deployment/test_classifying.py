@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.deployment.models import SPLIT, network
+from tests.deployment.models import network
 from tf_unravel import deployment, heads
 from tf_unravel.deployment import classifying, contact_sheet
 from tf_unravel.deployment.classifying import Answer, Classification
@@ -43,7 +43,7 @@ def place(tmp_path_factory):
     save(PICTURES[2, 5].mean(axis=2).astype(np.uint8), root / "more" / "a.png")
     (root / "more" / "notes.txt").write_text("no picture")
     (root / "more" / ".hidden").mkdir()
-    save(SPLIT.images[0], root / "more" / ".hidden" / "c.png")
+    save(PICTURES[0, 0], root / "more" / ".hidden" / "c.png")
     return root
 
 
@@ -115,7 +115,7 @@ def test_blocks_change_nothing_but_all_pictures_of_a_transductive_model_go_toget
 
 
 def test_one_picture_is_enough_and_the_sheet_of_last_time_is_none(place, tmp_path):
-    save(SPLIT.images[5], tmp_path / "one.png")
+    save(PICTURES[0, 5], tmp_path / "one.png")
     for _ in range(2):
         found = deployment.classify(place / "model", tmp_path, place / "photos", tmp_path, figure=True)
         assert [(answer.file, answer.class_name) for answer in found.answers] == [("one.png", "ape")]
@@ -140,7 +140,7 @@ def test_a_damaged_picture_is_named_or_left_out(place, tmp_path, where, caplog):
 def test_a_class_or_a_folder_with_nothing_left_is_refused(place, tmp_path):
     (tmp_path / "photos" / "ape").mkdir(parents=True)
     (tmp_path / "photos" / "ape" / "torn.jpg").write_bytes(b"torn")
-    save(SPLIT.images[30], tmp_path / "photos" / "bee" / "1.png")
+    save(PICTURES[1, 0], tmp_path / "photos" / "bee" / "1.png")
     with pytest.raises(ValueError, match=f"Every class needs a picture.*none in {tmp_path}/photos/ape"):
         deployment.classify(place / "model", place / "more", tmp_path / "photos", tmp_path / "o", on_corrupt="skip")
     with pytest.raises(ValueError, match="None of the 1 pictures to classify can be read"):

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import subprocess
 import venv
 
@@ -43,7 +44,7 @@ def test_answers_are_those_of_python_whatever_ways_shots_and_queries(exported, n
     for asked in [task()] if learned else [task(), task(ways=2, queries=1), task(ways=5, queries=4)]:
         expected = in_python(backbone, head, asked)
         got = model.classify(asked.query, asked.support, asked.labels)
-        assert got.dtype == np.float32 and np.ptp(expected) > 0.05
+        assert got.dtype == np.float32 and np.ptp(expected) > 0.01  # a thousand times the tolerance
         np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5)
 
 
@@ -84,11 +85,8 @@ def test_the_signatures_are_what_a_server_needs(exported):
 
 ALONE = """
 import sys
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("keras", "tf_keras", "tf_unravel", "gin"):
-            raise ModuleNotFoundError(name)
-sys.meta_path.insert(0, Refuse())
+import importlib.util
+assert not any(map(importlib.util.find_spec, ("keras", "tf_keras", "tf_unravel", "gin")))
 import numpy as np
 import tensorflow as tf
 folder, questions, answers = sys.argv[1:]
@@ -99,7 +97,6 @@ for name in asked["names"]:
     few = {key: tf.constant(asked[key]) for key in ("support_images", "support_labels", "query_images")}
     few = {"images": few["query_images"]} if str(name).endswith("_baked") else few
     given[str(name)] = signatures["classify"](**few)["probabilities"].numpy()
-assert not {"keras", "tf_unravel", "gin"} & set(sys.modules)
 np.savez(answers, **given)
 """
 
@@ -122,10 +119,12 @@ def answers_alone(python, folder, backbone, by_name, tmp_path):
 
 
 def test_tensorflow_alone_loads_it(exported, tmp_path):
-    """A fresh virtual environment that finds TensorFlow's packages, and refuses Keras, gin and this package."""
+    """A fresh virtual environment with what is installed here, but for Keras, gin and this package."""
     venv.create(tmp_path / "venv", with_pip=False)
     site = next((tmp_path / "venv").glob("[Ll]ib*/**/site-packages"))
-    (site / "tensorflow.pth").write_text(str(pathlib.Path(tf.__file__).parents[1]))
+    for package in pathlib.Path(tf.__file__).parents[1].iterdir():
+        if not re.match(r"(tf_)?keras|gin|.*tf_unravel|__pycache__|.*\.pth$", package.name):
+            (site / package.name).symlink_to(package)
     python = next(path for path in (tmp_path / "venv").glob("*/python*") if path.parent.name in ("bin", "Scripts"))
     answers_alone(str(python), *exported, tmp_path)
 
@@ -162,9 +161,12 @@ def test_nonsense_is_refused_inside_the_graph_with_what_was_received(exported, n
 
 
 def test_an_answer_that_is_not_finite_is_refused(tmp_path):
-    diverging = heads.FineTune(steps=3, learning_rate=1e30)
+    class Diverging(heads.Prototypes):
+        def __call__(self, *task):
+            return super().__call__(*task) * np.inf  # minus infinity of every class: no softmax
+
     asked = task()
-    export(network(), diverging, tmp_path / "model")
+    export(network(), Diverging(), tmp_path / "model")
     with pytest.raises(ValueError, match="not finite: fine-tuning diverged"):
         Model(tmp_path / "model").classify(asked.query, asked.support, asked.labels)
 

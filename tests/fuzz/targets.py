@@ -96,7 +96,8 @@ def classes(data: bytes) -> None:
     text = data.decode("utf-8", "replace")
     names = list(dict.fromkeys(text.split("\n")))
     try:
-        parts = [image_folder.split_classes(names, split, len(data), _fractions(data)) for split in image_folder.FOLDERS]
+        fractions = _fractions(data)
+        parts = [image_folder.split_classes(names, split, len(data), fractions) for split in image_folder.FOLDERS]
         if sorted(sum(parts, [])) != sorted(names):
             raise NotOneLine("a class is in no split, or in two")
     except ValueError as error:

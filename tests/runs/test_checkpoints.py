@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from tests.faults import largest_file, open_on_full_disk
+from tf_unravel import files
 from tf_unravel.files import NotWritten, write_atomically
-from tf_unravel.runs import checkpoints
 from tf_unravel.runs.checkpoints import Checkpoints
 
 FACTS = {"step": 7, "note": "é"}
@@ -113,7 +113,7 @@ def test_a_damaged_one_is_passed_over_with_a_warning(saved, caplog):
 def test_a_full_disk_names_the_file_and_leaves_the_one_before(saved, monkeypatch, capfd, room):
     there, path, learner = saved
     assert 10000 < path.stat().st_size < 12000
-    monkeypatch.setattr(checkpoints, "open", open_on_full_disk("step-", room), raising=False)
+    monkeypatch.setattr(files, "open", open_on_full_disk("step-", room), raising=False)
     with pytest.raises(NotWritten, match=r"step-00000008.npz cannot be written \(No space left on device\): make room"):
         there.save(network(2.0), {"step": 8})
     assert [file.name for file in there.folder.iterdir()] == [path.name]
@@ -135,7 +135,7 @@ def test_a_write_that_the_system_cuts_short(saved, capfd):
 
 def test_what_was_there_stays_where_a_text_cannot_be_replaced(tmp_path, monkeypatch):
     write_atomically(tmp_path / "results.json", lambda file: file.write(b"before"))
-    monkeypatch.setattr(checkpoints, "open", open_on_full_disk("results", 3), raising=False)
+    monkeypatch.setattr(files, "open", open_on_full_disk("results", 3), raising=False)
     with pytest.raises(NotWritten, match="results.json cannot be written"):
         write_atomically(tmp_path / "results.json", lambda file: file.write(b"after"))
     assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("results.json", b"before")]

@@ -15,9 +15,9 @@ import pytest
 
 from tests.faults import bound_by_permissions, largest_file, open_on_full_disk, tmpfs
 from tests.runs.test_training import bindings, train, weights
-from tf_unravel import cli, runs
+from tf_unravel import cli, files, runs
 from tf_unravel.files import NotWritten
-from tf_unravel.runs import checkpoints, logs
+from tf_unravel.runs import logs
 from tf_unravel.runs.logs import Logs
 
 GIN_FILES = ("data/image_folder.gin", "backbone/conv4.gin", "learner/feature_clustering.gin")
@@ -73,7 +73,7 @@ def test_a_disk_that_fills_while_training(photographs, tmp_path, finished, monke
     run_dir = tmp_path / "run"
     full = open_on_full_disk(file, room=300)
     with monkeypatch.context() as patch:
-        for module in (checkpoints, logs):
+        for module in (files, logs):
             patch.setattr(module, "open", full, raising=False)
         error = refused(training(photographs, run_dir), capsys)
     assert file in error and "cannot be written (No space left on device)" in error
@@ -104,7 +104,7 @@ def test_a_disk_that_is_full_when_results_are_written(copy, monkeypatch, capsys,
     before = (copy / "results.json").read_bytes()
     arguments = evaluating(copy) if command == "evaluate" else ["measure", f"--run_dir={copy}", "--pairs=50"]
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "open", open_on_full_disk(f".{file}", room=50), raising=False)
+        patch.setattr(files, "open", open_on_full_disk(f".{file}", room=50), raising=False)
         error = refused(arguments, capsys)
     assert f"{file}." in error and "cannot be written (No space left on device): make room" in error
     if file == "results":

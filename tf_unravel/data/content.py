@@ -38,7 +38,7 @@ def digest_of_files(root: str | os.PathLike[str], relative_paths: Sequence[str])
 
     Args:
         root: the folder that the paths are relative to; not a part of the digest, so that a copy has the same one.
-        relative_paths: paths below `root`, in the order that counts. What cannot be read, or is no file, counts by name.
+        relative_paths: paths below `root`, in the order that counts. What is unreadable, or no file, counts by name.
 
     Returns:
         64 hexadecimal digits (SHA-256).

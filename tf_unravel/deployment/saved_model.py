@@ -211,8 +211,9 @@ def _support_set(images: Any, labels: Any, shape: tuple[int, int, int], answer: 
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(f"Support labels must be integers [S]. Received: {labels.dtype} {labels.shape}.")
     labels = np.clip(labels, -1, np.iinfo(np.int32).max).astype(np.int32)
+    check = tf.function(checked_request, autograph=False)  # what fails in a graph says what it received
     try:
-        return checked_request(tf.constant(images), tf.constant(labels), tf.constant(images[:1]), answer.learned_ways)
+        return check(tf.constant(images), tf.constant(labels), tf.constant(images[:1]), answer.learned_ways)
     except tf.errors.InvalidArgumentError as error:
         raise ValueError(f"The support set cannot be used: {said_by(error)}") from error
 
