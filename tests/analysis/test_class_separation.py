@@ -105,6 +105,18 @@ def test_gaussian_classes_follow_theory(x):
     assert found.r_hv == pytest.approx(found.expected_r_hv, rel=0.01)
 
 
+def test_where_pairs_differ_the_relation_holds_pair_by_pair_alone():
+    """Classes of very different spread: at the mean r_fc the concave curve is far above r_hv, averaged it is not."""
+    random = np.random.default_rng(5)
+    spreads = np.exp(1.5 * random.standard_normal(40))
+    class_ids = np.repeat(np.arange(40), 20)
+    means = random.standard_normal((40, 2000))
+    features = means[class_ids] + spreads[class_ids, None] * random.standard_normal((800, 2000))
+    r_fc, r_hv = pair_ratios(features, class_ids, 4000, 0)
+    assert r_hv.mean() < 0.9 * (4 * r_fc.mean() / (4 + r_fc.mean()))
+    assert r_hv.mean() == pytest.approx(np.mean(4 * r_fc / (4 + r_fc)), rel=0.02)
+
+
 def test_published_rows_pass_the_relation():
     """FACTS of the paper: 2.92 leads one to expect 1.69, 3.3487 to expect 1.82."""
     row = measure(*two_classes([0, 0], [2, 0], [1, 3], [1, 5]), num_pairs=2)

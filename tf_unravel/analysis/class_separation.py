@@ -15,8 +15,10 @@ a sum in the denominator, which is at most 1, but reports up to 1.94: the report
 
 With w the variance within a class and b the squared distance of two class means, x = w / b, the ratios of expectations
 are r_fc = 4x/(1+x) and r_hv = 4x/(1+2x), so that r_hv = 4 r_fc / (4 + r_fc): a check that any honest pair of
-measurements passes roughly (the rows of Tables 2 and 4 within 6 %). As classes collapse onto each other r_fc tends to
-4 and r_hv to 2; with perfectly tight classes both are 0.
+measurements passes roughly (the rows of Tables 2 and 4 within 6 %). It holds pair by pair too, up to the angle between
+x1 - x2 and y1 - y2 and to unequal |d1| and |d2|; as the curve is concave, r_hv falls below its value at the mean r_fc
+the more the pairs differ. As classes collapse onto each other r_fc tends to 4 and r_hv to 2; with perfectly tight
+classes both are 0.
 
 Degenerate pairs have no ratio: two class means that coincide (r_fc), or d1 = d2 = 0 (r_hv). They are left out of the
 mean and counted; where no pair is left, and for variance_ratio where all class means coincide, the value is NaN.

@@ -8,7 +8,7 @@ from tf_unravel.paper.document import Block, Grid, Heading, Text
 from tf_unravel.paper.rendering import NOTHING
 
 _HEAD = ("regularizer", "raises the accuracy of classical training?", "points of accuracy",
-         "differences clearly above zero", "an epoch costs, times a classical one")
+         "differences clearly above / below zero", "an epoch costs, times a classical one")
 
 
 def answer(verdicts: Sequence[Verdict]) -> list[Block]:
@@ -36,12 +36,13 @@ def _differences(verdict: Verdict | None) -> list[Difference]:
 
 def _sentence(name: str, outcome: str, gains: Sequence[Difference], costs: Sequence[Difference]) -> str:
     change = f"{statistics.mean(found.mean for found in gains):+.2f} points on average of {len(gains)} comparisons"
-    time = f" and an epoch took {statistics.mean(found.mean for found in costs):.2f} times as long" if costs else ""
-    return f"That {name} helps {outcome}: accuracy changed by {change}{time}."
+    time = f", and an epoch took {statistics.mean(found.mean for found in costs):.2f} times as long" if costs else ""
+    return f"That {name} helps: {outcome}. Accuracy changed by {change}{time}."
 
 
 def _row(name: str, outcome: str, gains: Sequence[Difference], costs: Sequence[Difference]) -> list[str]:
     means = [found.mean for found in gains]
-    clear = sum(found.low > 0 for found in gains)
+    above, below = sum(found.low > 0 for found in gains), sum(found.high < 0 for found in gains)
     cost = ", ".join(f"{found.mean:.2f} ({found.low:.2f} to {found.high:.2f})" for found in costs)
-    return [name, outcome, f"{min(means):+.2f} to {max(means):+.2f}", f"{clear} of {len(gains)}", cost or NOTHING]
+    spread, clear = f"{min(means):+.2f} to {max(means):+.2f}", f"{above} / {below} of {len(gains)}"
+    return [name, outcome, spread, clear, cost or NOTHING]
