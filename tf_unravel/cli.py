@@ -63,53 +63,54 @@ def _parser() -> argparse.ArgumentParser:
         raw = argparse.RawDescriptionHelpFormatter
         return commands.add_parser(name, help=summary, description=summary, epilog=example, formatter_class=raw)
 
-    train = command("train", "train a run, or go on with it", _TRAIN)
+    _add_train(command("train", "train a run, or go on with it", _TRAIN))
+    _add_evaluate(command("evaluate", "accuracy of runs on few-shot tasks, every head on the same tasks", _EVALUATE))
+    _add_measure(command("measure", "how tightly the features of runs cluster, with an LDA projection", _MEASURE))
+    _add_export(command("export", "a run as a SavedModel that needs only TensorFlow", _EXPORT))
+    _add_classify(command("classify", "pictures by an exported model and a few labelled ones", _CLASSIFY))
+    _add_serve(command("serve", "an exported model over HTTP", _SERVE))
+    _add_paper(command("paper", "the paper's tables and figures, trained, measured and judged", _PAPER))
+    _add_benchmark(command("benchmark", "speed on this machine, beside PyTorch where it is installed", _BENCHMARK))
+    return parser
+
+
+def _add_train(train: argparse.ArgumentParser) -> None:
     train.add_argument("--gin_file", action="append", default=[], help="a gin file (repeatable); later ones win")
     train.add_argument("--gin_bindings", action="append", default=[], help="a gin line (repeatable); wins over files")
     train.add_argument("--run_dir", required=True, help="the run's folder")
     train.add_argument("--strategy", default="one", choices=("one", "mirrored", "multi_worker"),
                        help="one device (default), all of this machine's GPUs, or the machines of TF_CONFIG")
 
-    for name, summary, example in (
-        ("evaluate", "accuracy of runs on few-shot tasks, every head on the same tasks", _EVALUATE),
-        ("measure", "how tightly the features of runs cluster, with an LDA projection", _MEASURE),
-    ):
-        reading = command(name, summary, example)
-        reading.add_argument("--run_dir", action="append", type=_names, required=True,
-                             help="one run or several, separated by commas (repeatable)")
-        reading.add_argument("--gin_bindings", action="append", default=[], help="changes the runs' configuration")
-        reading.add_argument("--split", default="test", choices=("train", "val", "test"), help="default: test")
-        reading.add_argument("--checkpoint", default="best", choices=("best", "last", "initial"),
-                             help="the best by validation (default), the last, or the untrained weights")
-        reading.add_argument("--seed", type=int, default=0, help="of the tasks or pairs that are drawn; default 0")
-        reading.add_argument("--out", help="a folder for the tables of several runs; default: the first run's")
-        if name == "evaluate":
-            reading.add_argument("--heads", type=_names, default=["prototypes", "ridge", "svm", "linear"],
-                                 help="separated by commas, among prototypes, ridge, svm, linear, fine_tune (adapts "
-                                      "the whole network, from a classifier of zeros) and own (what the run was "
-                                      "trained for); default: prototypes,ridge,svm,linear")
-            reading.add_argument("--ways", type=int, default=5, help="classes of a task; default 5")
-            reading.add_argument("--shots", type=_numbers, default=[1, 5],
-                                 help="labelled images per class, one number or several; default 1,5")
-            reading.add_argument("--queries", type=int, default=15, help="per class; default 15")
-            reading.add_argument("--tasks", type=int, default=2000,
-                                 help="tasks that the accuracy is a mean over; default 2000")
-        else:
-            reading.add_argument("--pairs", type=int, default=10000, help="pairs of classes drawn; default 10000")
 
-    _add_export(command("export", "a run as a SavedModel that needs only TensorFlow", _EXPORT))
-    _add_classify(command("classify", "pictures by an exported model and a few labelled ones", _CLASSIFY))
-    serve = command("serve", "an exported model over HTTP", _SERVE)
-    serve.add_argument("--model", required=True, help="an exported model's folder")
-    serve.add_argument("--host", default="127.0.0.1", help="to listen at; default 127.0.0.1, this machine alone")
-    serve.add_argument("--port", type=int, default=8501, help="port to listen at, 0 for a free one; default 8501")
-    serve.add_argument("--max_mib", type=int, default=16, help="largest body of a request, MiB; default 16")
-    _add_paper(command("paper", "the paper's tables and figures, trained, measured and judged", _PAPER))
+def _add_reading(reading: argparse.ArgumentParser) -> None:
+    """What evaluate and measure have in common."""
+    reading.add_argument("--run_dir", action="append", type=_names, required=True,
+                         help="one run or several, separated by commas (repeatable)")
+    reading.add_argument("--gin_bindings", action="append", default=[], help="changes the runs' configuration")
+    reading.add_argument("--split", default="test", choices=("train", "val", "test"), help="default: test")
+    reading.add_argument("--checkpoint", default="best", choices=("best", "last", "initial"),
+                         help="the best by validation (default), the last, or the untrained weights")
+    reading.add_argument("--seed", type=int, default=0, help="of the tasks or pairs that are drawn; default 0")
+    reading.add_argument("--out", help="a folder for the tables of several runs; default: the first run's")
 
-    benchmark = command("benchmark", "speed on this machine, beside PyTorch where it is installed", _BENCHMARK)
-    benchmark.add_argument("--only", type=_names, default=[], help="parts to run; default: all")
-    benchmark.add_argument("--out", default="benchmark.json", help="where the figures go; default benchmark.json")
-    return parser
+
+def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
+    _add_reading(evaluate)
+    evaluate.add_argument("--heads", type=_names, default=["prototypes", "ridge", "svm", "linear"],
+                          help="separated by commas, among prototypes, ridge, svm, linear, fine_tune (adapts "
+                               "the whole network, from a classifier of zeros) and own (what the run was "
+                               "trained for); default: prototypes,ridge,svm,linear")
+    evaluate.add_argument("--ways", type=int, default=5, help="classes of a task; default 5")
+    evaluate.add_argument("--shots", type=_numbers, default=[1, 5],
+                          help="labelled images per class, one number or several; default 1,5")
+    evaluate.add_argument("--queries", type=int, default=15, help="per class; default 15")
+    evaluate.add_argument("--tasks", type=int, default=2000,
+                          help="tasks that the accuracy is a mean over; default 2000")
+
+
+def _add_measure(measure: argparse.ArgumentParser) -> None:
+    _add_reading(measure)
+    measure.add_argument("--pairs", type=int, default=10000, help="pairs of classes drawn; default 10000")
 
 
 def _add_export(export: argparse.ArgumentParser) -> None:
@@ -137,6 +138,13 @@ def _add_classify(classify: argparse.ArgumentParser) -> None:
                           help="stop at a picture that cannot be read (default), or leave it out")
 
 
+def _add_serve(serve: argparse.ArgumentParser) -> None:
+    serve.add_argument("--model", required=True, help="an exported model's folder")
+    serve.add_argument("--host", default="127.0.0.1", help="to listen at; default 127.0.0.1, this machine alone")
+    serve.add_argument("--port", type=int, default=8501, help="port to listen at, 0 for a free one; default 8501")
+    serve.add_argument("--max_mib", type=int, default=16, help="largest body of a request, MiB; default 16")
+
+
 def _add_paper(paper: argparse.ArgumentParser) -> None:
     paper.add_argument("what", nargs="+", metavar="what",
                        help="list; plan; run (what is left, no report); report; or tables and figures by name, such as "
@@ -153,6 +161,11 @@ def _add_paper(paper: argparse.ArgumentParser) -> None:
     paper.add_argument("--only", type=_names, default=[], help="of `plan`, `run`, `report`: these exhibits alone")
     paper.add_argument("--format", default="text", choices=("text", "jsonl"), help="of `plan`; default text")
     paper.add_argument("--no_training", action="store_true", help="of `report`: write what is there, run nothing")
+
+
+def _add_benchmark(benchmark: argparse.ArgumentParser) -> None:
+    benchmark.add_argument("--only", type=_names, default=[], help="parts to run; default: all")
+    benchmark.add_argument("--out", default="benchmark.json", help="where the figures go; default benchmark.json")
 
 
 def _train(arguments: argparse.Namespace) -> int:
