@@ -22,7 +22,7 @@ demo: $(VENV)/installed
 	@echo "Figures and tables: $(DEMO). Curves: $(BIN)/tensorboard --logdir $(DEMO)"
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-long: $(VENV)/installed
 	$(BIN)/python -m pytest -m long

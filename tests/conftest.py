@@ -11,6 +11,15 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
 from tf_unravel.data.class_images import ClassImages
 
+# Files that take longest: whole files are shared out among the processes that run tests, and these begin.
+_LONGEST = ("test_report", "test_benchmark", "test_every_learner", "test_replicas", "test_maml")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the longest files first, so that no process is left alone with one at the end."""
+    place = {name: number for number, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
+
 
 def make_split(
     num_classes: int = 6, per_class: int = 30, size: int = 16, seed: int = 0, name: str = "toy"

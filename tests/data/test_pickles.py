@@ -122,8 +122,12 @@ def test_what_is_no_pickle_says_so_in_one_line(data, message):
 
 
 def test_a_shape_that_the_bytes_do_not_fill():
-    data = pickle.dumps({"data": images()}, 4).replace(b"K\x28K\x1e", b"K\x29K\x1e")  # 41 images in the shape
-    array = read(data)["data"]
+    def more(contents):
+        return pickle.dumps(contents, 4).replace(b"K\x28K\x1e", b"K\x29K\x1e")  # 41 images in the shape
+
+    with pytest.raises(ValueError, match=r"an array \(41, 30, 30, 3\) in a file of 108177 bytes"):
+        read(more({"data": images()}))
+    array = read(more({"data": images(), "others": bytes(3000)}))["data"]
     assert array.shape == (41, 30, 30, 3)
     with pytest.raises(ValueError, match="108000 bytes instead of 110700"):
         values(array)

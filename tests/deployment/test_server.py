@@ -22,7 +22,6 @@ from tf_unravel import cli, deployment, heads
 
 pytest.importorskip("uvicorn")
 pytest.importorskip("starlette")
-pytestmark = pytest.mark.xdist_group("server")
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (1, 16, 16, 3)).tolist()
 

@@ -13,9 +13,6 @@ from tf_unravel.paper.figures import FIGURES
 from tf_unravel.paper.measurements import Accuracy
 from tf_unravel.paper.tables import TABLES
 
-# One report serves all of these tests, so they stay in one of the processes that run tests side by side.
-pytestmark = pytest.mark.xdist_group("paper report")
-
 
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory):
