@@ -260,7 +260,8 @@ def _import_tensorflow() -> None:
     with tempfile.TemporaryFile() as banner:
         os.dup2(banner.fileno(), 2)
         try:
-            importlib.import_module("tensorflow")
+            # Many runs are many graphs: it warns of functions that are traced again and again.
+            importlib.import_module("tensorflow").get_logger().setLevel(logging.ERROR)
             importlib.import_module("tensorboard")
         finally:
             os.dup2(standard_error, 2)

@@ -56,7 +56,6 @@ class RunName:
         return f"{self.dataset}/{method}{strength}@{network}/seed-{self.seed}"
 
 
-@gin.configurable
 @dataclasses.dataclass(frozen=True)
 class Scale:
     """What gin/paper/<name>.gin says.
@@ -145,6 +144,10 @@ class Scale:
 
     def _own_coefficient(self, dataset: str, training: str) -> float:
         return _coefficient_in(self.runs[training][0].format(dataset=dataset), training.split("@")[0])
+
+
+with gin.unlock_config():  # a run may have been read before this module is imported
+    gin.configurable(Scale)
 
 
 @functools.cache
