@@ -85,6 +85,12 @@ def test_table9_begins_with_reptile_and_adds_coefficients_of_ones_own():
     assert cell(DESK["table9"], "5e-05", "5-shot").published.mean == 68.02
 
 
+def test_figure3_shows_how_far_weights_travel_at_other_coefficients_too():
+    rows = {cell.row[0]: [number.run.coefficient for number in cell.numbers] for cell in DESK["figure3"].cells}
+    assert rows == {"Reptile": [None] * 2, "weight clustering": [5e-5] * 2, "weight clustering, 0.5": [0.5],
+                    "weight clustering, 5": [5.0], "weight clustering, 50": [50.0]}
+
+
 def test_a_desk_table_has_a_number_of_every_seed_and_nothing_of_a_dataset_it_lacks():
     classical = cell(DESK["table3"], "R2-D2 (here half its width)", "Classical", "1-shot")
     assert {number.run.seed for number in classical.numbers} == {0, 1}

@@ -55,17 +55,20 @@ def figure2(scale: Scale, seeds: Sequence[int]) -> Exhibit:
 
 
 def figure3(scale: Scale, seeds: Sequence[int]) -> Exhibit:
-    """How far weights travel while they are fine-tuned, with and without weight clustering."""
+    """How far weights travel while they are fine-tuned, with and without weight clustering, and with more of it."""
 
-    def number(method: str, shots: int, seed: int) -> Number | None:
-        run = scale.run(MINI, method, "conv4", seed)
-        return Number(run, Distance(shots, scale.distance_tasks), "distance") if run else None
+    def cell(name: str, method: str, shots: int, some_seeds: Sequence[int], coefficient: float | None = None) -> Cell:
+        runs = filter(None, (scale.run(MINI, method, "conv4", seed, coefficient) for seed in some_seeds))
+        numbers = tuple(Number(run, Distance(shots, scale.distance_tasks), "distance") for run in runs)
+        return Cell((name,), (f"{shots}-shot",), None, numbers, digits=3)
 
-    cells: dict[tuple[str, int], Cell] = {}
-    for name, method in _REPTILES.items():
-        for shots in SHOTS:
-            numbers = tuple(filter(None, (number(method, shots, seed) for seed in seeds)))
-            cells[name, shots] = Cell((name,), (f"{shots}-shot",), None, numbers, digits=3)
+    cells = {(name, shots): cell(name, method, shots, seeds) for name, method in _REPTILES.items() for shots in SHOTS}
+    chosen = next((number.run.coefficient for number in cells["weight clustering", SHOTS[0]].numbers), None)
+    swept = [
+        cell(f"weight clustering, {coefficient:g}", "weight_clustering", shots,
+             seeds if scale.sweeps_repeat else seeds[:1], coefficient)
+        for coefficient in scale.sweep if coefficient != chosen for shots in SHOTS
+    ]
     comparisons = tuple(
         Comparison(f"{shots}-shot", cells["weight clustering", shots], cells["Reptile", shots], sign=-1)
         for shots in SHOTS
@@ -89,8 +92,9 @@ def figure3(scale: Scale, seeds: Sequence[int]) -> Exhibit:
         )
         return [Drawing("figure3", analysis.draw_distances(panels), caption)]
 
+    measurable = tuple(each for each in (*cells.values(), *swept) if each.numbers)
     return Exhibit(
-        "figure3", "How far weights travel while fine-tuning", tuple(cell for cell in cells.values() if cell.numbers),
+        "figure3", "How far weights travel while fine-tuning", measurable,
         (Claim("clustered weights travel less", text, comparisons),),
         ("The paper shows histograms and prints no number.",), draw=draw,
     )
