@@ -17,8 +17,12 @@ h1 { font-size: 1.6rem; line-height: 1.25 } h2 { font-size: 1.25rem; margin-top:
 .scroll { overflow-x: auto } table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums }
 th, td { padding: .3rem .65rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top }
 th { background: var(--tint); font-weight: 600 } p.caption { color: var(--soft); font-size: .88rem; margin-top: .4rem }
-figure { margin: 1rem 0 } img { max-width: 100%; height: auto; background: #fff } code { overflow-wrap: anywhere }
+td:first-child, th:first-child { position: sticky; left: 0 } td:first-child { background: var(--paper) }
+figure { margin: 1rem 0; overflow-x: auto } img { width: 100%; min-width: 40rem; height: auto; background: #fff }
+code { overflow-wrap: anywhere }
+@page { size: landscape }
 @media print { body { max-width: none; font-size: 10pt } .scroll { overflow: visible } h2 { break-after: avoid }
+  img { min-width: 0 } pre { white-space: pre-wrap }
   figure, tr { break-inside: avoid } table { font-size: 8pt } th, td { padding: .15rem .35rem } }
 """
 

@@ -11,7 +11,7 @@ from tf_unravel import runs
 from tf_unravel.paper.claims import Difference, Verdict, judge
 from tf_unravel.paper.document import Block, Grid, Heading, Text
 from tf_unravel.paper.exhibit import Cell, Exhibit
-from tf_unravel.paper.measurements import Measured
+from tf_unravel.paper.measurements import Accuracy, Measured
 from tf_unravel.paper.published import Value
 from tf_unravel.paper.scales import RunName
 from tf_unravel.paper.workspace import Workspace
@@ -38,7 +38,10 @@ def table_of(cells: Sequence[Cell], workspace: Workspace) -> Grid:
     for cell in cells:
         rows.setdefault(cell.row, {})[cell.column] = cell
     depth = max(len(row) for row in rows)
-    head = [""] * depth + [f"{', '.join(column)}: {who}" for column in columns for who in ("paper", "here")]
+    head = [""] * depth
+    for column in columns:
+        ours_beside = [workspace.scale.dataset_beside(part) or part for part in column]
+        head += [f"{', '.join(column)}: paper", f"{', '.join(ours_beside)}: here"]
     lines = []
     for row, found in rows.items():
         line = [*row, *[""] * (depth - len(row))]
@@ -83,15 +86,17 @@ def caption_of(exhibit: Exhibit, workspace: Workspace) -> str:
     names = dict.fromkeys(number.run for cell in cells for number in cell.numbers)
     seeds = ", ".join(map(str, sorted({run.seed for run in names})))
     data = ", ".join(sorted({run.dataset for run in names}))
-    amounts = ", ".join(f"{count:,} {unit}" for count, unit in sorted({(v.count, v.unit) for v in found}, reverse=True))
-    several = " In brackets each seed's own mean." if any(len(cell.numbers) > 1 for cell in cells) else ""
+    amounts = dict.fromkeys(f"{value.count:,} {value.unit} with BatchNorm {value.protocol}" for value in found)
+    few_shot = any(isinstance(number.measurement, Accuracy) for cell in cells for number in cell.numbers)
+    kind = f", {Accuracy.ways}-way with {Accuracy.queries} queries a class" if few_shot else ""
+    several = any(len(cell.numbers) > 1 for cell in cells)
+    spread = " In brackets each seed's own mean; ± knows nothing of the spread between trainings." if several else ""
     draws = ", ".join(str(seed) for seed in sorted({value.seed for value in found}))
-    protocols = "; or ".join(dict.fromkeys(value.protocol for value in found))
     minutes = sum(_minutes(run, workspace) for run in names)
     return " ".join([
-        f"Scale {workspace.scale.name} ({workspace.scale.about}); {data}; training seeds {seeds}; "
-        f"{amounts or 'nothing measured yet'}, drawn with seed {draws or NOTHING}; BatchNorm {protocols or NOTHING}; "
-        f"trained in {minutes:.1f} minutes.{several}",
+        f"Scale {workspace.scale.name} ({workspace.scale.about}); {data}{kind}; training seeds {seeds}; "
+        f"{'; or '.join(amounts) or 'nothing measured yet'}; drawn with seed {draws or NOTHING}; "
+        f"trained in {minutes:.1f} minutes.{spread}",
         *exhibit.notes,
     ])
 

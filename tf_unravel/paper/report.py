@@ -65,9 +65,10 @@ def write(
     blocks: list[Block] = [
         Heading("Unraveling Meta-Learning, measured again", 1),
         *answer(verdicts), *_about(workspace, seeds), Heading("Every claim of the paper"), verdict_table(verdicts),
-        Text("A claim holds with one training seed if the interval of every difference lies on its side; the intervals "
-             "are over the same tasks under both sides and share 95 % among the comparisons of a claim. The verdict "
-             "over seeds needs all of them to agree.", small=True),
+        Text("A claim holds with one training seed if the interval of every difference lies on its side of zero, does "
+             "not hold if one lies wholly on the other side, and is not decided otherwise. The intervals are over the "
+             "same tasks under both sides and share 95 % among the comparisons of a claim; they know nothing of the "
+             "spread between trainings. The verdict over seeds needs all of them to agree.", small=True),
     ]
     for exhibit in chosen:
         blocks += [*blocks_of(exhibit, workspace), *_figures(exhibit, workspace, out)]
