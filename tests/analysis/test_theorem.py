@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from tf_unravel.analysis import draw_theorem, one_shot_accuracy, theorem, variance_ratio_of
-from tf_unravel.analysis.theorem import FAMILIES, Classes, bound, called_right, distance_at, tighter_bound
+from tf_unravel.analysis import draw_theorem, one_shot_accuracy, theorem, theorem_check, variance_ratio_of
+from tf_unravel.analysis.theorem import Classes, bound, called_right, distance_at, tighter_bound
+from tf_unravel.analysis.theorem_check import FAMILIES
 
 
 def misclassified_normals(variance_x, variance_y, distance):
@@ -31,7 +32,7 @@ def misclassified_normals(variance_x, variance_y, distance):
 @pytest.mark.parametrize("ratio", [0.2, 0.5, 1.5])
 @pytest.mark.parametrize("variance_y", [0.3, 1.0, 9.0])
 def test_normal_classes_in_one_dimension_by_integration(ratio, variance_y):
-    classes = theorem.gaussian(ratio, 1, variance_y)
+    classes = theorem_check.gaussian(ratio, 1, variance_y)
     accuracy, error = one_shot_accuracy(classes, 200_000, seed=1)
     expected = misclassified_normals(1.0, variance_y, distance_at(ratio, 1.0, variance_y))
     assert 1 - accuracy == pytest.approx(expected, abs=4 * error)
@@ -171,7 +172,7 @@ def test_outliers_are_misclassified_about_as_often_as_the_ratio_says():
 
 
 def test_a_class_that_is_a_point_is_never_misclassified():
-    gaussian = theorem.gaussian(1.9, 3)
+    gaussian = theorem_check.gaussian(1.9, 3)
     point = Classes(lambda random, count: np.zeros((count, 3)), gaussian.sample_y, 0.0, 1.0, gaussian.distance)
     assert one_shot_accuracy(point, 5000) == (1.0, 0.0)
 
@@ -187,7 +188,7 @@ def test_the_seed_decides_and_chunks_only_reorder(monkeypatch):
 
 @pytest.fixture(scope="module")
 def records():
-    return theorem.check(ratios=(1e-3, 0.01, 0.1, 1.0), dimensions=(1, 64), draws=4000)
+    return theorem_check.check(ratios=(1e-3, 0.01, 0.1, 1.0), dimensions=(1, 64), draws=4000)
 
 
 def test_records_of_every_family_hold(records):

@@ -1,11 +1,12 @@
 """Why an extractor works: how tightly its classes cluster, how far its weights travel, and pictures of both."""
 
-from tf_unravel.analysis import theorem
+from tf_unravel.analysis import theorem, theorem_check
 from tf_unravel.analysis.boundaries import Boundaries, draw_boundaries, one_shot_boundaries
 from tf_unravel.analysis.class_separation import ClassSeparation, class_separation, pair_ratios, variance_ratio
 from tf_unravel.analysis.distance_travelled import distance_travelled, draw_distances
 from tf_unravel.analysis.lda import choose_images, draw, lda_projection
-from tf_unravel.analysis.theorem import draw_theorem, one_shot_accuracy, variance_ratio_of
+from tf_unravel.analysis.theorem import one_shot_accuracy, variance_ratio_of
+from tf_unravel.analysis.theorem_check import draw_theorem
 
 __all__ = [
     "Boundaries",
@@ -22,6 +23,7 @@ __all__ = [
     "one_shot_boundaries",
     "pair_ratios",
     "theorem",
+    "theorem_check",
     "variance_ratio",
     "variance_ratio_of",
 ]

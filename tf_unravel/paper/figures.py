@@ -104,7 +104,7 @@ def theorem1(scale: Scale, seeds: Sequence[int]) -> Exhibit:
     """A Monte-Carlo check of Theorem 1's bound."""
 
     def draw(_: Workspace) -> list[Drawing]:
-        records = analysis.theorem.check(draws=scale.theorem_draws)
+        records = analysis.theorem_check.check(draws=scale.theorem_draws)
         vacuous = [record for record in records if record.bound <= 0]
         below = [record for record in records if record.accuracy + 1.96 * record.standard_error < record.bound]
         worst = max(records, key=lambda record: (1 - record.accuracy) / record.ratio)
