@@ -20,7 +20,6 @@ from tf_unravel import cli
 from tf_unravel.data import decoding, image_folder, mini_imagenet, pickled_splits
 from tf_unravel.data.pickles import read_pickle
 
-CORPUS = pathlib.Path(__file__).parent / "corpus"
 _PATH = pathlib.Path("fuzzed")
 
 
@@ -118,8 +117,3 @@ def _fractions(data: bytes) -> tuple[float, ...]:
 TARGETS: dict[str, Callable[[bytes], None]] = {
     target.__name__: target for target in (images, pickles, tables, gin, classes)
 }
-
-
-def seeds(name: str) -> list[bytes]:
-    """The kept inputs of a target."""
-    return [path.read_bytes() for path in sorted((CORPUS / name).iterdir())]

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.fuzz.targets import TARGETS, seeds
+from tests.fuzz.corpus import NAMES, inputs
+from tests.fuzz.targets import TARGETS
 
 each_target = pytest.mark.parametrize("name", TARGETS)
 few = settings(max_examples=150, deadline=None)
@@ -31,8 +32,9 @@ def edited(data: bytes, changes: list[tuple[str, float, bytes]]) -> bytes:
 
 @each_target
 def test_the_kept_inputs(name):
-    assert seeds(name)
-    for data in seeds(name):
+    assert set(NAMES) == set(TARGETS)
+    assert inputs(name)
+    for data in inputs(name):
         TARGETS[name](data)
 
 
@@ -40,7 +42,7 @@ def test_the_kept_inputs(name):
 @few
 @given(data=st.data())
 def test_damaged_files(name, data):
-    TARGETS[name](edited(data.draw(st.sampled_from(seeds(name))), data.draw(edits)))
+    TARGETS[name](edited(data.draw(st.sampled_from(inputs(name))), data.draw(edits)))
 
 
 @each_target
