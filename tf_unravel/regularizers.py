@@ -98,9 +98,9 @@ def _squared_distances(gram: tf.Tensor) -> tf.Tensor:
 
 
 def _square_root(squares: tf.Tensor) -> tf.Tensor:
-    """sqrt with gradient 0 at 0, where the true one is infinite."""
-    positive = squares > 0.0
-    return tf.where(positive, tf.sqrt(tf.where(positive, squares, 1.0)), 0.0)
+    """sqrt with gradient 0 at 0, where the true one is infinite; NaN stays NaN, for the loss to show it."""
+    other = tf.logical_not(squares <= 0.0)
+    return tf.where(other, tf.sqrt(tf.where(other, squares, 1.0)), 0.0)
 
 
 def _mean_over_class_pairs(values: tf.Tensor, representative: tf.Tensor) -> tf.Tensor:

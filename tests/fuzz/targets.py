@@ -6,12 +6,14 @@ fuzzer (tests/fuzz/fuzz.py) share them, and begin with the same seeds (corpus/<t
 """
 
 import argparse
+import functools
 import io
 import os
 import pathlib
 import tempfile
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -114,6 +116,53 @@ def _fractions(data: bytes) -> tuple[float, ...]:
     return (1 - first - second, first, second) if len(data) % 5 else (first, second, 1.0)
 
 
+def cards(data: bytes) -> None:
+    """The card beside an exported model, and what is read with its help."""
+    from tf_unravel.deployment import card, pictures
+
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in (("saved_model.pb", b""), (card.CARD, data)):
+            pathlib.Path(folder, name).write_bytes(content)
+        try:
+            found = card.read_card(folder)
+            images, _, _ = pictures.read_pictures([], found)
+        except ValueError as error:
+            _said(error)
+            return
+    if images.shape != (0, *(found["input"][name] for name in ("height", "width", "channels"))):
+        raise NotOneLine(f"{images.shape}")
+    if found["class_names"] is not None:
+        dict(zip(found["class_names"], found["support_per_class"], strict=True))
+
+
+def requests(data: bytes) -> None:
+    """The body of a request over HTTP."""
+    from tf_unravel.deployment import protocol
+
+    try:
+        call = protocol.understood(data, _signatures())
+    except protocol.BadRequest as error:
+        _said(error)
+        return
+    if any(0 in value.shape or value.dtype not in (np.uint8, np.int32) for value in call.inputs.values()):
+        raise NotOneLine(f"{call.inputs}")
+
+
+@functools.cache
+def _signatures() -> dict[str, Any]:
+    """What a request is checked against: the inputs of an exported model's signatures."""
+    import tensorflow as tf
+
+    def signature(**inputs: Any) -> Any:
+        specs = {name: tf.TensorSpec(shape, dtype) for name, (shape, dtype) in inputs.items()}
+        return argparse.Namespace(structured_input_signature=((), specs))
+
+    images = ([None, None, None, 3], tf.uint8)
+    features = signature(images=images)
+    classify = signature(support_images=images, support_labels=([None], tf.int32), query_images=images)
+    return {"features": features, "serving_default": features, "classify": classify}
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
-    target.__name__: target for target in (images, pickles, tables, gin, classes)
+    target.__name__: target for target in (images, pickles, tables, gin, classes, cards, requests)
 }

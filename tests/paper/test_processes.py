@@ -68,3 +68,17 @@ def test_a_fault_names_itself_and_the_log(tmp_path):
 def test_a_killed_process_is_a_failure(tmp_path):
     with pytest.raises(ChildFailed, match=r"ended with status -9; see .*log"):
         in_child(die, log=tmp_path / "log")
+
+
+def test_a_child_ends_with_the_process_that_waits_for_it(tmp_path):
+    """Else it would go on holding the run's folder, and the same command would be refused."""
+    context = processes._context()
+    receiver, sender = context.Pipe(duplex=False)
+    child = context.Process(target=processes._child, args=(time.sleep, (600,), str(tmp_path / "log"), sender))
+    child.start()
+    sender.close()
+    child.join(0.5)
+    assert child.exitcode is None
+    receiver.close()  # as the system does for a process that is killed
+    child.join(30)
+    assert child.exitcode == 1

@@ -29,12 +29,13 @@ import tensorflow as tf
 
 import tf_unravel
 from tf_unravel import heads
+from tf_unravel.data.decoding import Decoding
 from tf_unravel.evaluation import INDUCTIVE
 from tf_unravel.files import write_atomically
 
 CARD = "tf_unravel.json"
 FORMAT = 1
-_LARGEST = 10_000  # pixels of a side: beyond it a card is damaged
+_LARGEST = 4096  # pixels of a side: beyond it a card is damaged, or asks for memory that no such model needs
 
 
 def card_of(
@@ -116,18 +117,36 @@ def read_card(model: str | os.PathLike) -> dict[str, Any]:
                          f"tf-unravel export --run_dir=... --head=ridge --out={path}.")
     try:
         card = json.loads((path / CARD).read_text(encoding="utf-8"))
-        size = [card["input"][name] for name in ("height", "width", "channels")]
-        names, head, decoding = card["class_names"], card["head"], card["decoding"]
-        fits = (
-            card["format"] == FORMAT
-            and all(type(value) is int and 1 <= value <= _LARGEST for value in size)
-            and (names is None or (isinstance(names, list) and all(isinstance(name, str) for name in names)))
-            and isinstance(head["settings"], str) and isinstance(head["transductive"], bool)
-            and {"resize", "crop", "background"} <= set(decoding)
-        )
-    except (ValueError, KeyError, TypeError) as error:
-        what = f"{type(error).__name__}: {error}"
+        fits = _fits(card)
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        what = " ".join(f"{type(error).__name__}: {error}".split())
         raise ValueError(f"{path / CARD} is damaged ({what}); export the model again.") from error
     if not fits:
         raise ValueError(f"{path / CARD} is of no format that this version reads; export the model again.")
     return card
+
+
+def _fits(card: Any) -> bool:
+    """Whether what is used of a card is of the types that it needs.
+
+    Raises:
+        LookupError: something is missing.
+        TypeError: something that holds others does not.
+        ValueError: pictures cannot be decoded so.
+    """
+    size = [card["input"][name] for name in ("height", "width", "channels")]
+    names, counts, head, how = card["class_names"], card["support_per_class"], card["head"], card["decoding"]
+    if not all(type(value) is int for value in (*size, *how["background"], *(counts or ()))):
+        return False
+    Decoding((size[0], size[1]), how["resize"], how["crop"], tuple(how["background"]))
+    return (
+        card["format"] == FORMAT
+        and all(1 <= value <= _LARGEST for value in size)
+        and type(how["crop"]) is bool
+        and (names is None or _are_names(names) and len(names) == len(counts))
+        and isinstance(head["settings"], str) and isinstance(head["transductive"], bool)
+    )
+
+
+def _are_names(names: Any) -> bool:
+    return isinstance(names, list) and all(isinstance(name, str) for name in names) and len(set(names)) == len(names)

@@ -65,8 +65,7 @@ def understood(body: bytes, signatures: Mapping[str, Any]) -> Call:
     if not isinstance(values, dict) and len(wanted) == 1:  # one input may go without its name
         values = {next(iter(wanted)): values}
     if not isinstance(values, dict) or set(values) != set(wanted):
-        received = ", ".join(sorted(map(str, values))) if isinstance(values, dict) else _kind(values)
-        raise BadRequest(f"the inputs of {name} are {', '.join(sorted(wanted))}. Received: {received or 'none'}")
+        raise BadRequest(f"the inputs of {name} are {', '.join(sorted(wanted))}. Received: {_kind(values)}")
     return Call(name, {key: _array(key, values[key], spec) for key, spec in wanted.items()}, False)
 
 
@@ -133,7 +132,8 @@ def _listed(value: np.ndarray) -> Any:
 def _kind(value: Any) -> str:
     """What a value is, in a few words, however large it is."""
     if isinstance(value, dict):
-        return f"an object with {', '.join(sorted(map(str, value))[:5]) or 'nothing'}"
+        names = [name if name.isprintable() and len(name) <= 40 else repr(name[:40]) for name in sorted(value)[:5]]
+        return f"an object with {', '.join(names) or 'nothing'}"
     if isinstance(value, list):
         return f"a list of {len(value)}"
     return repr(value)[:60]

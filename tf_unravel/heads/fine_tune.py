@@ -161,9 +161,16 @@ class FineTune:
             float32 [T, Q, W]
 
         Raises:
-            ValueError: the classifier was learned for another number of ways.
+            ValueError: the classifier was learned for another number of ways; in an eager call, logits that are not
+                finite.
         """
-        return self.adapt_each(backbone, ways, (support, support_labels, query), self._logits, first_task)
+        logits = self.adapt_each(backbone, ways, (support, support_labels, query), self._logits, first_task)
+        if tf.executing_eagerly() and not bool(tf.reduce_all(tf.math.is_finite(logits))):
+            raise ValueError(
+                "The logits are not finite: fine-tuning diverged, or the backbone or the images hold NaN; lower the "
+                f"learning rate, or check them. Received: NaN or infinity after {self.steps} steps of {self.optimizer}."
+            )
+        return logits
 
     def adapt_each(
         self,

@@ -9,6 +9,7 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import pathlib
+import select
 import sys
 import threading
 import traceback
@@ -79,6 +80,7 @@ def _child(function: Callable[..., None], arguments: tuple[Any, ...], log: str, 
     with open(log, "a", encoding="utf-8") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+    threading.Thread(target=_end_with_reader, args=(sender.fileno(),), daemon=True).start()
     try:
         function(*arguments)
         sender.send("")
@@ -88,6 +90,19 @@ def _child(function: Callable[..., None], arguments: tuple[Any, ...], log: str, 
         sender.send(line if expected else f"{type(error).__name__}: {line} (see {log})")
         with contextlib.suppress(OSError):  # the disk may be full
             print(error if expected else traceback.format_exc(), file=sys.stderr, flush=True)
+
+
+def _end_with_reader(pipe: int) -> None:
+    """Ends this process when nobody is left to read from the pipe.
+
+    The process that waits may be killed; a child that outlives it would hold the run's folder, and the same command,
+    started again, would be refused. What it leaves half done is what a killed process leaves.
+    """
+    if hasattr(select, "poll"):  # not on Windows
+        closed = select.poll()
+        closed.register(pipe, 0)  # errors alone
+        closed.poll()
+        os._exit(1)
 
 
 @contextlib.contextmanager
