@@ -243,7 +243,8 @@ def test_export(trained, tmp_path, capsys):
     asked = images[:4], images[4:], np.array([0, 0, 1, 1, 2], np.int32)
     target = tmp_path / "killed" / "model"
     exporting = ["export", f"--run_dir={trained}"]
-    killer = Killer("export", ("killed/.model.*.tmp",), [*exporting, "--head=ridge", f"--out={target}"], tmp_path, {})
+    arguments = [*exporting, "--head=ridge", f"--out={target}"]
+    killer = Killer("export", ("killed/.model.*.tmp",), arguments, tmp_path, {}, files=1)
     expected = {}
     for head in ("prototypes", "ridge"):
         killer.undisturbed([*exporting, f"--head={head}", f"--out={tmp_path / head}"])
