@@ -105,7 +105,7 @@ def png(width: int, height: int, *chunks: tuple[bytes, bytes]) -> bytes:
     ("A00/character01/wide.png", png(60000, 2), "has 60000x2 pixels"),
     ("A00/../../character01.png", png(105, 105), None),
     ("../../etc/character01.png", png(105, 105), None),
-])  # fmt: skip
+], ids=["a bomb", "a wide one", "one that climbs below", "one that climbs"])  # fmt: skip
 def test_an_archive_of_drawings(tmp_path, monkeypatch, name, content, message):
     path = tmp_path / "images_background_small1.zip"
     write_omniglot(path, alphabets(6, 3, "A"), monkeypatch)
