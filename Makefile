@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := $(BIN)/tf-unravel
 DEMO := runs/demo
+MINUTES ?= 12
 
-.PHONY: demo test test-long lint docs benchmark clean
+.PHONY: demo test test-long fuzz lint docs benchmark clean
 .DEFAULT_GOAL := demo
 
 $(VENV)/installed: setup.py pyproject.toml
@@ -26,6 +27,11 @@ test: $(VENV)/installed
 
 test-long: $(VENV)/installed
 	$(BIN)/python -m pytest -m long
+
+# Minutes for each parser of user data: make fuzz MINUTES=1
+fuzz: $(VENV)/installed
+	$(BIN)/pip install --quiet --editable '.[fuzz]'
+	$(BIN)/python -m tests.fuzz.fuzz --minutes=$(MINUTES)
 
 $(VENV)/lint-installed: $(VENV)/installed
 	$(BIN)/pip install --quiet --editable '.[lint]'

@@ -11,6 +11,7 @@ DOCS = [
     "mkdocstrings-python>=2.0",
     "pymdown-extensions<13; python_version < '3.11'",  # the last mkdocstrings for 3.10 does not know 13
 ]
+FUZZ = ["atheris>=2.3"]
 LINT = ["ruff>=0.6", "mypy>=1.15", *DOCS]
 
 setup(
@@ -44,6 +45,7 @@ setup(
     extras_require={
         "test": TEST,
         "lint": LINT,
+        "fuzz": FUZZ,
         "docs": DOCS,
         "gpu": ["tensorflow[and-cuda]>=2.18"],
         "benchmark": BENCHMARK,

@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import time
 import pytest
 
 from tf_unravel import files
-from tf_unravel.files import write_folder
+from tf_unravel.files import NotWritten, write_atomically, write_folder
 
 
 def writing(text):
@@ -86,6 +87,21 @@ def test_what_was_put_aside_by_a_killed_process_is_put_back(tmp_path):
     assert content(tmp_path / "model")["a.txt"] == "one"
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_folder_that_cannot_be_written_is_one_line_that_names_it_alone(tmp_path):
+    write_folder(tmp_path / "model", writing("one"))
+
+    def fill(folder):
+        (folder / "a.txt").write_text("two")
+        write_atomically(folder / "card", lambda file: open("/dev/full", "wb", buffering=0).write(b"x"))
+
+    with pytest.raises(NotWritten) as caught:
+        write_folder(tmp_path / "model", fill)
+    assert re.fullmatch(rf"{tmp_path}/model cannot be written \(No space left on device\): make room [^\n]*",
+                        str(caught.value))
+    assert content(tmp_path / "model")["a.txt"] == "one" and os.listdir(tmp_path) == ["model"]
+
+
 ENDLESS = """
 import itertools, pathlib, sys
 from tf_unravel.files import write_folder
@@ -113,3 +129,29 @@ def test_killed_at_random_moments_it_is_never_half_written(tmp_path):
         assert len(content(next(folder for folder in found if folder.exists()))) == 3
     write_folder(target, writing("last"))
     assert os.listdir(tmp_path) == ["model"]
+
+
+ENDLESS_FILE = """
+import itertools, pathlib, sys
+from tf_unravel.files import write_atomically
+def write(file):
+    for _ in range(50):
+        file.write(b"%06d" % number * 500)
+for number in itertools.count():
+    write_atomically(pathlib.Path(sys.argv[1]), write)
+"""
+
+
+def test_a_file_that_is_replaced_by_a_process_that_is_killed_is_one_whole_version(tmp_path):
+    """30 kills."""
+    rng, target = random.Random(0), tmp_path / "file"
+    for _ in range(30):
+        child = subprocess.Popen([sys.executable, "-c", ENDLESS_FILE, str(target)])
+        while not target.exists() and child.poll() is None:
+            time.sleep(0.002)
+        time.sleep(rng.uniform(0.0, 0.03))
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        found = target.read_bytes()
+        assert len(found) == 50 * 500 * 6 and found == found[:6] * (50 * 500)
+        target.unlink()

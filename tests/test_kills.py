@@ -3,7 +3,8 @@
 A life is a process that runs the command line. It is forked from a server that has imported TensorFlow (as `paper` does
 for its own children), so that it does not spend most of its time on starting; the undisturbed runs that all is compared
 with are started afresh. Half of the kills come at any moment of a life, half within the first moments after a temporary
-file has appeared in a folder that it writes to.
+file has appeared in a folder that it writes to. A round is a command from its beginning, killed some times, then let
+through; there are as many as it takes for the wanted number of kills.
 """
 
 import collections
@@ -32,6 +33,8 @@ from tf_unravel.runs.checkpoints import Checkpoints
 
 pytestmark = pytest.mark.long
 MOST_KILLS_OF_A_ROUND = 5  # then the command is let through, and begins anew
+OFTEN = ("run.epochs = 10", "run.checkpoint_minutes = 0", "Validation.every_epochs = 3",
+         "Validation.head = @Prototypes()")  # a checkpoint after every step
 SCALE = """
 Scale.name = 'tiny'
 Scale.about = 'two runs of a few steps'
@@ -84,13 +87,6 @@ class Killer:
         self.rng, self.length = random.Random(self.seed), 0.0
         self.kills: collections.Counter[str] = collections.Counter()
         self.lives, self.seconds = 0, 0.0
-
-    def undisturbed(self, arguments: list[str]) -> str:
-        """The command in a fresh interpreter, and once more as a life, to know how long one is; what it printed."""
-        command = [sys.executable, "-m", "tf_unravel.cli", *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **self.environment})
-        assert done.returncode == 0, done.stderr
-        return done.stdout
 
     def round(self, most: int, check: Callable[[], None]) -> None:
         """Kills at most so many lives of the command, and calls `check` after each; the last one ends by itself."""
@@ -153,6 +149,13 @@ class Killer:
         return f"{self.name}: {self.kills.total()} kills ({kinds}), {self.lives} starts, {self.seconds:.0f} s"
 
 
+def undisturbed(arguments: list[str], **environment: str) -> None:
+    """The command in a fresh interpreter, to its end."""
+    command = [sys.executable, "-m", "tf_unravel.cli", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
+    assert done.returncode == 0, done.stderr
+
+
 def check_whole(folder: pathlib.Path) -> None:
     """Every file that has its own name is whole. (Events and the last line of metrics.jsonl are appended to.)"""
     for path in folder.rglob("*"):
@@ -177,23 +180,12 @@ def tell(capsys, killer: Killer) -> None:
         print(f"\n{killer.said()}", flush=True)
 
 
-def steps_of(run_dir: pathlib.Path) -> list[dict]:
-    """metrics.jsonl without the speed, which is no result."""
-    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "train/images_per_second"} for line in lines]
-
-
 @pytest.fixture(scope="module")
 def trained(photographs, tmp_path_factory):
-    """(a run that nothing disturbed, the arguments that train it but for the folder)."""
+    """The folder of a training that nothing disturbed."""
     folder = tmp_path_factory.mktemp("kills")
-    killer = Killer("train", (), [], folder, {"TF_UNRAVEL_CACHE": str(folder / "cache")})
-    killer.undisturbed(training(photographs, folder / "whole" / "run", *OFTEN))
-    return folder / "whole" / "run"
-
-
-OFTEN = ("run.epochs = 10", "run.checkpoint_minutes = 0", "Validation.every_epochs = 3",
-         "Validation.head = @Prototypes()")  # a checkpoint after every step
+    undisturbed(training(photographs, folder / "run", *OFTEN), TF_UNRAVEL_CACHE=str(folder / "cache"))
+    return folder / "run"
 
 
 def test_train(photographs, trained, tmp_path, capsys):
@@ -219,14 +211,15 @@ def test_train(photographs, trained, tmp_path, capsys):
 def validations(run_dir: pathlib.Path) -> tuple:
     """What training found out, without the time that it took."""
     results = runs.RunFolder(run_dir).training_results()
-    lines = [line for line in steps_of(run_dir) if "val/1-shot" in line]
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    lines = [line for line in lines if "val/1-shot" in line]
     return results["validations"], results["best"], results["best_step"], results["step"], lines
 
 
 def test_evaluate(trained, tmp_path, capsys):
     whole, killed = (shutil.copytree(trained, tmp_path / name / "run") for name in ("whole", "killed"))
     killer = Killer("evaluate", ("killed/run/.*.tmp",), evaluating(killed, "--heads=ridge,fine_tune"), tmp_path, {})
-    killer.undisturbed(evaluating(whole, "--heads=ridge,fine_tune"))
+    undisturbed(evaluating(whole, "--heads=ridge,fine_tune"))
     killer.measure()
     files = ("results.json", "evaluation.json")
     before = (trained / "results.json").read_bytes()
@@ -243,10 +236,11 @@ def test_export(trained, tmp_path, capsys):
     asked = images[:4], images[4:], np.array([0, 0, 1, 1, 2], np.int32)
     target = tmp_path / "killed" / "model"
     exporting = ["export", f"--run_dir={trained}"]
-    killer = Killer("export", ("killed/.model.*.tmp",), [*exporting, "--head=ridge", f"--out={target}"], tmp_path, {})
+    arguments = [*exporting, "--head=ridge", f"--out={target}"]
+    killer = Killer("export", ("killed/.model.*.tmp",), arguments, tmp_path, {}, files=1)
     expected = {}
     for head in ("prototypes", "ridge"):
-        killer.undisturbed([*exporting, f"--head={head}", f"--out={tmp_path / head}"])
+        undisturbed([*exporting, f"--head={head}", f"--out={tmp_path / head}"])
         expected[head] = deployment.Model(tmp_path / head).classify(*asked)
     killer.measure()
 
@@ -274,7 +268,7 @@ def test_paper(tmp_path, capsys):
 
     signs = ("killed/glyphs/*/seed-0/**/.*.tmp", "killed/report/.*.tmp")
     killer = Killer("paper", signs, arguments(killed), tmp_path, {"TF_UNRAVEL_CACHE": str(tmp_path / "cache")})
-    killer.undisturbed(arguments(whole))
+    undisturbed(arguments(whole), TF_UNRAVEL_CACHE=str(tmp_path / "cache"))
     killer.measure()
     assert numbers(killed) == numbers(whole) and len(numbers(whole)[0]) == 4
     while killer.kills.total() < 12:

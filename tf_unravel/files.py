@@ -23,11 +23,12 @@ except ImportError:  # Windows: leftovers of killed processes stay, as nothing t
 
 
 class NotWritten(OSError):
-    """A file could not be written; the message is one line that names it and the reason."""
+    """A file or folder could not be written; the message is one line that names it and the reason."""
 
     def __init__(self, path: os.PathLike[str], error: OSError) -> None:
         advice = "make room or give write access there; the same command then goes on"
-        super().__init__(f"{path} cannot be written ({error.strerror or error}): {advice}")
+        self.reason: str = error.reason if isinstance(error, NotWritten) else error.strerror or str(error)
+        super().__init__(f"{path} cannot be written ({self.reason}): {advice}")
 
 
 def write_atomically(path: pathlib.Path, write: Callable[[BinaryIO], object]) -> None:
@@ -59,12 +60,19 @@ def write_folder(path: pathlib.Path, fill: Callable[[pathlib.Path], None]) -> No
         fill: writes into the folder it is given.
 
     Raises:
-        OSError: it cannot be written.
+        NotWritten: the disk is full, or the place cannot be written; a folder that was at `path` before is still there.
 
     Example:
         >>> write_folder(pathlib.Path("model"), lambda folder: (folder / "a.txt").write_text("whole"))
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write_beside(path, fill)
+    except OSError as error:  # of a file inside, it names that by the temporary folder
+        raise NotWritten(path, error) from error
+
+
+def _write_beside(path: pathlib.Path, fill: Callable[[pathlib.Path], None]) -> None:
     token = uuid.uuid4().hex
     temporary, before = (path.with_name(f".{path.name}.{token}.{end}") for end in ("tmp", "old"))
     temporary.mkdir()

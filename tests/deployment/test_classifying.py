@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.data.test_hostile_files import png
 from tests.deployment.models import network
 from tf_unravel import deployment, heads
 from tf_unravel.deployment import classifying, contact_sheet
@@ -123,13 +124,18 @@ def test_one_picture_is_enough_and_the_sheet_of_last_time_is_none(place, tmp_pat
     assert [answer.file for answer in found.answers] == ["one.png"]
 
 
-@pytest.mark.parametrize("where", ["photos/bee", "more/loose"])
-def test_a_damaged_picture_is_named_or_left_out(place, tmp_path, where, caplog):
+@pytest.mark.parametrize(("where", "what", "reason"), [
+    ("photos/bee", b"\xff\xd8\xff\xe0 torn", ".*"),
+    ("more/loose", b"\xff\xd8\xff\xe0 torn", ".*"),
+    ("photos/bee", png(60000, 1000), "it has 60000x1000 pixels, more than 32768 on a side"),
+    ("more/loose", png(60000, 1000), "it has 60000x1000 pixels, more than 32768 on a side"),
+], ids=["a damaged labelled one", "a damaged one", "an absurd labelled one", "an absurd one"])  # fmt: skip
+def test_a_picture_that_cannot_be_used_is_named_or_left_out(place, tmp_path, where, what, reason, caplog):
     for name in ("photos", "more"):
         shutil.copytree(place / name, tmp_path / name)
-    (tmp_path / where / "torn.jpg").write_bytes(b"\xff\xd8\xff\xe0 torn")
+    (tmp_path / where / "torn.jpg").write_bytes(what)
     arguments = (place / "model", tmp_path / "more", tmp_path / "photos", tmp_path / "out")
-    with pytest.raises(ValueError, match=f"{where}/torn.jpg cannot be used: .*--on_corrupt=skip"):
+    with pytest.raises(ValueError, match=f"{where}/torn.jpg cannot be used: {reason}.*--on_corrupt=skip"):
         deployment.classify(*arguments)
     assert not (tmp_path / "out").exists()
     found = deployment.classify(*arguments, on_corrupt="skip", figure=True)
@@ -219,6 +225,10 @@ def test_a_sheet_of_many_pictures_grows_sideways():
     ('"height": 16', '"height": 1000000', "of no format that this version reads"),
     ('"height": 16', '"height": "16"', "of no format that this version reads"),
     ('"format": 1', '"format": 2', "of no format that this version reads"),
+    ('"crop": false', '"crop": 1', "of no format that this version reads"),
+    ('"resize": "bilinear"', '"resize": "best"', "is damaged .ValueError: resize must be one of"),
+    ('"class_names": null', '"class_names": ["a", "a"], "x": 1', "of no format that this version reads"),
+    ('"class_names": null', '"class_names": ["a", "b"], "x": 1', "is damaged .TypeError"),
     ('"input"', '"output"', "is damaged .KeyError: 'input'"),
     ("{", "[", "is damaged"),
 ])  # fmt: skip

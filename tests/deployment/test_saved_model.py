@@ -14,8 +14,10 @@ import tensorflow as tf
 from PIL import Image
 
 from tests.deployment.models import all_heads, in_python, network, task
+from tests.faults import tmpfs
 from tf_unravel import backbones, export, heads
 from tf_unravel.deployment import Model, saved_model
+from tf_unravel.files import NotWritten
 
 NAMES = ("prototypes", "ridge", "svm", "linear", "fine_tune", "fine_tune_in_batches", "maml", "reptile")
 BAKED = ("ridge", "fine_tune", "maml", "reptile")  # of each kind one: features, and three protocols of BatchNorm
@@ -221,12 +223,30 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_model(tmp_path, monkeypatch)
     before = (tmp_path / "model" / "tf_unravel.json").read_bytes()
 
     def full(*_):
-        raise tf.errors.ResourceExhaustedError(None, None, "No space left on device\nmore")
+        raise tf.errors.ResourceExhaustedError(None, None, "a/file; No space left on device [Op:SaveV2]\nmore")
 
     monkeypatch.setattr(tf.saved_model, "save", full)
-    with pytest.raises(OSError, match="^the model cannot be written: No space left on device$"):
+    with pytest.raises(NotWritten, match=r"/model cannot be written \(No space left on device\): make room"):
         export(backbone, heads.SVM(), tmp_path / "model")
     assert (tmp_path / "model" / "tf_unravel.json").read_bytes() == before and os.listdir(tmp_path) == ["model"]
+
+
+def test_a_small_disk_that_fills_while_the_model_is_written(tmp_path):
+    """No simulation: the weights fit or not, then the graph, then the card."""
+    backbone, images, disk = network(), task().query, tmp_path / "disk"
+    needed = sum(path.stat().st_size for path in export(backbone, heads.Ridge(), tmp_path / "other").rglob("*")) >> 10
+    with tmpfs(disk, 2 * needed) as resize:
+        export(backbone, heads.Prototypes(), disk / "model")
+        for room in (20, needed // 2, needed - 10):
+            resize(needed + room)
+            with pytest.raises(NotWritten, match=r"/model cannot be written \(No space left on device\)") as caught:
+                export(backbone, heads.Ridge(), disk / "model")
+            assert "\n" not in str(caught.value) and os.listdir(disk) == ["model"]
+            assert Model(disk / "model").card["head"]["name"] == "prototypes"
+            assert np.isfinite(Model(disk / "model").features(images)).all()
+        resize(10 * needed)
+        export(backbone, heads.Ridge(), disk / "model")
+        assert Model(disk / "model").card["head"]["name"] == "ridge"
 
 
 def test_half_precision_and_one_channel_are_exported_too(tmp_path):

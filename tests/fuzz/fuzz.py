@@ -45,16 +45,16 @@ def _run(name: str, minutes: float, found: pathlib.Path) -> int:
     (folder / "seen.json").unlink(missing_ok=True)
     options = [f"-max_total_time={round(60 * minutes)}", "-timeout=20", "-rss_limit_mb=2048", "-verbosity=0",
                f"-max_len={_LONGEST.get(name, 2048)}", f"-artifact_prefix={folder}{os.sep}"]
-    began = time.monotonic()
+    began, before = time.monotonic(), _processor_minutes()
     status = _in_process("child", name, folder, *options, str(folder / "inputs"), str(corpus.FOLDER / name))
-    took, worked = (time.monotonic() - began) / 60, _processor_minutes()
+    took, worked = (time.monotonic() - began) / 60, _processor_minutes() - before
     if status == 0:
         status = _in_process("keep", name, folder)
     seen = json.loads((folder / "seen.json").read_text()) if (folder / "seen.json").exists() else {}
     grown = f"grew {seen['mib'] - seen['mib_at_first']:+.0f} MiB to {seen['mib']:.0f}" if seen else "no input"
     how = f"nothing found, {seen.get('kept', 0)} inputs kept" if status == 0 else f"FOUND something, see {folder}"
     print(f"{time.strftime('%Y-%m-%d %H:%M')} {name}: {seen.get('inputs', 0):,} inputs in {took:.1f} minutes "
-          f"({worked:.1f} of all so far on a processor), {grown}; {how}", flush=True)
+          f"({worked:.1f} of them on a processor), {grown}; {how}", flush=True)
     return int(status != 0)
 
 

@@ -13,6 +13,7 @@ import pathlib
 import tempfile
 import warnings
 from collections.abc import Callable
+from unittest import mock
 from typing import Any
 
 import numpy as np
@@ -37,10 +38,9 @@ def _said(error: Exception) -> None:
 
 def images(data: bytes) -> None:
     """Decoding of an image file."""
-    Image.MAX_IMAGE_PIXELS = 1 << 20  # larger ones take long, and are no other code
     how = decoding.Decoding((8, 8), crop=len(data) % 2 == 1)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), mock.patch.object(Image, "MAX_IMAGE_PIXELS", 1 << 20):  # larger ones take long
             warnings.simplefilter("ignore")
             pixels = decoding.decode(data, how)
     except decoding.UnusableImage as error:

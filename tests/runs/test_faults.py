@@ -16,6 +16,7 @@ import pytest
 from tests.faults import bound_by_permissions, largest_file, open_on_full_disk, tmpfs
 from tests.runs.test_training import bindings, train, weights
 from tf_unravel import cli, files, runs
+from tf_unravel.data import decoding
 from tf_unravel.files import NotWritten
 from tf_unravel.runs import logs
 from tf_unravel.runs.logs import Logs
@@ -253,6 +254,44 @@ def test_evaluating_a_folder_that_is_being_trained(photographs, tmp_path):
         trainer.send_signal(signal.SIGTERM)
         trainer.communicate()
     assert {"training", "evaluation"} == set(json.loads((run_dir / "results.json").read_text()))
+
+
+# Images that change
+
+
+@pytest.mark.parametrize("moment", ["while they are read", "after they were read"])
+def test_images_that_change_under_an_evaluation(photographs, finished, tmp_path, monkeypatch, capsys, moment):
+    """While they are read: one line, and nothing of the mixture is kept. After that the cache has them all."""
+    pictures, run_dir = shutil.copytree(photographs, tmp_path / "pictures"), shutil.copytree(finished, tmp_path / "run")
+    monkeypatch.setenv("TF_UNRAVEL_CACHE", str(tmp_path / "cache"))
+    arguments = evaluating(run_dir, f"--gin_bindings=load.root = '{pictures}'")
+    files_of = sorted((pictures / "test").rglob("*.png"))
+    module, name = {"while they are read": (decoding, "decode_files"),
+                    "after they were read": (runs.reports.evaluation, "extract_features")}[moment]
+    original = getattr(module, name)
+
+    def change(*given):
+        for path in files_of[:30]:
+            shutil.copy(files_of[-1], path)
+        if moment == "after they were read":
+            files_of[40].unlink()
+        return original(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, name, change)
+        if moment == "while they are read":
+            error = refused(arguments, capsys)
+            assert f"files in {pictures / 'test'} were changed while they were read; run the same command" in error
+            assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir() and "image_files" in path.name]
+            assert "evaluation" not in json.loads((run_dir / "results.json").read_text())
+            return
+        assert cli.main(arguments) == 0
+    under_change = json.loads((run_dir / "evaluation.json").read_text())
+    assert cli.main(evaluating(run_dir)) == 0  # of the images as they were
+    assert json.loads((run_dir / "evaluation.json").read_text()) == under_change
+    assert cli.main(arguments) == 0  # of those that are there now: another fingerprint, which the numbers carry
+    now = json.loads((run_dir / "evaluation.json").read_text())
+    assert now[0]["fingerprint"] != under_change[0]["fingerprint"]
 
 
 # The clock

@@ -134,13 +134,13 @@ def read_image_file(path: str | os.PathLike) -> bytes:
         UnusableImage: no file, such as a pipe, which would be waited for, or a device; or longer than 256 MiB.
         OSError: it cannot be read.
     """
-    if not stat.S_ISREG(os.stat(path).st_mode):
+    found = os.stat(path)
+    if not stat.S_ISREG(found.st_mode):
         raise UnusableImage("it is no file")
-    with open(path, "rb") as file:
-        data = file.read(_MOST_BYTES + 1)
-    if len(data) > _MOST_BYTES:
+    if found.st_size > _MOST_BYTES:
         raise UnusableImage(f"it has more than {_MOST_BYTES >> 20} MiB")
-    return data
+    with open(path, "rb") as file:
+        return file.read(found.st_size + 1)  # Python reserves as much as it is asked for
 
 
 def _prepared(image: Image.Image, how: Decoding) -> Image.Image:

@@ -69,7 +69,7 @@ def export(
     Raises:
         ValueError: no such backbone or head, a support set that is none, class names that do not fit it, something
             else at `path`.
-        OSError: it cannot be written.
+        NotWritten: the disk is full, or the place cannot be written; a model that was there is still whole.
 
     Example:
         >>> tf_unravel.export(learner.backbone, tf_unravel.heads.Ridge(), "model")  # doctest: +SKIP
@@ -110,7 +110,8 @@ def _save(signatures: Signatures, folder: pathlib.Path, card: Mapping[str, Any])
     try:
         tf.saved_model.save(module, str(folder), signatures, options)
     except tf.errors.OpError as error:
-        raise OSError(f"the model cannot be written: {str(error).splitlines()[0]}") from error
+        line = error.message.splitlines()[0].partition(" [Op:")[0]  # "<file>; <reason>"
+        raise OSError(line.rpartition("; ")[-1]) from error
     finally:
         tf.get_logger().setLevel(level)
     write_card(folder / CARD, card)
