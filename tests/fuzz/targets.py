@@ -13,8 +13,8 @@ import pathlib
 import tempfile
 import warnings
 from collections.abc import Callable
-from unittest import mock
 from typing import Any
+from unittest import mock
 
 import numpy as np
 from PIL import Image
