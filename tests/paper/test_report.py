@@ -42,7 +42,7 @@ def test_the_question_of_the_first_screen_is_answered_there(smoke):
     text = (smoke[0] / "report" / "report.md").read_text()
     first = text[: text.index("## Every claim")]
     assert "Does R_FC help, by how much, and at what cost?" in first
-    assert "points of accuracy" in first and "times a classical one" in first
+    assert "percentage points" in first and "times a classical one" in first
 
 
 def test_the_same_command_again_runs_nothing(smoke, capsys):
