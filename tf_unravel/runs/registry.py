@@ -45,7 +45,8 @@ def register() -> None:
         "data": (data.load, batches.ClassPairs, batches.Episodes, batches.InnerBatches),
         "backbones": tuple(backbones.by_name.values()),
         "regularizers": (regularizers.FeatureClustering, regularizers.HyperplaneVariation),
-        "heads": (*heads.by_name.values(), heads.SGD, heads.Adam),
+        # By name: one of the user's own in heads.by_name registers itself.
+        "heads": (heads.Prototypes, heads.Ridge, heads.SVM, heads.Linear, heads.FineTune, heads.SGD, heads.Adam),
         "learners": (
             *(_builder(learner, labels) for learner, labels in LABELS.items()),
             learners.sgd,

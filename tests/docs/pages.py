@@ -1,0 +1,40 @@
+"""The code blocks of a page, and what runs them as a reader would."""
+
+import pathlib
+import re
+import shlex
+import subprocess
+
+from tf_unravel import cli
+
+ROOT = pathlib.Path(__file__).parents[2]
+_BLOCK = re.compile(r"(<!-- test: [^>]*-->\n)?^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def blocks(page: str) -> list[tuple[str, str]]:
+    """(language, text) of a page's Python and shell blocks; those below `<!-- test: why -->` are left out."""
+    found = _BLOCK.findall((ROOT / page).read_text(encoding="utf-8"))
+    return [(language, text) for left_out, language, text in found if language in ("bash", "python") and not left_out]
+
+
+def run_shell(text: str, *shorter: str) -> None:
+    """Runs lines of `tf-unravel ...` in this process, as another would import TensorFlow each time, others in bash.
+
+    `shorter` are gin bindings for every training.
+    """
+    if "tf-unravel" not in text:
+        subprocess.run(["bash", "-eu", "-c", text], check=True)
+        return
+    changes = [f"--gin_bindings={line}" for line in shorter]
+    for line in text.replace("\\\n", " ").splitlines():
+        program, *arguments = shlex.split(line.removeprefix("PYTHONPATH=. "))
+        assert program == "tf-unravel", line
+        assert cli.main([*arguments, *(changes if arguments[0] == "train" else ())]) == 0, line
+
+
+def run_python(text: str, names: dict[str, object]) -> None:
+    """Runs a block after those that left `names`; one that begins with `# name.py` is saved under that name instead."""
+    if saved := re.match(r"# (\w+\.py)\n", text):
+        pathlib.Path(saved[1]).write_text(text, encoding="utf-8")
+    else:
+        exec(compile(text, "a block of the page", "exec"), names)

@@ -1,0 +1,27 @@
+"""The README's Python runs as it stands, in order; what is changed: a training is two steps long."""
+
+import numpy as np
+
+import tf_unravel as tu
+from tests.docs.pages import blocks, run_python
+from tests.learners.problems import small_network
+
+
+def test_the_blocks_run_in_order(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    fit = tu.learners.Learner.fit
+    monkeypatch.setattr(tu.learners.Learner, "fit", lambda self, batches, epochs, steps_per_epoch: fit(
+        self, batches, epochs=1, steps_per_epoch=2, verbose=0))
+    rng = np.random.default_rng(0)
+    tu.export(small_network(), tu.heads.Ridge(), "model")  # what the first block loads, and asks about these
+    names: dict[str, object] = {
+        "images": rng.integers(0, 256, (3, 20, 24, 3), np.uint8),
+        "labelled": rng.integers(0, 256, (4, 16, 16, 3), np.uint8),
+        "labels": np.array([0, 1, 1, 0], np.int32),
+    }
+    languages, texts = zip(*blocks("README.md"), strict=True)
+    assert languages == ("python",) * 3
+    for text in texts:
+        run_python(text, names)
+    printed = capsys.readouterr().out
+    assert printed.count("2,000 tasks") == 1 and printed.count(" 200 tasks") == 1 and "r_fc" in printed
