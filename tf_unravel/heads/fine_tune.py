@@ -167,8 +167,9 @@ class FineTune:
         logits = self.adapt_each(backbone, ways, (support, support_labels, query), self._logits, first_task)
         if tf.executing_eagerly() and not bool(tf.reduce_all(tf.math.is_finite(logits))):
             raise ValueError(
-                f"The logits of {self.name} are not finite: it diverged, or the backbone or the images hold NaN; lower the "
-                f"learning rate, or check them. Received: NaN or infinity after {self.steps} steps of {self.optimizer}."
+                f"The logits of {self.name} are not finite: it diverged, or the backbone or the images hold NaN; lower "
+                "the learning rate, or check them. "
+                f"Received: NaN or infinity after {self.steps} steps of {self.optimizer}."
             )
         return logits
 
