@@ -192,7 +192,7 @@ def test_train(photographs, trained, tmp_path, capsys):
     run_dir = tmp_path / "killed" / "run"
     signs = ("killed/run/.*.tmp", "killed/run/checkpoints/.*.tmp", "cache/.*")
     environment = {"TF_UNRAVEL_CACHE": str(tmp_path / "cache")}
-    killer = Killer("train", signs, training(photographs, run_dir, *OFTEN), tmp_path, environment, files=40)
+    killer = Killer("train", signs, training(photographs, run_dir, *OFTEN), tmp_path, environment, files=12)
     killer.measure()
     while killer.kills.total() < 16:
         for folder in (run_dir.parent, tmp_path / "cache"):  # decoded pictures are made anew too

@@ -76,9 +76,12 @@ def test_a_child_ends_with_the_process_that_waits_for_it(tmp_path):
     receiver, sender = context.Pipe(duplex=False)
     child = context.Process(target=processes._child, args=(time.sleep, (600,), str(tmp_path / "log"), sender))
     child.start()
-    sender.close()
-    child.join(0.5)
-    assert child.exitcode is None
-    receiver.close()  # as the system does for a process that is killed
-    child.join(30)
-    assert child.exitcode == 1
+    try:
+        sender.close()
+        child.join(0.5)
+        assert child.exitcode is None
+        receiver.close()  # as the system does for a process that is killed
+        child.join(30)
+        assert child.exitcode == 1
+    finally:
+        child.kill()
