@@ -13,6 +13,7 @@ from properdocs.structure.files import File, Files
 _ROOT = pathlib.Path(__file__).parents[1]
 # A file beside docs/ -> its page.
 _PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
+_COMMENT = re.compile(r"^<!--.*?-->\n", flags=re.MULTILINE | re.DOTALL)
 _UNLINKED = re.compile(r"\[([^\]]+)\]\(LICENSE\)")
 
 
@@ -47,6 +48,11 @@ def on_files(files: Files, config: Any) -> Files:
         files.append(File.generated(config, page, content=_moved(text)))
     files.append(File.generated(config, "reference/command_line.md", content=_command_line()))
     return files
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Takes out comments, which would be text too: they tell the tutorials' test what to leave out, and why."""
+    return _COMMENT.sub("", markdown)
 
 
 def _moved(text: str) -> str:

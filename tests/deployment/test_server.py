@@ -16,7 +16,9 @@ import urllib.request
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from tests.docs.pages import blocks, run_python
 from tests.learners.problems import small_network
 from tf_unravel import cli, deployment, heads
 
@@ -94,6 +96,21 @@ def test_rows_and_columns_are_the_same_features(address, model):
         status, answer = ask(f"{address}:predict", body)
         assert status == 200
         np.testing.assert_allclose(answer["predictions" if "instances" in body else "outputs"], expected, rtol=1e-5)
+
+
+def test_the_client_on_the_page_gets_its_answer(address, tmp_path, monkeypatch, capsys):
+    """docs/serving.md's Python as it stands, but for the address."""
+    rng = np.random.default_rng(0)
+    for name in ("photos/ant/1.png", "photos/bat/1.jpg", "photos/bat/2.png", "more/a.png", "more/b.jpg"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (20, 24, 3), np.uint8)).save(path)
+    ((_, text),) = [block for block in blocks("docs/serving.md") if block[0] == "python"]
+    on_the_page = "http://127.0.0.1:8501/v1/models/mine"
+    assert on_the_page in text
+    monkeypatch.chdir(tmp_path)
+    run_python(text.replace(on_the_page, address), {})
+    assert np.sum(json.loads(capsys.readouterr().out), axis=1) == pytest.approx([1, 1], abs=1e-5)
 
 
 def bad(**changes):
