@@ -37,6 +37,23 @@ def draw(folder: pathlib.Path, colour: np.ndarray, pictures: range) -> None:
         Image.fromarray(np.clip(colour + grain, 0, 255).astype(np.uint8)).save(folder / f"a {number}.png")
 
 
+def test_own_head(place, capsys, monkeypatch):
+    monkeypatch.setattr(tu.heads, "by_name", dict(tu.heads.by_name))  # the page adds one
+    names: dict[str, object] = {}
+    for language, text in blocks("docs/tutorials/own_head.md"):
+        if language == "python":
+            run_python(text, names)
+        else:
+            run_shell(text, EPOCH, FEW)
+    monkeypatch.delitem(sys.modules, "cosine")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[:3]] == ["cosine", "prototypes", "ridge"]
+    assert np.asarray(names["answer"]["probabilities"]).shape == (2, 2)
+    table = [line.split()[:2] for line in lines if line.startswith("classical")]
+    assert table == [["classical", head] for head in ("cosine", "prototypes", "ridge")]
+    assert any("model-cosine: cosine, scale 20" in line for line in lines)
+
+
 def test_own_pictures(place, capsys):
     """20 classes, as in the page's trial; the last five, which it puts aside, are plain to tell apart."""
     for number, colour in enumerate(np.random.default_rng(1).integers(30, 226, (15, 3))):
@@ -54,23 +71,6 @@ def test_own_pictures(place, capsys):
     right = re.search(r"(\d+) of 15 pictures in folders named after a class", printed)
     assert right and int(right[1]) >= 12  # chance is 3
     assert (place / "classification" / "contact_sheet.png").stat().st_size > 5000
-
-
-def test_own_head(place, capsys, monkeypatch):
-    monkeypatch.setattr(tu.heads, "by_name", dict(tu.heads.by_name))  # the page adds one
-    names: dict[str, object] = {}
-    for language, text in blocks("docs/tutorials/own_head.md"):
-        if language == "python":
-            run_python(text, names)
-        else:
-            run_shell(text, EPOCH, FEW)
-    monkeypatch.delitem(sys.modules, "cosine")
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines[:3]] == ["cosine", "prototypes", "ridge"]
-    assert np.asarray(names["answer"]["probabilities"]).shape == (2, 2)
-    table = [line.split()[:2] for line in lines if line.startswith("classical")]
-    assert table == [["classical", head] for head in ("cosine", "prototypes", "ridge")]
-    assert any("model-cosine: cosine, scale 20" in line for line in lines)
 
 
 def test_table3(place, capsys):
