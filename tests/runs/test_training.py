@@ -276,19 +276,21 @@ def test_sigkill_at_ten_random_moments_is_bit_identical(photographs, tmp_path):
     subprocess.run([*command, f"--run_dir={tmp_path / 'whole'}"], check=True, capture_output=True)
     length = time.monotonic() - began
     seconds = json.loads((tmp_path / "whole" / "results.json").read_text())["training"]["seconds"]
-    # Every second life ends while the program starts, the others within the next sixth of the training: five of these
-    # end at five places, and do not finish it.
-    startup = length - seconds
+    # Every second life ends while the program starts, the others within a sixth of the training, counted from where it
+    # begins: five of these end at five places, and do not finish it.
     rng, kills, steps = random.Random(0), 0, []
-    lives = [startup + rng.uniform(0.03, 1 / 6) * seconds if kill % 2 else rng.uniform(0.3, 1.0) * startup
+    lives = [rng.uniform(0.03, 1 / 6) * seconds if kill % 2 else rng.uniform(0.3, 1.0) * (length - seconds)
              for kill in range(10)]
     while True:
-        process = subprocess.Popen([*command, f"--run_dir={tmp_path / 'killed'}"], stderr=subprocess.DEVNULL)
+        process = subprocess.Popen([*command, f"--run_dir={tmp_path / 'killed'}"], stderr=subprocess.PIPE)
+        said = b""
+        while kills < 10 and kills % 2 and b"compiling the first step" not in said:
+            said += process.stderr.read1()
         try:
-            process.wait(timeout=lives[kills] if kills < 10 else None)
+            process.communicate(timeout=lives[kills] if kills < 10 else None)
         except subprocess.TimeoutExpired:
             process.kill()
-            process.wait()
+            process.communicate()
             kills += 1
             newest = runs.RunFolder(tmp_path / "killed").checkpoints.newest_first()
             steps.append(newest[0].name if newest else "none")
