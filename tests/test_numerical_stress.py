@@ -85,7 +85,7 @@ def test_fine_tuning_on_nan_is_one_line(what):
     else:
         images[0, 5, 3, 3] = np.nan
     found = outcome(lambda: head(backbone, images, LABELS, images, 3))
-    assert "The logits are not finite: fine-tuning diverged, or the backbone or the images hold NaN" in found
+    assert "The logits of fine_tune are not finite: it diverged, or the backbone or the images hold NaN" in found
 
 
 @pytest.mark.parametrize("case", CASES)
