@@ -100,7 +100,35 @@ def test_a_head_that_fails_loses_nothing_of_those_before_it(run_dirs, tmp_path, 
     assert cli.main(["evaluate", run, f"--out={tmp_path}", "--tasks=6", "--queries=5", *diverging]) == 1
     assert "fine_tune" in capsys.readouterr().err
     kept = json.loads((run_dirs / "classical" / "results.json").read_text())["evaluation"]
-    assert {(row["head"], row["num_tasks"]) for row in kept} == {("ridge", 6), ("prototypes", 6)}
+    assert {(row["head"], row["num_tasks"]) for row in kept[-4:]} == {("ridge", 6), ("prototypes", 6)}
+
+
+def test_a_second_evaluation_and_measurement_keep_what_the_first_found(run_dirs, tmp_path, capsys):
+    shutil.copytree(run_dirs / "classical", tmp_path / "run")
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    (tmp_path / "run" / "results.json").write_text(json.dumps({"training": results["training"]}))
+    run, few = f"--run_dir={tmp_path / 'run'}", ["--queries=5", "--shots=1"]
+
+    def rows(section):
+        return json.loads((tmp_path / "run" / "results.json").read_text())[section]
+
+    assert cli.main(["evaluate", run, *few, "--heads=ridge", "--tasks=20"]) == 0
+    first = rows("evaluation")
+    for more in (["--heads=svm", "--tasks=20"], ["--heads=ridge", "--tasks=6"], ["--heads=ridge", "--tasks=6"],
+                 ["--heads=ridge", "--tasks=6", "--gin_bindings=Ridge.l2 = 7.0"],
+                 ["--heads=ridge", "--tasks=6", "--split=val"], ["--heads=ridge", "--tasks=6", "--seed=1"]):
+        assert cli.main(["evaluate", run, *few, *more]) == 0
+    assert rows("evaluation")[:1] == first
+    found = [(row["settings"], row["num_tasks"], row["split"].rpartition("/")[2], row["seed"])
+             for row in rows("evaluation")]
+    ridge = first[0]["settings"]
+    assert found == [(ridge, 20, "test", 0), (rows("evaluation")[1]["settings"], 20, "test", 0),
+                     (ridge, 6, "test", 0), ("ridge, l2 7", 6, "test", 0), (ridge, 6, "val", 0), (ridge, 6, "test", 1)]
+    assert cli.main(["export", run, "--head=ridge", f"--out={tmp_path / 'model'}"]) == 0
+    assert capsys.readouterr().out.count("accuracy: 5-way 1-shot") == 4
+    for split in ("test", "val", "test"):
+        assert cli.main(["measure", run, "--pairs=50", f"--split={split}"]) == 0
+    assert [row["split"].rpartition("/")[2] for row in rows("measurement")] == ["val", "test"]
 
 
 def test_measure_prints_and_draws(run_dirs, tmp_path, capsys):
@@ -197,11 +225,13 @@ def test_from_a_run_to_an_answer(run_dirs, photographs, tmp_path, monkeypatch, c
     run = f"--run_dir={run_dirs / 'classical'}"
     assert cli.main(["evaluate", run, "--heads=ridge,svm", "--tasks=20", "--queries=5", "--ways=3", "--shots=1"]) == 0
     measured = json.loads((run_dirs / "classical" / "results.json").read_text())["evaluation"]
+    (mine,) = (row for row in measured if (row["head"], row["ways"], row["num_tasks"]) == ("ridge", 3, 20))
     assert cli.main(["export", run, "--head=ridge", "--out=model", "--checkpoint=best"]) == 0
     said = capsys.readouterr().out
-    assert f"accuracy: 3-way 1-shot {100 * measured[0]['mean']:.2f} ± " in said and "20 tasks" in said
+    assert f"accuracy: 3-way 1-shot {100 * mine['mean']:.2f} ± " in said and "20 tasks" in said
     card = json.loads((tmp_path / "model" / "tf_unravel.json").read_text())
-    assert card["accuracies"] == [row for row in measured if row["head"] == "ridge"]
+    best = [row for row in measured if row["head"] == "ridge" and row["checkpoint_step"] == mine["checkpoint_step"]]
+    assert mine in best and card["accuracies"] == best
     assert card["trained"]["learner"] == "Classical" and card["trained"]["dataset"] == "image_folder"
     assert "conv4.filters = 4" in card["trained"]["config"] and str(photographs) not in json.dumps(card)
     assert card["input"] == {"height": 16, "width": 16, "channels": 3, "pixels": "uint8, 0-255"}
@@ -237,7 +267,7 @@ def test_a_support_folder_is_built_in(run_dirs, photographs, tmp_path, capsys):
     out = f"--out={tmp_path / 'model'}"
     arguments = ["export", f"--run_dir={run_dirs / 'classical'}", "--head=own", out, "--gin_bindings=load.crop = True"]
     assert cli.main([*arguments, f"--support={photographs / 'test'}"]) == 0
-    assert "classes: test0, test1, test2, test3, test4" in capsys.readouterr().out
+    assert "classes: 'test0', 'test1', 'test2', 'test3', 'test4'" in capsys.readouterr().out
     card = json.loads((tmp_path / "model" / "tf_unravel.json").read_text())
     assert card["support_per_class"] == [24] * 5 and card["head"]["name"] == "linear" and card["decoding"]["crop"]
     query = f"--query={photographs / 'test' / 'test1'}"

@@ -117,6 +117,27 @@ def test_two_classes_cannot_be_split_in_three(tmp_path):
         load(tmp_path / "plain")
 
 
+def test_all_that_is_dealt_must_be_usable_before_a_part_is(tmp_path):
+    """Removed once a part was learned from, a bad class would deal the classes anew."""
+    names = [f"c{i}" for i in range(10)]
+    for i, name in enumerate(names):
+        for j in range(2):
+            write(tmp_path / "plain" / name / f"{j}.png", pixels(2 * i + j))
+    of = {split: load(tmp_path / "plain", split).class_names for split in ("train", "val", "test")}
+    bad = tmp_path / "plain" / of["test"][0] / "0.png"
+    bad.write_bytes(b"torn")
+    with pytest.raises(ValueError, match="image_folder/test: .*0.png cannot be used: .*load.on_corrupt = 'skip'"):
+        load(tmp_path / "plain", "train")
+    bad.unlink()
+    for split in ("train", "val"):
+        with pytest.raises(ValueError, match=f"image_folder/test: class '{of['test'][0]}' .* has 1 usable images"):
+            load(tmp_path / "plain", split)
+    assert load(tmp_path / "plain", "train", min_images=1).class_names == of["train"]
+    (tmp_path / "plain" / "empty").mkdir()
+    with pytest.raises(ValueError, match="class 'empty' .* has 0 usable images"):
+        load(tmp_path / "plain", "train", min_images=1)
+
+
 def test_a_class_called_train_is_a_class(tmp_path):
     for name in ("bus", "car", "train"):
         for i in range(2):

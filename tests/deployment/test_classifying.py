@@ -124,6 +124,23 @@ def test_one_picture_is_enough_and_the_sheet_of_last_time_is_none(place, tmp_pat
     assert [answer.file for answer in found.answers] == ["one.png"]
 
 
+def test_a_call_without_a_figure_leaves_no_sheet_of_another_question(place, tmp_path):
+    asked = (place / "model", place / "more", place / "photos", tmp_path)
+    assert str(tmp_path / "contact_sheet.png") in deployment.classify(*asked, figure=True).written
+    assert len(deployment.classify(*asked).written) == 2 and not (tmp_path / "contact_sheet.png").exists()
+
+
+def test_pictures_that_are_in_no_class_folder_are_named(place, tmp_path, caplog):
+    shutil.copytree(place / "photos", tmp_path / "photos")
+    for name in ("loose.jpg", "bee/deeper/b.png"):
+        save(PICTURES[0, 0], tmp_path / "photos" / name)
+    found = deployment.classify(place / "model", place / "more", tmp_path / "photos", tmp_path / "out")
+    assert sorted(found.skipped) == [f"{tmp_path}/photos/bee/deeper/b.png", f"{tmp_path}/photos/loose.jpg"]
+    assert found.support == {"ape": 1, "bee": 2, "cat": 3}
+    assert f"left out {tmp_path}/photos/loose.jpg: it is not {tmp_path}/photos/<class>/<picture>." in str(found)
+    assert "loose.jpg" in caplog.text
+
+
 @pytest.mark.parametrize(("where", "what", "reason"), [
     ("photos/bee", b"\xff\xd8\xff\xe0 torn", ".*"),
     ("more/loose", b"\xff\xd8\xff\xe0 torn", ".*"),
@@ -158,13 +175,16 @@ def test_a_class_or_a_folder_with_nothing_left_is_refused(place, tmp_path):
     ({"support": None}, "needs labelled pictures: give --support"),
     ({"support": "photos/ape"}, "two classes or more: .*Received: .*ape, a folder with 0 folders"),
     ({"support": "absent"}, "Received: .*absent, no folder"),
-    ({"query": "absent"}, "no pictures to classify. Received: .*absent, no such folder"),
+    ({"query": "absent"}, "no pictures to classify. Received: .*absent, no such file or folder"),
     ({"query": "model"}, "no pictures to classify. Received: .*no JPEG, PNG, BMP or WebP file"),
     ({"model": "photos"}, "holds no exported model"),
+    ({"model": "run"}, "run is a run, not an exported model; make one of it with tf-unravel export --run_dir=.*run"),
     ({"on_corrupt": "ignore"}, "on_corrupt is 'error' or 'skip'. Received: 'ignore'"),
 ])  # fmt: skip
 def test_bad_arguments_are_one_line(place, tmp_path, changed, message):
     arguments = {"model": "model", "query": "more", "support": "photos", **changed}
+    (place / "run").mkdir(exist_ok=True)
+    (place / "run" / "config.gin").write_text("run.epochs = 1")
     named = {key: place / value if value and key != "on_corrupt" else value for key, value in arguments.items()}
     with pytest.raises(ValueError, match=message) as refused:
         deployment.classify(**named, out=tmp_path / "out")
@@ -215,8 +235,15 @@ def test_a_sheet_of_many_pictures_grows_sideways():
         rows = [contact_sheet.Query(image, "a_very_long_name_of_a_file.png", "cat$", 0.9, near)] * count
         figure = contact_sheet.contact_sheet(rows, ["cat$"], "title")
         assert len(figure.axes[0].images) == 2 * count
+        said = [text.get_text() for text in figure.axes[0].texts]
+        assert said[0] == "title" and "colour of a frame is a class" in " ".join(said)
+        assert not [text for text in said if text.startswith("folder: ")]
         sizes.append(figure.get_size_inches())
-    assert sizes[0][0] == sizes[1][0] and sizes[2][0] == pytest.approx(3 * sizes[1][0]) and sizes[1][1] == sizes[2][1]
+    assert sizes[0][0] == sizes[1][0] and sizes[2][0] == pytest.approx(3 * sizes[1][0])
+    assert sizes[2][1] == pytest.approx(sizes[1][1], rel=0.05)  # but for the lines at the top
+    wrong = [row._replace(folder_class=name) for row in rows[:2] for name in ("cat$", "dog")]
+    figure = contact_sheet.contact_sheet(wrong, ["cat$", "dog"])
+    assert [text.get_text() for text in figure.axes[0].texts].count("folder: dog") == 2
     with pytest.raises(ValueError, match="nothing to draw"):
         contact_sheet.contact_sheet([], ["cat"])
 

@@ -220,6 +220,23 @@ def test_what_is_no_exported_model_is_not_replaced(tmp_path):
     assert export(backbone, heads.Ridge(), tmp_path / "empty") == (tmp_path / "empty").resolve()
 
 
+@pytest.mark.parametrize("name", ["notes.txt", "variables/thesis.txt", "assets/labels.txt", "2/saved_model.pb", "link"])
+def test_a_file_of_somebody_in_a_models_folder_is_not_lost(tmp_path, name):
+    model = export(network(), heads.Ridge(), tmp_path / "model")
+    (model / name).parent.mkdir(exist_ok=True)
+    if name == "link":
+        (model / name).symlink_to(tmp_path)
+    else:
+        (model / name).write_text("years")
+    card = (model / "tf_unravel.json").read_bytes()
+    with pytest.raises(ValueError, match=f"and {name} would be lost; move that away, or choose another folder"):
+        export(network(), heads.SVM(), model)
+    assert (model / name).exists() and (model / "tf_unravel.json").read_bytes() == card
+    (model / "zz.txt").write_text("more")
+    with pytest.raises(ValueError, match=f"and {name} and 1 more would be lost"):
+        export(network(), heads.SVM(), model)
+
+
 def test_a_full_disk_is_one_line_and_leaves_the_old_model(tmp_path, monkeypatch):
     backbone = network()
     export(backbone, heads.Ridge(), tmp_path / "model")

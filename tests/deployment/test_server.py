@@ -98,19 +98,27 @@ def test_rows_and_columns_are_the_same_features(address, model):
         np.testing.assert_allclose(answer["predictions" if "instances" in body else "outputs"], expected, rtol=1e-5)
 
 
-def test_the_client_on_the_page_gets_its_answer(address, tmp_path, monkeypatch, capsys):
-    """docs/serving.md's Python as it stands, but for the address."""
+def test_the_client_on_the_page_gets_its_answer(address, model, tmp_path, monkeypatch, capsys):
+    """docs/serving.md's Python as it stands, but for the address; the answers are those of `classify`."""
     rng = np.random.default_rng(0)
-    for name in ("photos/ant/1.png", "photos/bat/1.jpg", "photos/bat/2.png", "more/a.png", "more/b.jpg"):
+    asked = ("more_photos/a/c.png", "more_photos/b.jpg")
+    for name in ("photos/ant/1.png", "photos/bat/1.jpg", "photos/bat/2.png", *asked):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (20, 24, 3), np.uint8)).save(path)
+    for name in ("photos/notes.txt", "photos/ant/notes.txt", "more_photos/a/notes.txt"):
+        (tmp_path / name).write_text("no picture")
     ((_, text),) = [block for block in blocks("docs/serving.md") if block[0] == "python"]
     on_the_page = "http://127.0.0.1:8501/v1/models/mine"
     assert on_the_page in text
     monkeypatch.chdir(tmp_path)
     run_python(text.replace(on_the_page, address), {})
-    assert np.sum(json.loads(capsys.readouterr().out), axis=1) == pytest.approx([1, 1], abs=1e-5)
+    found = deployment.classify(model, "more_photos", "photos")
+    lines = [f"more_photos/{answer.file} {answer.class_name} {answer.probability:.3f}" for answer in found.answers]
+    assert capsys.readouterr().out.splitlines() == lines
+    with pytest.raises(SystemExit, match="two classes"):
+        (tmp_path / "photos" / "ant").rename(tmp_path / "photos" / "bat" / "ant")
+        run_python(text.replace(on_the_page, address), {})
 
 
 def bad(**changes):
@@ -201,7 +209,13 @@ def test_a_client_that_hangs_up_harms_nobody(address):
 def test_a_port_that_is_taken_is_one_line(address, model, capsys):
     port = address.split(":")[2].split("/")[0]
     assert cli.main(["serve", f"--model={model}", f"--port={port}"]) == 1
-    assert "in use" in capsys.readouterr().err
+    assert f"cannot listen at 127.0.0.1:{port} (Address already in use); --port=0 takes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("port", [-1, 70000])
+def test_a_port_that_is_none_is_one_line(model, capsys, port):
+    assert cli.main(["serve", f"--model={model}", f"--port={port}"]) == 1
+    assert f"--port must be 0 to 65535, 0 for a free one. Received: {port}" in capsys.readouterr().err
 
 
 @pytest.mark.long

@@ -106,9 +106,10 @@ def _tiny():
 @pytest.mark.parametrize(
     ("files", "bindings", "message"),
     [
-        (["gin/run/absent.gin"], [], "--gin_file gin/run/absent.gin: no such file. With the package come: gin/run/c"),
+        (["gin/run/absent.gin"], [], "--gin_file gin/run/absent.gin: no such file; see the folder .*gin"),
+        (["gin/run/own_image.gin"], [], "own_image.gin: no such file; do you mean gin/run/own_images.gin"),
         (["gin/run/demo_classical.gin"], ["run.epoch = 3"], "epoch"),
-        (["gin/data/image_folders.gin"], [], "no such file. With the package come: gin/data/"),
+        (["gin/data/image_folders.gin"], [], "no such file; do you mean gin/data/image_folder.gin"),
         (["gin/run/demo_classical.gin"], ["run.epochs = = 3"], "cannot be read"),
         (["gin/run/demo_classical.gin"], ["load.root = /a/b"], "load.root = /a/b' cannot be read.*needs quotes"),
         (["gin/data/glyphs.gin", "gin/backbone/conv4.gin", "gin/learner/classical.gin"], [], "say run.epochs; give"),

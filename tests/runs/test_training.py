@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import pytest
 
-from tf_unravel import runs
+from tf_unravel import cli, runs
 from tf_unravel.runs import config
 from tf_unravel.runs.training import TrainingDiverged
 
@@ -200,6 +200,35 @@ def test_a_damaged_best_checkpoint_is_one_clear_line(finished, tmp_path):
     with pytest.raises(config.ConfigError, match="best.npz cannot be used.*--checkpoint=last"):
         runs.FinishedRun(tmp_path / "run")
     assert runs.FinishedRun(tmp_path / "run", checkpoint="last").step == 24
+
+
+def test_classes_that_were_learned_from_are_not_tested_on(photographs, tmp_path, capsys):
+    """Without one of its 4 test classes, a folder of 11 is dealt 6 : 4: one that was learned from would be tested."""
+    root, run_dir = tmp_path / "root", tmp_path / "run"
+    for folder in (*(photographs / "train").iterdir(), *(photographs / "test").iterdir()):
+        shutil.copytree(folder, root / folder.name)
+    train(root, run_dir, "load.fractions = (0.6, 0.0, 0.4)", "Validation.every_epochs = 0", "run.epochs = 1")
+    learned = json.loads((run_dir / "environment.json").read_text())["classes"]
+    tested = runs.FinishedRun(run_dir).split("test").class_names
+    assert list(learned) == ["train"] and len(learned["train"]) == 7 and len(tested) == 4
+    evaluate = ["evaluate", f"--run_dir={run_dir}", "--heads=ridge", "--ways=3", "--tasks=4", "--queries=2"]
+    shutil.move(root / tested[0], tmp_path / "aside")
+    assert cli.main(evaluate) == 1
+    error = capsys.readouterr().err
+    assert any(f"class {name!r} of the train split, when the run began" in error for name in learned["train"])
+    assert "would be in the test split now" in error and "environment.json names those of train" in error
+    shutil.move(tmp_path / "aside", root / tested[0])
+    shutil.rmtree(root / learned["train"][0])  # 6 : 4 as well, and none of the six has moved
+    assert cli.main(evaluate) == 0
+
+
+def test_one_class_is_refused(photographs, tmp_path):
+    root = tmp_path / "root"
+    for name in ("train0", "train1"):
+        shutil.copytree(photographs / "train" / name, root / name)
+    two = ("load.fractions = (0.8, 0.0, 0.2)", "Validation.every_epochs = 0")
+    with pytest.raises(config.ConfigError, match="image_folder/train has 'train.' alone .a folder without train, val"):
+        train(root, tmp_path / "run", *two)
 
 
 def test_changed_data_is_refused(photographs, finished, tmp_path):

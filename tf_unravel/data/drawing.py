@@ -25,6 +25,7 @@ def uniform_words(words: np.random.Philox, shape: tuple[int, ...]) -> np.ndarray
 
 
 def permutations(words: np.random.Philox, rows: int, size: int) -> np.ndarray:
+    """Returns int64 [rows, size]: each row a permutation of range(size); equal words keep their order."""
     return np.argsort(words.random_raw(rows * size).reshape(rows, size), axis=1, kind="stable")
 
 
@@ -76,16 +77,23 @@ class Recent:
 
 
 def take(images: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    """Returns images[indices], [*indices.shape, ...]; the indices are drawn here, so that none is checked."""
     return np.asarray(np.take(images, indices, axis=0, mode="clip"))
 
 
 def in_order(load: Callable[[tf.Tensor], Any], first: int, count: int | None) -> tf.data.Dataset:
+    """A dataset of load(first), load(first + 1), ...: `count` of them, or without end; a few are loaded ahead."""
     numbers = tf.data.Dataset.counter(first, dtype=tf.int64)
     numbers = numbers if count is None else numbers.take(count)
     return numbers.map(load, num_parallel_calls=2, deterministic=True).prefetch(2)
 
 
 def check_counts(**counts: int | None) -> None:
+    """Refuses negative counts, by their names.
+
+    Raises:
+        ValueError: there is one.
+    """
     for name, value in counts.items():
         if value is not None and value < 0:
             raise ValueError(f"{name} must not be negative. Received: {name}={value}.")

@@ -69,9 +69,32 @@ def load_files(
     Raises:
         ValueError: a damaged image, images of different sizes without `how.size`, or a class with too few images.
     """
+    arrays = _usable(files, how, min_images, on_corrupt)
+    class_ids = np.array(arrays["class_ids"])
+    skipped = len(files.paths) - len(class_ids)
+    if skipped:
+        _log.warning("%s: left out %d of %d images (they cannot be used).", files.name, skipped, len(files.paths))
+    images, fingerprint = arrays["images"][: len(class_ids)], str(arrays["fingerprint"])
+    return ClassImages(images, class_ids, files.class_names, files.name, fingerprint, normalization)
+
+
+def check_files(parts: Sequence[ImageFiles], how: decoding.Decoding, min_images: int, on_corrupt: str) -> None:
+    """Refuses what `load_files` would refuse, the numbers of all parts first; what is decoded on the way is kept.
+
+    Raises:
+        ValueError: as `load_files`.
+    """
+    for files in parts:
+        _check_counts(files, files.class_ids, min_images)
+    for files in parts:
+        _usable(files, how, min_images, on_corrupt)
+
+
+def _usable(files: ImageFiles, how: decoding.Decoding, min_images: int, on_corrupt: str) -> dict[str, np.ndarray]:
+    """Decoded images (with rows to spare where some were left out), class_ids and fingerprint, from the cache."""
     if on_corrupt not in ("error", "skip"):
         raise ValueError(f"on_corrupt must be 'error' or 'skip'. Received: {on_corrupt!r}.")
-    _check_counts(files, np.bincount(files.class_ids, minlength=len(files.class_names)), min_images)
+    _check_counts(files, files.class_ids, min_images)
     digest = content.digest_of_files(files.root, files.paths)
     key = f"image_files/{_VERSION} {digest} {how} {on_corrupt} {PIL.__version__} {_grouping(files)}"
 
@@ -80,13 +103,8 @@ def load_files(
         content.check_unchanged(files.name, files.root, files.paths, digest)
 
     arrays = cache.cached_fill(key, fill)
-    class_ids = np.array(arrays["class_ids"])
-    skipped = len(files.paths) - len(class_ids)
-    if skipped:
-        _log.warning("%s: left out %d of %d images (they cannot be used).", files.name, skipped, len(files.paths))
-    _check_counts(files, np.bincount(class_ids, minlength=len(files.class_names)), min_images)
-    images, fingerprint = arrays["images"][: len(class_ids)], str(arrays["fingerprint"])
-    return ClassImages(images, class_ids, files.class_names, files.name, fingerprint, normalization)
+    _check_counts(files, np.array(arrays["class_ids"]), min_images)
+    return arrays
 
 
 def _grouping(files: ImageFiles) -> str:
@@ -94,9 +112,10 @@ def _grouping(files: ImageFiles) -> str:
     return content.digest_of_text(repr((files.class_names, np.asarray(files.class_ids).tolist())))
 
 
-def _check_counts(files: ImageFiles, counts: np.ndarray, min_images: int) -> None:
-    if not len(counts):
+def _check_counts(files: ImageFiles, class_ids: np.ndarray, min_images: int) -> None:
+    if not files.class_names:
         raise ValueError(f"{files.name}: no classes found in {files.root}; add folders of images.")
+    counts = np.bincount(class_ids, minlength=len(files.class_names))
     few = np.flatnonzero(counts < max(1, min_images))
     if len(few):
         first, more = few[0], f" ({len(few)} such classes)" if len(few) > 1 else ""
@@ -122,8 +141,8 @@ def _fill(create: cache.Create, files: ImageFiles, how: decoding.Decoding, on_co
             )
         if on_corrupt == "error":
             raise ValueError(
-                f"{files.name}: {path} cannot be used: {failure.reason}; replace or remove it, "
-                f"or pass on_corrupt='skip'."
+                f"{files.name}: {path} cannot be used: {failure.reason}; replace or remove it, or leave such images "
+                f"out with on_corrupt='skip' (--gin_bindings=\"load.on_corrupt = 'skip'\")."
             )
     kept = np.setdiff1d(np.arange(len(paths)), list(bad))
     if failures:

@@ -2,6 +2,9 @@
 
 Either root/<split>/<class>/<image> with split train, val (or validation) and test, or root/<class>/<image>, whose
 classes are then dealt to the three splits by a seed. Hidden files and files that are no images are passed over.
+
+Where classes are dealt, all of them must be usable before one split is: a class that is found wanting later, and
+removed, would deal them anew, and classes that were learned from would come among those to test on.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ import numpy as np
 
 from tf_unravel.data import content, decoding
 from tf_unravel.data.class_images import ClassImages
-from tf_unravel.data.image_files import ImageFiles, load_files, size_of
+from tf_unravel.data.image_files import ImageFiles, check_files, load_files, size_of
 from tf_unravel.data.split_lists import check_disjoint
 
 FOLDERS = {"train": ("train",), "val": ("val", "validation"), "test": ("test",)}
@@ -62,13 +65,16 @@ def load(
     if not root.is_dir():
         raise ValueError(f"image_folder: no folder {root}; check the path.")
     how = decoding.Decoding(size_of(image_size), resize, crop, tuple(background))
-    base, classes = classes_of(root, split, seed, fractions)
-    files = list_files(f"image_folder/{split}", base, classes)
-    return load_files(files, how, min_images, on_corrupt)
+    base, parts = parts_of(root, split, seed, fractions)
+    files = {part: list_files(f"image_folder/{part}", base, classes) for part, classes in parts.items()}
+    check_files(list(files.values()), how, min_images, on_corrupt)
+    return load_files(files[split], how, min_images, on_corrupt)
 
 
-def classes_of(root: pathlib.Path, split: str, seed: int, fractions: Sequence[float]) -> tuple[pathlib.Path, list[str]]:
-    """(folder that holds the split's class folders, their names)."""
+def parts_of(
+    root: pathlib.Path, split: str, seed: int, fractions: Sequence[float]
+) -> tuple[pathlib.Path, dict[str, list[str]]]:
+    """(folder that holds class folders, split -> names of its classes): the split's, or all that are dealt."""
     if has_split_folders(root):
         folders = split_folders(root)
         check_disjoint({name: (folder, subfolders(folder)) for name, folder in folders.items()})
@@ -77,11 +83,13 @@ def classes_of(root: pathlib.Path, split: str, seed: int, fractions: Sequence[fl
         classes = subfolders(folders[split])
         if not classes:
             raise ValueError(f"{folders[split]} is empty: add one folder of images per class.")
-        return folders[split], classes
+        return folders[split], {split: classes}
     classes = subfolders(root)
     if not classes:
         raise ValueError(f"{root} holds no class folders; expected <split>/<class>/<image> or <class>/<image>.")
-    return root, split_classes(classes, split, seed, fractions, str(root))
+    sizes = split_sizes(len(classes), fractions, str(root))
+    wanted = [part for part, size in zip(FOLDERS, sizes, strict=True) if size or part == split]
+    return root, {part: split_classes(classes, part, seed, fractions, str(root)) for part in wanted}
 
 
 def has_split_folders(root: pathlib.Path) -> bool:

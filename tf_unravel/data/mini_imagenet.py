@@ -83,8 +83,8 @@ def load(
     if split in tables and (root / "images").is_dir():
         return load_files(_listed(name, root, tables, split), how, 2, on_corrupt, NORMALIZATION)
     if split in (image_folder.split_folders(root) if root.is_dir() else {}):
-        base, classes = image_folder.classes_of(root, split, 0, (0.64, 0.16, 0.2))
-        files = image_folder.list_files(name, base, classes)
+        base, parts = image_folder.parts_of(root, split, 0, (0.64, 0.16, 0.2))
+        files = image_folder.list_files(name, base, parts[split])
         return load_files(files, how, 2, on_corrupt, NORMALIZATION)
     raise ValueError(f"mini_imagenet: {root} has no split {split!r} in a known layout; put there one of: {_ACCEPTED}.")
 

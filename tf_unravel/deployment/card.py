@@ -20,6 +20,7 @@ import json
 import os
 import pathlib
 import platform
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,6 +36,7 @@ from tf_unravel.files import write_atomically
 
 CARD = "tf_unravel.json"
 FORMAT = 1
+_OURS = re.compile(r"saved_model\.pb|fingerprint\.pb|tf_unravel\.json|variables/variables\.(index|data-\d{5}-of-\d{5})")
 _LARGEST = 4096  # pixels of a side: beyond it a card is damaged, or asks for memory that no such model needs
 
 
@@ -96,6 +98,12 @@ def is_exported(path: pathlib.Path) -> bool:
     return (path / CARD).is_file() and (path / "saved_model.pb").is_file()
 
 
+def others_in(path: pathlib.Path) -> list[str]:
+    """What an exported model's folder holds besides what `export` writes, sorted."""
+    found = (each.relative_to(path).as_posix() for each in path.rglob("*") if each.is_symlink() or not each.is_dir())
+    return sorted(name for name in found if not _OURS.fullmatch(name))
+
+
 def write_card(path: pathlib.Path, card: Mapping[str, Any]) -> None:
     """Writes a card, whole or not at all."""
     text = json.dumps(card, indent=1, ensure_ascii=False) + "\n"
@@ -112,6 +120,9 @@ def read_card(model: str | os.PathLike) -> dict[str, Any]:
         ValueError: it holds no exported model, or its card is damaged.
     """
     path = pathlib.Path(model)
+    if (path / "config.gin").is_file():
+        raise ValueError(f"{path} is a run, not an exported model; make one of it with "
+                         f"tf-unravel export --run_dir={path} --head=ridge --out=model.")
     if not is_exported(path):
         raise ValueError(f"{path} holds no exported model (no {CARD} beside a saved_model.pb); make one with "
                          f"tf-unravel export --run_dir=... --head=ridge --out={path}.")

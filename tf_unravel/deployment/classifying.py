@@ -129,6 +129,8 @@ def classify(
 ) -> Classification:
     """Classifies pictures; writes classification.csv and .json, and contact_sheet.png with `figure`.
 
+    Those of an earlier call are replaced, and its contact sheet is removed where this one draws none.
+
     Args:
         model: folder of an exported model, one that you exported or trust (see `model`).
         query: folder of the pictures, searched to its depth, or one picture.
@@ -225,7 +227,7 @@ def _figure(
         neighbours = [Neighbour(known.images[i], known.class_names[known.labels[i]], float(distances[i]))
                       for i in nearest]
         answer = answers[row]
-        rows.append(Query(image, answer.file, answer.class_name, answer.probability, neighbours))
+        rows.append(Query(image, answer.file, answer.class_name, answer.probability, neighbours, answer.folder_class))
     return contact_sheet(rows, known.class_names, title)
 
 
@@ -235,7 +237,9 @@ def _written(found: Classification, out: pathlib.Path, drawn: Figure | None) -> 
     values = json.dumps(found.json_values(), indent=1, ensure_ascii=False) + "\n"
     for name, text in (("classification.csv", found.csv_text()), ("classification.json", values)):
         write_atomically(out / name, operator.methodcaller("write", text.encode("utf-8")))
-    if drawn is not None:
+    if drawn is None:
+        (out / SHEET).unlink(missing_ok=True)  # of another question
+    else:
         write_atomically(out / SHEET, lambda file: drawn.savefig(file, format="png", dpi=120))
     names = ["classification.csv", "classification.json", *([SHEET] if drawn is not None else [])]
     return dataclasses.replace(found, written=[str(out / name) for name in names])

@@ -1,9 +1,11 @@
 """A contact sheet: pictures that were classified, each with the labelled pictures nearest to it in feature space.
 
 Nearest by the Euclidean distance of the features, before any head or fine-tuning looks at them: what the extractor
-holds to be alike. A frame's colour is that of a class, and its name stands below.
+holds to be alike. A frame's colour is that of a class, and its name stands below; where a picture's folder is named
+after another class than the one it was given, that is said below it too.
 """
 
+import textwrap
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -15,9 +17,13 @@ from matplotlib.patches import Rectangle
 
 from tf_unravel.analysis.palette import COLOURS
 
-_GAP, _TEXT = 0.12, 0.34  # between pictures and below them, in widths of a picture
+_GAP, _TEXT, _LINE = 0.12, 0.48, 0.11  # between pictures, below them, and of it a line, in widths of a picture
 _INCHES = 1.15  # of a picture
 _ROWS = 16  # before another block begins beside the first
+_LEGEND = (
+    "In front, the class that a picture was given, and its probability. Behind it the labelled pictures, their classes "
+    "and distances. The colour of a frame is a class; 'folder' stands where a picture's folder is named after another."
+)
 
 
 class Neighbour(NamedTuple):
@@ -43,6 +49,7 @@ class Query(NamedTuple):
         class_name: the class it was given.
         probability: of that class.
         neighbours: nearest first.
+        folder_class: the class that its folder is named after, if any.
     """
 
     image: np.ndarray
@@ -50,6 +57,7 @@ class Query(NamedTuple):
     class_name: str
     probability: float
     neighbours: Sequence[Neighbour]
+    folder_class: str | None = None
 
 
 def contact_sheet(queries: Sequence[Query], class_names: Sequence[str], title: str = "") -> Figure:
@@ -75,17 +83,23 @@ def contact_sheet(queries: Sequence[Query], class_names: Sequence[str], title: s
     colours = {name: COLOURS[place % len(COLOURS)] for place, name in enumerate(class_names)}
     height = queries[0].image.shape[0] / queries[0].image.shape[1]  # of a picture, in its widths
     block = (1 + max(len(query.neighbours) for query in queries)) * (1 + _GAP) + 3 * _GAP  # width of one
-    across, down = -(-len(queries) // _ROWS) * block, min(len(queries), _ROWS) * (height + _TEXT) + _TEXT
+    across = -(-len(queries) // _ROWS) * block
+    letters = int(20 * across)  # of a line at the top
+    lines = [*textwrap.wrap(title, letters), *textwrap.wrap(_LEGEND, letters)]
+    head = _LINE * (len(lines) + 2)
+    down = head + min(len(queries), _ROWS) * (height + _TEXT)
     figure = Figure(figsize=(across * _INCHES, down * _INCHES))
     FigureCanvasAgg(figure)
     panel = figure.add_axes((0, 0, 1, 1))
     panel.set(xlim=(0, across), ylim=(down, 0))
     panel.set_axis_off()
-    panel.text(_GAP, 0.7 * _TEXT, title, fontsize=8, va="bottom", parse_math=False)
+    _lines(panel, (_GAP, _LINE), lines)
     for number, query in enumerate(queries):
-        left, top = _GAP + number // _ROWS * block, _TEXT + number % _ROWS * (height + _TEXT)
-        answer = f"{query.class_name} {query.probability:.2f}"
-        _picture(panel, query.image, (left, top), height, colours[query.class_name], (query.file, answer))
+        left, top = _GAP + number // _ROWS * block, head + number % _ROWS * (height + _TEXT)
+        said = [query.file, f"{query.class_name} {query.probability:.2f}"]
+        if query.folder_class not in (None, query.class_name):
+            said.append(f"folder: {query.folder_class}")
+        _picture(panel, query.image, (left, top), height, colours[query.class_name], said)
         for near in query.neighbours:
             left += 1 + (2 if near is query.neighbours[0] else 1) * _GAP
             below = (near.class_name, f"{near.distance:.2f}")
@@ -101,8 +115,13 @@ def _picture(
     extent = (left, left + 1, top + height, top)
     panel.imshow(pixels, cmap="gray", vmin=0, vmax=255, extent=extent, aspect="auto", interpolation="nearest")
     panel.add_patch(Rectangle(corner, 1, height, fill=False, edgecolor=colour, linewidth=2))
-    for line, text in enumerate(below):
-        panel.text(left, top + height + 0.12 + 0.11 * line, _short(text), fontsize=6, va="baseline", parse_math=False)
+    _lines(panel, (left, top + height), [_short(text) for text in below])
+
+
+def _lines(panel: Axes, corner: tuple[float, float], lines: Sequence[str]) -> None:
+    left, top = corner
+    for number, line in enumerate(lines, start=1):
+        panel.text(left, top + 0.01 + _LINE * number, line, fontsize=6, va="baseline", parse_math=False)
 
 
 def _short(text: str, longest: int = 20) -> str:

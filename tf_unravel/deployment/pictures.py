@@ -33,7 +33,7 @@ class Labelled(NamedTuple):
 
 
 def read_labelled(root: str | os.PathLike, card: Mapping[str, Any], on_corrupt: str = "error") -> Labelled:
-    """The pictures root/<class>/<picture>.
+    """The pictures root/<class>/<picture>; others below root are left out, with a warning.
 
     Args:
         root: the folder.
@@ -60,6 +60,9 @@ def read_labelled(root: str | os.PathLike, card: Mapping[str, Any], on_corrupt: 
     if empty:
         raise ValueError(f"Every class needs a picture (JPEG, PNG, BMP or WebP) that can be read. "
                          f"Received: none in {folder / classes[empty[0]]}.")
+    for path in sorted(set(pictures_below(folder)) - set(paths)):
+        skipped[shown(path)] = f"it is not {folder}/<class>/<picture>"
+        _log.warning("left out %s: %s.", shown(path), skipped[shown(path)])
     return Labelled(images, labels, tuple(map(shown, classes)), [paths[row] for row in kept], skipped)
 
 
@@ -75,7 +78,7 @@ def pictures_below(root: str | os.PathLike) -> list[str]:
         folders[:] = [name for name in folders if not name.startswith(".")]
         found += [os.path.join(parent, name) for name in names if image_folder.is_image(name)]
     if not found:
-        what = "no JPEG, PNG, BMP or WebP file" if folder.exists() else "no such folder"
+        what = "no JPEG, PNG, BMP or WebP file" if folder.exists() else "no such file or folder"
         raise ValueError(f"There are no pictures to classify. Received: {folder}, {what}.")
     return sorted(found)
 

@@ -37,7 +37,7 @@ import tensorflow as tf
 
 from tf_unravel import heads
 from tf_unravel.deployment.answers import Answer, Settled, answer_of
-from tf_unravel.deployment.card import CARD, card_of, is_exported, write_card
+from tf_unravel.deployment.card import CARD, card_of, is_exported, others_in, write_card
 from tf_unravel.deployment.requests import Request, checked_images, checked_request, finite, said_by
 from tf_unravel.files import write_folder
 
@@ -58,7 +58,8 @@ def export(
     Args:
         backbone: keras.Model, images [B, H, W, C] of a fixed size -> features [B, D].
         head: see `tf_unravel.heads`.
-        path: the folder. It is whole or absent at any moment; an exported model that is there is replaced.
+        path: the folder. It is whole or absent at any moment; an exported model that is there is replaced, unless
+            something else is in its folder.
         support: (images uint8 [S, H, W, C], labels integers [S]) to bake in: a plain classifier of these classes.
         class_names: of the labels 0..W-1 of `support`; None for "0", "1" and so on.
         card: what is known of the model besides, such as `{"trained": {...}, "accuracies": [...]}`; JSON values.
@@ -78,8 +79,7 @@ def export(
     heads.check_head("head", head)
     shape = image_shape_of(backbone)
     target = pathlib.Path(os.path.realpath(path))
-    if not is_exported(target) and target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        raise ValueError(f"{path} is there and is no exported model; choose another folder. Received: path={path}.")
+    _check_free(target, path)
     answer, features = answer_of(backbone, head), _features(backbone, shape)
     if support is None:
         if class_names is not None:
@@ -115,6 +115,18 @@ def _save(signatures: Signatures, folder: pathlib.Path, card: Mapping[str, Any])
     finally:
         tf.get_logger().setLevel(level)
     write_card(folder / CARD, card)
+
+
+def _check_free(target: pathlib.Path, path: str | os.PathLike) -> None:
+    """Refuses a place that holds what is not ours to replace."""
+    if not is_exported(target):
+        if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+            raise ValueError(f"{path} is there and is no exported model; choose another folder. Received: path={path}.")
+    elif others := others_in(target):
+        more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+        raise ValueError(f"The exported model in {path} would be replaced with all that is in its folder, and "
+                         f"{others[0]}{more} would be lost; move that away, or choose another folder. "
+                         f"Received: path={path}.")
 
 
 def image_shape_of(backbone: keras.Model) -> tuple[int, int, int]:

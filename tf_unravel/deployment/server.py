@@ -129,6 +129,14 @@ def application(model: Model, name: str, max_bytes: int) -> Starlette:
     )
 
 
+def _listening(host: str, port: int) -> socket.socket:
+    try:
+        return socket.create_server((host, port))
+    except OSError as error:
+        reason = str(error.strerror).partition(" (while")[0]  # what follows repeats the address
+        raise OSError(f"cannot listen at {host}:{port} ({reason}); --port=0 takes a port that is free") from error
+
+
 def serve(
     path: str | os.PathLike, host: str = "127.0.0.1", port: int = 8501, max_mib: int = 16,
     ready: Callable[[str], None] = _log.info,
@@ -143,14 +151,16 @@ def serve(
         ready: told the model's address, once requests are taken.
 
     Raises:
-        ValueError: no model is there, or a limit below 1.
+        ValueError: no model is there, a limit below 1, or no such port.
         OSError: the port is taken.
     """
     if max_mib < 1:
         raise ValueError(f"--max_mib must be at least 1. Received: {max_mib}")
+    if not 0 <= port <= 65535:
+        raise ValueError(f"--port must be 0 to 65535, 0 for a free one. Received: {port}")
     name = name_of(path)
     app = application(Model(path), name, max_mib << 20)
-    with socket.create_server((host, port)) as listening:
+    with _listening(host, port) as listening:
         ready(f"http://{host}:{listening.getsockname()[1]}/v1/models/{name}")
         config = uvicorn.Config(app, log_level="warning", limit_concurrency=AT_ONCE)
         uvicorn.Server(config).run(sockets=[listening])

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import difflib
 import functools
 import inspect
 import logging
@@ -212,9 +213,10 @@ def _find(name: str) -> str:
     for candidate in (pathlib.Path(name), bundled, bundled.with_suffix(".gin")):
         if candidate.is_file():
             return str(candidate)
-    folder = bundled.parent.name if bundled.parent.is_dir() else "run"
-    known = sorted(f"gin/{path.relative_to(gin_folder())}" for path in gin_folder().glob(f"{folder}/*.gin"))
-    raise ConfigError(f"--gin_file {name}: no such file. With the package come: {', '.join(known)}")
+    known = {path.stem: f"gin/{path.relative_to(gin_folder())}" for path in gin_folder().glob("*/*.gin")}
+    near = difflib.get_close_matches(bundled.stem, known, n=3)
+    advice = f"do you mean {_either([known[stem] for stem in near])}?" if near else f"see the folder {gin_folder()}"
+    raise ConfigError(f"--gin_file {name}: no such file; {advice}")
 
 
 registry.register()

@@ -100,7 +100,7 @@ def _accuracies(run: FinishedRun, head: Any) -> list[dict[str, Any]]:
 
 
 def _classes_line(baked: dict[str, Any]) -> list[str]:
-    return [f"classes: {', '.join(baked['class_names'])}"] if baked else []
+    return [f"classes: {', '.join(map(repr, baked['class_names']))}"] if baked else []
 
 
 def _accuracy_lines(accuracies: Sequence[dict[str, Any]]) -> list[str]:

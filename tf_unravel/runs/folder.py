@@ -11,7 +11,7 @@ import platform
 import re
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -20,6 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 import tf_unravel
+from tf_unravel import data
 from tf_unravel.files import NotWritten, write_atomically
 from tf_unravel.runs.checkpoints import Checkpoints
 from tf_unravel.runs.config import ConfigError, DataFacts
@@ -116,28 +117,50 @@ class RunFolder:
         except ValueError as error:
             raise ConfigError(f"{self.config} is damaged ({error}); put it back, or start a new folder") from error
 
-    def check_data(self, fingerprints: dict[str, str]) -> None:
+    def check_data(self, splits: Mapping[str, data.ClassImages]) -> None:
         """Refuses data that are not those which the run began with.
 
         Args:
-            fingerprints: split -> fingerprint of its images.
+            splits: by name.
 
         Raises:
             ConfigError: a split's images have changed.
         """
-        known = self._read_json(self.environment).get("data", {})
-        for split, fingerprint in fingerprints.items():
-            if known.get(split, fingerprint) != fingerprint:
+        known = self.data_fingerprints()
+        for name, split in splits.items():
+            if known.get(name, split.fingerprint) != split.fingerprint:
                 raise ConfigError(
-                    f"--run_dir {self.path}: the images of the {split} split have changed since the run began "
-                    f"(fingerprint {known[split][:12]}, now {fingerprint[:12]}); start a new run folder"
+                    f"--run_dir {self.path}: the images of the {name} split have changed since the run began "
+                    f"(fingerprint {known[name][:12]}, now {split.fingerprint[:12]}); start a new run folder"
                 )
 
-    def record_start(self, fingerprints: dict[str, str], facts: DataFacts, seed: int, first_step: int) -> None:
+    def check_classes(self, name: str, class_names: Sequence[str]) -> None:
+        """Refuses a split with classes that were in another one when the run began: dealt anew, or other data.
+
+        Args:
+            name: of the split.
+            class_names: its classes.
+
+        Raises:
+            ConfigError: there are such classes.
+        """
+        for before, names in self._read_json(self.environment).get("classes", {}).items():
+            moved = sorted(set(names) & set(class_names)) if before != name else []
+            if moved:
+                more = f" and {len(moved) - 1} more" if len(moved) > 1 else ""
+                raise ConfigError(
+                    f"--run_dir {self.path}: class {moved[0]!r}{more} of the {before} split, when the run began, would "
+                    f"be in the {name} split now (a class that is added or removed deals a folder's classes anew); put "
+                    f"back the class folders of then ({self.environment.name} names those of {before}), or train anew"
+                )
+
+    def record_start(
+        self, splits: Mapping[str, data.ClassImages], facts: DataFacts, seed: int, first_step: int
+    ) -> None:
         """Writes environment.json, adding this start to those before it.
 
         Args:
-            fingerprints: split -> fingerprint of its images.
+            splits: by name: their fingerprints and classes are recorded.
             facts: what the model takes from the training data.
             seed: the run's seed.
             first_step: the step that this start goes on from.
@@ -145,8 +168,10 @@ class RunFolder:
         starts = self._read_json(self.environment).get("starts", [])
         start = {"time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
                  "step": first_step, "command": sys.argv, **versions()}
-        self.write_json(self.environment, {"seed": seed, "data": fingerprints, "model": dataclasses.asdict(facts),
-                                           "starts": [*starts, start]})
+        self.write_json(self.environment, {
+            "seed": seed, "data": {name: split.fingerprint for name, split in splits.items()},
+            "classes": {name: split.class_names for name, split in splits.items()},
+            "model": dataclasses.asdict(facts), "starts": [*starts, start]})
 
     def data_facts(self) -> DataFacts:
         """What the model of this run took from its training data.
@@ -189,6 +214,28 @@ class RunFolder:
         Raises:
             NotWritten: the disk is full, or the folder cannot be written.
         """
+        with self._results() as results:
+            results[section] = values
+
+    def add_results(self, section: str, rows: Sequence[Mapping[str, Any]], about: Sequence[str]) -> None:
+        """Adds rows to a section of results.json, in place of earlier ones about the same.
+
+        Args:
+            section: a list of rows.
+            rows: the new ones.
+            about: the keys that say what was measured, and not what came out.
+
+        Raises:
+            NotWritten: the disk is full, or the folder cannot be written.
+        """
+        new = [[row.get(key) for key in about] for row in rows]
+        with self._results() as results:
+            before = (row for row in results.get(section, ()) if [row.get(key) for key in about] not in new)
+            results[section] = [*before, *rows]
+
+    @contextlib.contextmanager
+    def _results(self) -> Iterator[dict[str, Any]]:
+        """The content of results.json, written back when the block ends; one process at a time."""
         try:
             lock = open(self.path / ".results.lock", "w", encoding="utf-8")
         except OSError as error:
@@ -197,7 +244,9 @@ class RunFolder:
             if fcntl is not None:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 _drop_leftovers(self.results)
-            self.write_json(self.results, {**self._read_json(self.results), section: values})
+            results = self._read_json(self.results)
+            yield results
+            self.write_json(self.results, results)
 
     @staticmethod
     def _read_json(path: pathlib.Path) -> dict[str, Any]:

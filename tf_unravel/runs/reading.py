@@ -48,8 +48,14 @@ class FinishedRun:
         return self.learner.backbone
 
     def split(self, name: str) -> data.ClassImages:
-        """One split of the run's data."""
-        return self.plan.dataset(split=name)
+        """One split of the run's data.
+
+        Raises:
+            ConfigError: it has classes that were in another split when the run began.
+        """
+        split = self.plan.dataset(split=name)
+        self.folder.check_classes(name, split.class_names)
+        return split
 
     def _restore(self, checkpoint: str) -> tuple[int, str]:
         """Reads the weights; returns `step` and `checkpoint`."""

@@ -14,6 +14,11 @@ from tf_unravel.runs.folder import RunFolder, check_writable
 from tf_unravel.runs.logs import event_writer, log_figure
 from tf_unravel.runs.reading import FinishedRun
 
+# What a row is about: one that agrees in these takes the place of an earlier one.
+_IMAGES = ("checkpoint_step", "split", "fingerprint", "seed")
+_TASKS = (*_IMAGES, "head", "settings", "batchnorm", "adaptation", "shots", "ways", "queries", "num_tasks")
+_PAIRS = (*_IMAGES, "num_pairs")
+
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
@@ -69,7 +74,9 @@ class Tasks:
 
 
 def evaluate_runs(reading: Reading, head_names: Sequence[str], tasks: Tasks) -> str:
-    """Accuracy of every run under every head; writes results.json of each run and evaluation.json.
+    """Accuracy of every run under every head.
+
+    Adds to results.json of each run, which keeps what was evaluated before, and writes evaluation.json, this table.
 
     Args:
         reading: the runs.
@@ -90,10 +97,9 @@ def evaluate_runs(reading: Reading, head_names: Sequence[str], tasks: Tasks) -> 
         for head in chosen.values():
             if isinstance(head, FineTune):
                 head.check_ways(tasks.ways)
-        mine: list[dict[str, Any]] = []
         for heads in _by_cost(chosen):
             accuracies = evaluation.evaluate_heads(run.backbone, heads, split, **dataclasses.asdict(tasks))
-            mine += [
+            mine: list[dict[str, Any]] = [
                 {"run": title, "checkpoint": run.checkpoint, "checkpoint_step": run.step, "split": split.name,
                  "fingerprint": split.fingerprint, "head": name, "settings": settings_of(heads[name]),
                  "shots": shots, "ways": tasks.ways, "queries": tasks.queries, "seed": tasks.seed,
@@ -101,8 +107,8 @@ def evaluate_runs(reading: Reading, head_names: Sequence[str], tasks: Tasks) -> 
                 for name, by_shots in accuracies.items()
                 for shots, accuracy in by_shots.items()
             ]
-            run.folder.update_results(reading.section("evaluation"), mine)  # what is done is kept if a later head fails
-        rows += mine
+            run.folder.add_results(reading.section("evaluation"), mine, _TASKS)  # kept if a later head fails
+            rows += mine
     _write_json(reading.folder / "evaluation.json", rows)
     return _accuracy_table(rows, tasks)
 
@@ -163,7 +169,10 @@ def _protocol_lines(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def measure_runs(reading: Reading, num_pairs: int = 10000, seed: int = 0) -> str:
-    """How features cluster; writes results.json of each run, measurement.json and lda_<split>.png.
+    """How features cluster.
+
+    Adds to results.json of each run, which keeps what was measured before, and writes measurement.json, this table,
+    and lda_<split>.png.
 
     Args:
         reading: the runs.
@@ -180,7 +189,7 @@ def measure_runs(reading: Reading, num_pairs: int = 10000, seed: int = 0) -> str
         rows.append({"run": title, "checkpoint": run.checkpoint, "checkpoint_step": run.step, "split": split.name,
                      "fingerprint": split.fingerprint, **dataclasses.asdict(measured),
                      "expected_r_hv": measured.expected_r_hv})
-        run.folder.update_results(reading.section("measurement"), rows[-1])
+        run.folder.add_results(reading.section("measurement"), rows[-1:], _PAIRS)
         projected = projection(features, split, seed)
         if projected is not None:
             projections[title] = projected

@@ -124,10 +124,10 @@ def train(
         folder.check_config(config_text)
         watched = plan.validation.every_epochs > 0
         splits = {name: plan.dataset(split=name) for name in (("train", "val") if watched else ("train",))}
+        _check_training(splits["train"])
         if watched:
             _check_validation(plan.validation, splits["val"])
-        fingerprints = {name: split.fingerprint for name, split in splits.items()}
-        folder.check_data(fingerprints)
+        folder.check_data(splits)
         facts = config.DataFacts.of(splits["train"])
         steps_per_epoch = plan.batches.steps_per_epoch(splits["train"])
         devices = devices or distribution.Devices()
@@ -145,7 +145,7 @@ def train(
         devices.check_agreement(progress.step)
         # Only now: a command that failed above has left nothing that would refuse the corrected one.
         folder.write_text(folder.config, config_text)
-        folder.record_start(fingerprints, facts, plan.seed, progress.step)
+        folder.record_start(splits, facts, plan.seed, progress.step)
         with Logs(folder, progress.step, progress.validated) as logs:
             logs.text("config.gin", config_text)
             folder.write_text(folder.operative_config, config.operative())
@@ -159,6 +159,13 @@ def train(
                     "start the job again, it goes on from the last checkpoint"
                 ) from error
         return Outcome(folder, progress, loop.total, stopped_by)
+
+
+def _check_training(split: data.ClassImages) -> None:
+    if split.num_classes < 2:
+        dealt = "a folder without train, val and test in it deals its classes to them, by load.fractions"
+        raise config.ConfigError(f"one class gives nothing to tell apart: {split.name} has {split.class_names[0]!r} "
+                                 f"alone ({dealt}); add classes")
 
 
 def _check_validation(watch: config.Validation, split: data.ClassImages) -> None:
