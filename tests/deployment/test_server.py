@@ -1,6 +1,7 @@
 """The server as its clients see it: a process of its own, answered over HTTP, by several at once, and asked badly."""
 
 import concurrent.futures
+import gc
 import http.client
 import json
 import os
@@ -22,8 +23,7 @@ from tests.docs.pages import blocks, run_python
 from tests.learners.problems import small_network
 from tf_unravel import cli, deployment, heads
 
-pytest.importorskip("uvicorn")
-pytest.importorskip("starlette")
+server = pytest.importorskip("tf_unravel.deployment.server")  # needs uvicorn and starlette
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (1, 16, 16, 3)).tolist()
 
@@ -218,17 +218,39 @@ def test_a_port_that_is_none_is_one_line(model, capsys, port):
     assert f"--port must be 0 to 65535, 0 for a free one. Received: {port}" in capsys.readouterr().err
 
 
+def test_nothing_holds_an_answer_back(model, monkeypatch):
+    """Neither Nagle's algorithm (40 ms on a kept connection) nor collections that walk all of TensorFlow (200 ms)."""
+    seen = {}
+
+    def run(self, sockets):
+        client = socket.create_connection(sockets[0].getsockname())
+        accepted, _ = sockets[0].accept()
+        with client, accepted:
+            seen["no delay"] = bool(accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        seen["frozen"] = gc.get_freeze_count()
+
+    monkeypatch.setattr(server.uvicorn.Server, "run", run)
+    server.serve(model, port=0)
+    assert seen["no delay"] and seen["frozen"] > 100_000 and gc.get_freeze_count() == 0
+
+
 @pytest.mark.long
-def test_four_clients_for_a_minute(address, capsys):
+@pytest.mark.parametrize("connection", ["for each request", "kept"])
+def test_four_clients_for_a_minute(address, capsys, connection):
     """Prints requests/s and latencies; docs/serving.md has them."""
+    host, path = address.removeprefix("http://").split("/", 1)
     request, deadline = json.dumps(request_of(*task(0, ways=5, queries=5))).encode(), time.monotonic() + 60
 
     def client(_):
-        found = []
+        found, kept = [], http.client.HTTPConnection(host, timeout=60)
         while time.monotonic() < deadline:
             began = time.perf_counter()
-            status = ask(f"{address}:predict", request)[0]
+            kept.request("POST", f"/{path}:predict", request)
+            with kept.getresponse() as answer:
+                status = answer.status if json.load(answer) else 0
             found.append((status, time.perf_counter() - began))
+            if connection != "kept":
+                kept.close()
         return found
 
     with concurrent.futures.ThreadPoolExecutor(4) as clients:
@@ -237,6 +259,6 @@ def test_four_clients_for_a_minute(address, capsys):
     cuts = statistics.quantiles(seconds, n=100)
     errors = sum(status != 200 for status, _ in found)
     with capsys.disabled():
-        print(f"\n{len(found) / 60:.0f} requests/s of {len(request):,} bytes, p50 {1000 * cuts[49]:.1f} ms, "
-              f"p99 {1000 * cuts[98]:.1f} ms, {errors} errors")
+        print(f"\na connection {connection}: {len(found) / 60:.0f} requests/s of {len(request):,} bytes, "
+              f"p50 {1000 * cuts[49]:.1f} ms, p99 {1000 * cuts[98]:.1f} ms, {errors} errors")
     assert errors == 0 and len(found) > 60
