@@ -8,7 +8,8 @@ import sys
 import pytest
 
 from tests.runs.test_training import bindings
-from tf_unravel import cli, heads
+from tf_unravel import cli, heads, runs
+from tf_unravel.runs import reports
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +130,20 @@ def test_a_second_evaluation_and_measurement_keep_what_the_first_found(run_dirs,
     for split in ("test", "val", "test"):
         assert cli.main(["measure", run, "--pairs=50", f"--split={split}"]) == 0
     assert [row["split"].rpartition("/")[2] for row in rows("measurement")] == ["val", "test"]
+
+
+def test_a_row_takes_the_place_of_one_about_the_same_alone(tmp_path):
+    folder = runs.RunFolder(tmp_path)
+    same = {"run": 1, "checkpoint": 1, "mean": 1, "standard_error": 1, "ci95": 1}
+    other = dict.fromkeys(("checkpoint_step", "split", "fingerprint", "seed", "head", "settings", "batchnorm",
+                           "adaptation", "shots", "ways", "queries", "num_tasks"), 1)
+    for change in ({}, *({key: 2} for key in same), *({key: 2} for key in other)):
+        folder.add_results("evaluation", [{**same, **other, **change}], reports._TASKS)
+    assert len(folder.evaluations()) == 1 + len(other)
+    pairs = {"checkpoint_step": 1, "split": 1, "fingerprint": 1, "seed": 1, "num_pairs": 1}
+    for change in ({}, {"r_fc": 2}, *({key: 2} for key in pairs)):
+        folder.add_results("measurement", [{**pairs, "r_fc": 1, **change}], reports._PAIRS)
+    assert len(json.loads((tmp_path / "results.json").read_text())["measurement"]) == 1 + len(pairs)
 
 
 def test_measure_prints_and_draws(run_dirs, tmp_path, capsys):

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import pathlib
 import shutil
 
 import numpy as np
@@ -130,6 +132,30 @@ def test_a_call_without_a_figure_leaves_no_sheet_of_another_question(place, tmp_
     assert len(deployment.classify(*asked).written) == 2 and not (tmp_path / "contact_sheet.png").exists()
 
 
+def test_a_picture_that_is_called_as_a_sheet_stays_and_is_classified(place, tmp_path):
+    save(PICTURES[0, 5], tmp_path / "contact_sheet.png")
+    found = deployment.classify(place / "model", tmp_path, place / "photos", tmp_path)
+    assert [answer.file for answer in found.answers] == ["contact_sheet.png"]
+    with pytest.raises(ValueError, match="over a file that is none; choose another --out. Received: .*sheet.png"):
+        deployment.classify(place / "model", tmp_path, place / "photos", tmp_path, figure=True)
+    assert (tmp_path / "contact_sheet.png").stat().st_size < 2000
+
+
+def test_linked_class_folders_are_class_folders(place, tmp_path):
+    for name in ("ape", "bee", "cat"):
+        (tmp_path / "linked").mkdir(exist_ok=True)
+        (tmp_path / "linked" / name).symlink_to(place / "photos" / name)
+    found = deployment.classify(place / "model", place / "more", tmp_path / "linked", tmp_path / "out")
+    assert found.support == {"ape": 1, "bee": 2, "cat": 3} and not found.skipped
+
+
+def test_names_that_are_the_same_as_text_are_refused(place, tmp_path):
+    for name in (b"\xff", b"\xfe"):
+        save(PICTURES[0, 0], pathlib.Path(os.fsdecode(os.path.join(os.fsencode(tmp_path), b"photos", name, b"1.png"))))
+    with pytest.raises(ValueError, match="names that differ as text"):
+        deployment.classify(place / "model", place / "more", tmp_path / "photos", tmp_path / "out")
+
+
 def test_pictures_that_are_in_no_class_folder_are_named(place, tmp_path, caplog):
     shutil.copytree(place / "photos", tmp_path / "photos")
     for name in ("loose.jpg", "bee/deeper/b.png"):
@@ -138,7 +164,11 @@ def test_pictures_that_are_in_no_class_folder_are_named(place, tmp_path, caplog)
     assert sorted(found.skipped) == [f"{tmp_path}/photos/bee/deeper/b.png", f"{tmp_path}/photos/loose.jpg"]
     assert found.support == {"ape": 1, "bee": 2, "cat": 3}
     assert f"left out {tmp_path}/photos/loose.jpg: it is not {tmp_path}/photos/<class>/<picture>." in str(found)
-    assert "loose.jpg" in caplog.text
+    assert f"left out 2 pictures that are not {tmp_path}/photos/<class>/<picture>." in caplog.text
+    for number in range(12):
+        save(PICTURES[0, 0], tmp_path / "photos" / f"loose{number}.jpg")
+    text = str(deployment.classify(place / "model", place / "more", tmp_path / "photos", tmp_path / "out"))
+    assert text.count("left out ") == 11 and "left out 4 more, which classification.json names." in text
 
 
 @pytest.mark.parametrize(("where", "what", "reason"), [
@@ -216,6 +246,7 @@ def test_the_sheet_shows_the_nearest_first(place, tmp_path, monkeypatch):
     rows, names, title = drawn[0]
     assert "the 3 least certain of 11" in title and names == ("ape", "bee", "cat")
     least = sorted(found.answers, key=lambda answer: answer.margin)[:3]
+    assert [row.folder_class for row in rows] == [answer.folder_class for answer in least]
     assert [row.file for row in rows] == [answer.file for answer in least]
     model = deployment.Model(place / "model")
     known = deployment.read_labelled(place / "photos", model.card)

@@ -14,7 +14,7 @@ import tensorflow as tf
 from PIL import Image
 
 from tests.deployment.models import all_heads, in_python, network, task
-from tests.faults import tmpfs
+from tests.faults import bound_by_permissions, tmpfs
 from tf_unravel import backbones, export, heads
 from tf_unravel.deployment import Model, saved_model
 from tf_unravel.files import NotWritten
@@ -220,7 +220,8 @@ def test_what_is_no_exported_model_is_not_replaced(tmp_path):
     assert export(backbone, heads.Ridge(), tmp_path / "empty") == (tmp_path / "empty").resolve()
 
 
-@pytest.mark.parametrize("name", ["notes.txt", "variables/thesis.txt", "assets/labels.txt", "2/saved_model.pb", "link"])
+@pytest.mark.parametrize("name", ["notes.txt", "saved_model.pb.bak", "variables/thesis.txt", "assets/labels.txt",
+                                  "2/saved_model.pb", "link"])
 def test_a_file_of_somebody_in_a_models_folder_is_not_lost(tmp_path, name):
     model = export(network(), heads.Ridge(), tmp_path / "model")
     (model / name).parent.mkdir(exist_ok=True)
@@ -235,6 +236,30 @@ def test_a_file_of_somebody_in_a_models_folder_is_not_lost(tmp_path, name):
     (model / "zz.txt").write_text("more")
     with pytest.raises(ValueError, match=f"and {name} and 1 more would be lost"):
         export(network(), heads.SVM(), model)
+
+
+def test_a_file_that_comes_while_the_model_is_written_is_not_lost(tmp_path, monkeypatch):
+    model = export(network(), heads.Ridge(), tmp_path / "model")
+    monkeypatch.setattr(saved_model, "_save", lambda *_: (model / "notes.txt").write_text("years"))
+    with pytest.raises(ValueError, match="and notes.txt would be lost"):
+        export(network(), heads.SVM(), model)
+    assert (model / "notes.txt").exists() and Model(model).card["head"]["name"] == "ridge"
+    assert os.listdir(tmp_path) == ["model"]
+
+
+def test_what_cannot_be_read_in_a_models_folder_is_somebodys_and_litter_is_nobodys(tmp_path):
+    model = export(network(), heads.Ridge(), tmp_path / "model")
+    (model / "variables" / ".DS_Store").write_text("")
+    (model / "Thumbs.db").write_text("")
+    export(network(), heads.Ridge(), model)
+    (model / "private").mkdir()
+    (model / "private" / "thesis.txt").write_text("years")
+    (model / "private").chmod(0)
+    try:
+        with bound_by_permissions(), pytest.raises(ValueError, match="and private would be lost"):
+            export(network(), heads.SVM(), model)
+    finally:
+        (model / "private").chmod(0o755)
 
 
 def test_a_full_disk_is_one_line_and_leaves_the_old_model(tmp_path, monkeypatch):

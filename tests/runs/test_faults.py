@@ -185,6 +185,40 @@ def test_a_damaged_file_of_a_run_is_one_line(copy, capsys, file, content):
                                                                       "cannot be read"))
 
 
+@pytest.mark.parametrize(("file", "content", "commands"), [
+    ("results.json", {"evaluation": None}, "evaluate measure export"),
+    ("results.json", {"evaluation": {"mean": 1}}, "evaluate export"),
+    ("results.json", {"evaluation": [1]}, "evaluate export"),
+    ("results.json", {"measurement": {"r_fc": 1}}, "measure"),
+    ("results.json", {"training": []}, "export"),
+    ("environment.json", {"dealt": {"train": 5}}, "evaluate measure"),
+    ("environment.json", {"dealt": []}, "evaluate"),
+    ("environment.json", {"data": None}, "train evaluate export"),
+    ("environment.json", {"model": {}}, "evaluate export"),
+    ("environment.json", {"model": None}, "evaluate"),
+    ("environment.json", {"starts": None}, "train"),
+])  # fmt: skip
+def test_json_of_another_kind_is_one_line(photographs, copy, tmp_path, capsys, monkeypatch, file, content, commands):
+    found = json.loads((copy / file).read_text())
+    (copy / file).write_text(json.dumps({**found, **content}))
+    monkeypatch.setattr(runs.reports.evaluation, "extract_features", None)  # nothing is computed before
+    export = ["export", f"--run_dir={copy}", "--head=ridge", f"--out={tmp_path / 'model'}"]
+    for command in commands.split():
+        arguments = {"train": training(photographs, copy), "evaluate": evaluating(copy), "export": export,
+                     "measure": ["measure", f"--run_dir={copy}"]}[command]
+        assert f"{file} is damaged (" in refused(arguments, capsys)
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_measured_row_that_is_none_is_not_exported(copy, tmp_path, capsys):
+    assert cli.main(evaluating(copy)) == 0
+    found = json.loads((copy / "results.json").read_text())
+    found["evaluation"][0]["mean"] = "much"
+    (copy / "results.json").write_text(json.dumps(found))
+    export = ["export", f"--run_dir={copy}", f"--head={found['evaluation'][0]['head']}", f"--out={tmp_path / 'model'}"]
+    assert "results.json is damaged (" in refused(export, capsys) and not (tmp_path / "model").exists()
+
+
 def test_a_damaged_log_costs_its_damaged_lines_alone(photographs, copy):
     lines = (copy / "metrics.jsonl").read_bytes().splitlines()
     damaged = [lines[0], b"\xff\xfe", b"5", b"[]", b'{"step": "x"}', b'{"stop": 1}', lines[1][:20], *lines[1:]]

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from tf_unravel import cli, runs
+from tf_unravel.data import image_folder
 from tf_unravel.runs import config
 from tf_unravel.runs.training import TrainingDiverged
 
@@ -208,18 +209,27 @@ def test_classes_that_were_learned_from_are_not_tested_on(photographs, tmp_path,
     for folder in (*(photographs / "train").iterdir(), *(photographs / "test").iterdir()):
         shutil.copytree(folder, root / folder.name)
     train(root, run_dir, "load.fractions = (0.6, 0.0, 0.4)", "Validation.every_epochs = 0", "run.epochs = 1")
-    learned = json.loads((run_dir / "environment.json").read_text())["classes"]
-    tested = runs.FinishedRun(run_dir).split("test").class_names
-    assert list(learned) == ["train"] and len(learned["train"]) == 7 and len(tested) == 4
+    dealt = json.loads((run_dir / "environment.json").read_text())["dealt"]
+    assert {split: len(names) for split, names in dealt.items()} == {"train": 7, "test": 4}
     evaluate = ["evaluate", f"--run_dir={run_dir}", "--heads=ridge", "--ways=3", "--tasks=4", "--queries=2"]
-    shutil.move(root / tested[0], tmp_path / "aside")
+    shutil.move(root / dealt["test"][0], tmp_path / "aside")
     assert cli.main(evaluate) == 1
     error = capsys.readouterr().err
-    assert any(f"class {name!r} of the train split, when the run began" in error for name in learned["train"])
-    assert "would be in the test split now" in error and "environment.json names those of train" in error
-    shutil.move(tmp_path / "aside", root / tested[0])
-    shutil.rmtree(root / learned["train"][0])  # 6 : 4 as well, and none of the six has moved
+    assert any(f"{name!r} would come to the test split" in error for name in dealt["train"])
+    assert "put them back (environment.json names them)" in error
+    shutil.move(tmp_path / "aside", root / dealt["test"][0])
+    assert cli.main(evaluate) == cli.main([*evaluate, "--split=train"]) == 0
+    # Renamed so that it comes to the test split, a class that was learned from has no name by which it is known.
+    renamed = next(name for name in map(str, range(1000)) if name in image_folder.split_classes(
+        [name, *dealt["train"][1:], *dealt["test"]], "test", 0, (0.6, 0.0, 0.4)))
+    shutil.move(root / dealt["train"][0], root / renamed)
+    assert cli.main(evaluate) == 1 and f"{renamed!r} would come to the test split" in capsys.readouterr().err
+    shutil.rmtree(root / renamed)  # 6 : 4 now, and none of the six has moved
     assert cli.main(evaluate) == 0
+    for number, folder in enumerate(sorted((photographs / "test").iterdir())):  # other data
+        shutil.copytree(folder, tmp_path / "other" / f"new {number}")
+    other = [f"--gin_bindings=load.root = '{tmp_path / 'other'}'", "--gin_bindings=load.fractions = (0.0, 0.0, 1.0)"]
+    assert cli.main([*evaluate, *other]) == 0
 
 
 def test_one_class_is_refused(photographs, tmp_path):

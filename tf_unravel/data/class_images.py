@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -33,6 +33,7 @@ class ClassImages:
         name: what messages and tables call it, such as "glyphs/train".
         fingerprint: hex digest of the contents, recorded by each run; "" computes it.
         normalization: (mean, std) per channel in 0-255 units where the dataset has published ones.
+        dealt: split -> its classes, where a seed dealt a folder's classes to the splits; else None.
 
     Raises:
         ValueError: the arrays disagree with each other or with the description above.
@@ -49,6 +50,7 @@ class ClassImages:
     name: str
     fingerprint: str = ""
     normalization: Normalization | None = None
+    dealt: Mapping[str, Sequence[str]] | None = None
 
     def __post_init__(self) -> None:
         _check_images(self.images, self.name)

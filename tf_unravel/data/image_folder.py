@@ -9,6 +9,7 @@ removed, would deal them anew, and classes that were learned from would come amo
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pathlib
 from collections.abc import Sequence
@@ -68,7 +69,8 @@ def load(
     base, parts = parts_of(root, split, seed, fractions)
     files = {part: list_files(f"image_folder/{part}", base, classes) for part, classes in parts.items()}
     check_files(list(files.values()), how, min_images, on_corrupt)
-    return load_files(files[split], how, min_images, on_corrupt)
+    loaded = load_files(files[split], how, min_images, on_corrupt)
+    return loaded if has_split_folders(root) else dataclasses.replace(loaded, dealt=parts)
 
 
 def parts_of(
@@ -151,8 +153,9 @@ def split_classes(
 
 def split_sizes(num_classes: int, fractions: Sequence[float], where: str) -> tuple[int, ...]:
     """Numbers of classes of train, val and test."""
-    if len(fractions) != 3 or min(fractions) < 0:
-        raise ValueError(f"{where}: fractions must be three numbers, 0 or more. Received: {tuple(fractions)}.")
+    numbers = isinstance(fractions, Sequence) and all(isinstance(part, (int, float)) for part in fractions)
+    if not numbers or len(fractions) != 3 or not min(fractions) >= 0:
+        raise ValueError(f"{where}: fractions must be three numbers, 0 or more. Received: {fractions!r}.")
     if abs(sum(fractions) - 1) < 1e-6:
         val, test = (max(1, round(part * num_classes)) if part > 0 else 0 for part in fractions[1:])
         sizes: tuple[int, ...] = (num_classes - val - test, val, test)

@@ -36,7 +36,9 @@ from tf_unravel.files import write_atomically
 
 CARD = "tf_unravel.json"
 FORMAT = 1
-_OURS = re.compile(r"saved_model\.pb|fingerprint\.pb|tf_unravel\.json|variables/variables\.(index|data-\d{5}-of-\d{5})")
+# What `export` writes, and what file managers leave in any folder that they show.
+_OURS = re.compile(r"saved_model\.pb|fingerprint\.pb|tf_unravel\.json|variables/variables\.(index|data-\d{5}-of-\d{5})"
+                   r"|(.*/)?(\.DS_Store|Thumbs\.db|desktop\.ini)")
 _LARGEST = 4096  # pixels of a side: beyond it a card is damaged, or asks for memory that no such model needs
 
 
@@ -99,9 +101,15 @@ def is_exported(path: pathlib.Path) -> bool:
 
 
 def others_in(path: pathlib.Path) -> list[str]:
-    """What an exported model's folder holds besides what `export` writes, sorted."""
-    found = (each.relative_to(path).as_posix() for each in path.rglob("*") if each.is_symlink() or not each.is_dir())
-    return sorted(name for name in found if not _OURS.fullmatch(name))
+    """What an exported model's folder holds besides what `export` writes, sorted; folders that cannot be read too."""
+    unreadable: list[OSError] = []
+    found: list[str] = []
+    for parent, folders, names in os.walk(path, onerror=unreadable.append):
+        links = [name for name in folders if os.path.islink(os.path.join(parent, name))]
+        found += [os.path.join(parent, name) for name in (*names, *links)]
+    found += [error.filename for error in unreadable]
+    inside = (pathlib.Path(name).relative_to(path).as_posix() for name in found)
+    return sorted(name for name in inside if not _OURS.fullmatch(name))
 
 
 def write_card(path: pathlib.Path, card: Mapping[str, Any]) -> None:
@@ -120,10 +128,10 @@ def read_card(model: str | os.PathLike) -> dict[str, Any]:
         ValueError: it holds no exported model, or its card is damaged.
     """
     path = pathlib.Path(model)
-    if (path / "config.gin").is_file():
-        raise ValueError(f"{path} is a run, not an exported model; make one of it with "
-                         f"tf-unravel export --run_dir={path} --head=ridge --out=model.")
     if not is_exported(path):
+        if (path / "config.gin").is_file():
+            raise ValueError(f"{path} is a run, not an exported model; make one of it with "
+                             f"tf-unravel export --run_dir={path} --head=ridge --out=model.")
         raise ValueError(f"{path} holds no exported model (no {CARD} beside a saved_model.pb); make one with "
                          f"tf-unravel export --run_dir=... --head=ridge --out={path}.")
     try:

@@ -9,6 +9,7 @@ the query folder's own folders are named after classes, the pictures in them are
 import csv
 import dataclasses
 import io
+import itertools
 import json
 import operator
 import os
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from tf_unravel.deployment.contact_sheet import Neighbour, Query, contact_sheet
+from tf_unravel.deployment.contact_sheet import Neighbour, Query, contact_sheet, is_sheet, write_sheet
 from tf_unravel.deployment.model import Model
 from tf_unravel.deployment.pictures import Labelled, pictures_below, read_labelled, read_pictures, shown
 from tf_unravel.files import write_atomically
@@ -27,6 +28,7 @@ from tf_unravel.files import write_atomically
 _BLOCK = 256  # pictures of a call
 _NEIGHBOURS = 5
 _ON_A_SHEET = 48
+_LEFT_OUT = 10  # that the table names
 SHEET = "contact_sheet.png"
 
 
@@ -97,7 +99,9 @@ class Classification:
             right = sum(answer.class_name == answer.folder_class for answer in told)
             lines.append(f"{right} of {len(told)} pictures in folders named after a class are given that class "
                          f"({100 * right / len(told):.1f} %).")
-        lines += [f"left out {file}: {reason}." for file, reason in self.skipped.items()]
+        lines += [f"left out {file}: {reason}." for file, reason in itertools.islice(self.skipped.items(), _LEFT_OUT)]
+        if len(self.skipped) > _LEFT_OUT:
+            lines.append(f"left out {len(self.skipped) - _LEFT_OUT} more, which classification.json names.")
         return "\n".join([*lines, *(f"Written: {path}" for path in self.written)])
 
     def json_values(self) -> dict[str, Any]:
@@ -143,15 +147,17 @@ def classify(
         Classification.
 
     Raises:
-        ValueError: no such model, no pictures, ones that cannot be read, a support set too few or too many.
+        ValueError: no such model, no pictures, ones that cannot be read, a support set too few or too many, somebody
+            else's contact_sheet.png where ours would be.
 
     Example:
         >>> print(classify("model", "more_photos", "photos"))  # doctest: +SKIP
     """
     loaded = Model(model)
-    _check_asked(loaded, support, figure)
     root, sheet = pathlib.Path(query), pathlib.Path(out) / SHEET
-    paths = [path for path in pictures_below(root) if os.path.realpath(path) != os.path.realpath(sheet)]
+    _check_asked(loaded, support, sheet if figure else None)
+    drawn_before = os.path.realpath(sheet) if is_sheet(sheet) else None
+    paths = [path for path in pictures_below(root) if os.path.realpath(path) != drawn_before]
     known = None if support is None else read_labelled(support, loaded.card, on_corrupt)
     answers: list[Answer] = []
     skipped = dict(known.skipped) if known else {}
@@ -168,8 +174,8 @@ def classify(
     return _written(found, pathlib.Path(out), drawn)
 
 
-def _check_asked(model: Model, support: Any, figure: bool) -> None:
-    """Refuses a support set too few or too many."""
+def _check_asked(model: Model, support: Any, sheet: pathlib.Path | None) -> None:
+    """Refuses a support set too few or too many, and a sheet in place of a file that is none."""
     baked = model.baked_classes
     if support is None and baked is None:
         raise ValueError("This model needs labelled pictures: give --support=photos, with photos/<class>/<picture>. "
@@ -177,7 +183,10 @@ def _check_asked(model: Model, support: Any, figure: bool) -> None:
     if support is not None and baked is not None:
         raise ValueError(f"This model has its classes built in ({', '.join(baked)}); leave --support out, or export "
                          f"one without --support. Received: support={support}.")
-    if figure and baked is not None:
+    if sheet and sheet.exists() and not is_sheet(sheet):
+        raise ValueError(f"A contact sheet would be written over a file that is none; choose another --out. "
+                         f"Received: {sheet}.")
+    if sheet and baked is not None:
         raise ValueError("A contact sheet shows labelled pictures, and a model with its classes built in does not "
                          "keep them; leave --figure out. Received: figure=True.")
 
@@ -237,9 +246,9 @@ def _written(found: Classification, out: pathlib.Path, drawn: Figure | None) -> 
     values = json.dumps(found.json_values(), indent=1, ensure_ascii=False) + "\n"
     for name, text in (("classification.csv", found.csv_text()), ("classification.json", values)):
         write_atomically(out / name, operator.methodcaller("write", text.encode("utf-8")))
-    if drawn is None:
-        (out / SHEET).unlink(missing_ok=True)  # of another question
-    else:
-        write_atomically(out / SHEET, lambda file: drawn.savefig(file, format="png", dpi=120))
+    if drawn is not None:
+        write_sheet(drawn, out / SHEET)
+    elif is_sheet(out / SHEET):
+        (out / SHEET).unlink()  # of another question
     names = ["classification.csv", "classification.json", *([SHEET] if drawn is not None else [])]
     return dataclasses.replace(found, written=[str(out / name) for name in names])

@@ -5,7 +5,9 @@ holds to be alike. A frame's colour is that of a class, and its name stands belo
 after another class than the one it was given, that is said below it too.
 """
 
+import pathlib
 import textwrap
+import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -16,10 +18,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from tf_unravel.analysis.palette import COLOURS
+from tf_unravel.files import write_atomically
 
 _GAP, _TEXT, _LINE = 0.12, 0.48, 0.11  # between pictures, below them, and of it a line, in widths of a picture
 _INCHES = 1.15  # of a picture
 _ROWS = 16  # before another block begins beside the first
+_MARK = "tf_unravel contact sheet"
 _LEGEND = (
     "In front, the class that a picture was given, and its probability. Behind it the labelled pictures, their classes "
     "and distances. The colour of a frame is a class; 'folder' stands where a picture's folder is named after another."
@@ -60,6 +64,21 @@ class Query(NamedTuple):
     folder_class: str | None = None
 
 
+def is_sheet(path: pathlib.Path) -> bool:
+    """Whether a file is a contact sheet that `write_sheet` wrote."""
+    if not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        return _MARK.encode() in file.read(512)  # its first text, before the pixels
+
+
+def write_sheet(figure: Figure, path: pathlib.Path) -> None:
+    """Writes a contact sheet as PNG, whole or not at all."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a box is drawn for it
+        write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=120, metadata={"Software": _MARK}))
+
+
 def contact_sheet(queries: Sequence[Query], class_names: Sequence[str], title: str = "") -> Figure:
     """Draws pictures, a row each, with their nearest labelled pictures.
 
@@ -85,7 +104,8 @@ def contact_sheet(queries: Sequence[Query], class_names: Sequence[str], title: s
     block = (1 + max(len(query.neighbours) for query in queries)) * (1 + _GAP) + 3 * _GAP  # width of one
     across = -(-len(queries) // _ROWS) * block
     letters = int(20 * across)  # of a line at the top
-    lines = [*textwrap.wrap(title, letters), *textwrap.wrap(_LEGEND, letters)]
+    again = f" Colours come again after {len(COLOURS)} classes." if len(class_names) > len(COLOURS) else ""
+    lines = [*textwrap.wrap(title, letters), *textwrap.wrap(_LEGEND + again, letters)]
     head = _LINE * (len(lines) + 2)
     down = head + min(len(queries), _ROWS) * (height + _TEXT)
     figure = Figure(figsize=(across * _INCHES, down * _INCHES))
@@ -125,5 +145,6 @@ def _lines(panel: Axes, corner: tuple[float, float], lines: Sequence[str]) -> No
 
 
 def _short(text: str, longest: int = 20) -> str:
-    """The end of a long name tells more than its beginning."""
+    """The end of a long name tells more than its beginning; on one line."""
+    text = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
     return text if len(text) <= longest else "…" + text[1 - longest :]

@@ -44,7 +44,8 @@ def read_labelled(root: str | os.PathLike, card: Mapping[str, Any], on_corrupt: 
         Labelled.
 
     Raises:
-        ValueError: no such folder, fewer than two classes in it, a class without a picture, one that cannot be read.
+        ValueError: no such folder, fewer than two classes in it, a class without a picture, one that cannot be read,
+            names of classes that cannot be told apart.
     """
     folder = pathlib.Path(root)
     classes = image_folder.subfolders(folder) if folder.is_dir() else []
@@ -52,6 +53,9 @@ def read_labelled(root: str | os.PathLike, card: Mapping[str, Any], on_corrupt: 
         what = f"a folder with {len(classes)} folders" if folder.is_dir() else "no folder"
         raise ValueError(f"A support set is a folder with one folder of pictures for each of two classes or more: "
                          f"{folder}/<class>/<picture>. Received: {folder}, {what}.")
+    if len(set(map(shown, classes))) < len(classes):
+        raise ValueError(f"Classes need names that differ as text. Received: {folder}, "
+                         f"{sorted(map(shown, classes))}.")
     files = image_folder.list_files(str(folder), folder, classes)
     paths = [os.path.join(folder, path) for path in files.paths]
     images, kept, skipped = read_pictures(paths, card, on_corrupt)
@@ -60,9 +64,10 @@ def read_labelled(root: str | os.PathLike, card: Mapping[str, Any], on_corrupt: 
     if empty:
         raise ValueError(f"Every class needs a picture (JPEG, PNG, BMP or WebP) that can be read. "
                          f"Received: none in {folder / classes[empty[0]]}.")
-    for path in sorted(set(pictures_below(folder)) - set(paths)):
-        skipped[shown(path)] = f"it is not {folder}/<class>/<picture>"
-        _log.warning("left out %s: %s.", shown(path), skipped[shown(path)])
+    elsewhere = sorted(map(shown, set(_below(folder)) - set(paths)))
+    if elsewhere:
+        _log.warning("left out %d pictures that are not %s/<class>/<picture>.", len(elsewhere), folder)
+    skipped |= dict.fromkeys(elsewhere, f"it is not {folder}/<class>/<picture>")
     return Labelled(images, labels, tuple(map(shown, classes)), [paths[row] for row in kept], skipped)
 
 
@@ -73,14 +78,20 @@ def pictures_below(root: str | os.PathLike) -> list[str]:
         ValueError: there are none.
     """
     folder = pathlib.Path(root)
-    found = [str(folder)] if folder.is_file() else []
-    for parent, folders, names in os.walk(folder, followlinks=False):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [os.path.join(parent, name) for name in names if image_folder.is_image(name)]
+    found = [str(folder)] if folder.is_file() else _below(folder)
     if not found:
         what = "no JPEG, PNG, BMP or WebP file" if folder.exists() else "no such file or folder"
         raise ValueError(f"There are no pictures to classify. Received: {folder}, {what}.")
     return sorted(found)
+
+
+def _below(folder: pathlib.Path) -> list[str]:
+    """Paths of the pictures in a folder and the folders below it; links to folders are not followed."""
+    found: list[str] = []
+    for parent, folders, names in os.walk(folder, followlinks=False):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [os.path.join(parent, name) for name in names if image_folder.is_image(name)]
+    return found
 
 
 def read_pictures(

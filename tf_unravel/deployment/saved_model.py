@@ -95,7 +95,12 @@ def export(
         # A name of its own: a graph does not keep the variables it reads alive.
         settled = answer.settled(pixels, chosen.support_labels, len(names))
         signatures = _baked(settled, features, shape, names)
-    write_folder(target, lambda folder: _save(signatures, folder, written))
+
+    def fill(folder: pathlib.Path) -> None:
+        _save(signatures, folder, written)
+        _check_free(target, path)  # again: all that took seconds
+
+    write_folder(target, fill)
     return target
 
 

@@ -10,6 +10,7 @@ from tf_unravel import deployment
 from tf_unravel.deployment.card import described
 from tf_unravel.runs.config import heads_named, may_adapt
 from tf_unravel.runs.reading import FinishedRun
+from tf_unravel.runs.records import damaged
 
 _DECODING = ("resize", "crop", "background")
 
@@ -49,9 +50,10 @@ def export_run(
         size = {"input": {"height": height, "width": width, "channels": channels}}
         known = deployment.read_labelled(support, {**card, **size})
         baked = {"support": (known.images, known.labels), "class_names": known.class_names}
+    measured = _accuracy_lines(run, accuracies)
     path = deployment.export(run.backbone, head, out, card=card, **baked)
     return "\n".join([f"{path}: {described(head)['settings']}; checkpoint: {run.checkpoint}",
-                      *_classes_line(baked), *_accuracy_lines(accuracies)])
+                      *_classes_line(baked), *measured])
 
 
 def _decoding() -> dict[str, Any]:
@@ -103,14 +105,27 @@ def _classes_line(baked: dict[str, Any]) -> list[str]:
     return [f"classes: {', '.join(map(repr, baked['class_names']))}"] if baked else []
 
 
-def _accuracy_lines(accuracies: Sequence[dict[str, Any]]) -> list[str]:
-    """The card's accuracies, or that there are none."""
+def _accuracy_lines(run: FinishedRun, accuracies: Sequence[dict[str, Any]]) -> list[str]:
+    """The card's accuracies, or that there are none.
+
+    Raises:
+        ConfigError: results.json has rows that are none.
+    """
     if not accuracies:
         return ["accuracy: none was measured under this head at this checkpoint; tf-unravel evaluate does it, and a "
                 "new export takes it up"]
-    return [
+    several = len({row.get("fingerprint") for row in accuracies}) > 1
+    try:
+        return [_accuracy_line(row, several) for row in accuracies]
+    except (KeyError, TypeError, ValueError) as error:
+        raise damaged(run.folder.results, error) from error
+
+
+def _accuracy_line(row: dict[str, Any], several: bool) -> str:
+    """One accuracy; `several` where not all are of the same images."""
+    images = f", images {row['fingerprint'][:8]}" if several else ""
+    return (
         f"accuracy: {row['ways']}-way {row['shots']}-shot {100 * row['mean']:.2f} ± {100 * row['standard_error']:.2f} "
-        f"% (95 %: ± {100 * row['ci95']:.2f}; {row['num_tasks']} tasks of {row['split']}, seed {row['seed']}; "
-        f"BatchNorm {row['batchnorm']})"
-        for row in accuracies
-    ]
+        f"% (95 %: ± {100 * row['ci95']:.2f}; {row['num_tasks']} tasks of {row['split']}{images}, {row['queries']} "
+        f"queries per class, seed {row['seed']}; BatchNorm {row['batchnorm']})"
+    )

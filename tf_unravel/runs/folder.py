@@ -24,6 +24,7 @@ from tf_unravel import data
 from tf_unravel.files import NotWritten, write_atomically
 from tf_unravel.runs.checkpoints import Checkpoints
 from tf_unravel.runs.config import ConfigError, DataFacts
+from tf_unravel.runs.records import damaged, read_record
 
 fcntl: ModuleType | None
 try:
@@ -134,25 +135,30 @@ class RunFolder:
                     f"(fingerprint {known[name][:12]}, now {split.fingerprint[:12]}); start a new run folder"
                 )
 
-    def check_classes(self, name: str, class_names: Sequence[str]) -> None:
-        """Refuses a split with classes that were in another one when the run began: dealt anew, or other data.
+    def check_dealing(self, name: str, split: data.ClassImages) -> None:
+        """Refuses a split with classes that it did not have when the run began, where a folder's classes are dealt.
+
+        Then classes that were learned from may be among them. Other data, with no class of those, are none of this.
 
         Args:
             name: of the split.
-            class_names: its classes.
+            split: the split.
 
         Raises:
-            ConfigError: there are such classes.
+            ConfigError: the classes were dealt anew.
         """
-        for before, names in self._read_json(self.environment).get("classes", {}).items():
-            moved = sorted(set(names) & set(class_names)) if before != name else []
-            if moved:
-                more = f" and {len(moved) - 1} more" if len(moved) > 1 else ""
-                raise ConfigError(
-                    f"--run_dir {self.path}: class {moved[0]!r}{more} of the {before} split, when the run began, would "
-                    f"be in the {name} split now (a class that is added or removed deals a folder's classes anew); put "
-                    f"back the class folders of then ({self.environment.name} names those of {before}), or train anew"
-                )
+        then, now = read_record(self.environment).get("dealt"), split.dealt
+        if not then or not now:
+            return
+        strangers = sorted(set(split.class_names) - set(then.get(name, ())))
+        if strangers and set().union(*then.values()) & set().union(*now.values()):
+            more = f" and {len(strangers) - 1} more" if len(strangers) > 1 else ""
+            raise ConfigError(
+                f"--run_dir {self.path}: {strangers[0]!r}{more} would come to the {name} split, where it was not when "
+                f"the run began: class folders were added, removed or renamed since, which deals them anew, and {name} "
+                f"could have classes that were learned from; put them back ({self.environment.name} names them), give "
+                f"a folder that has {name}/<class>/<image>, or train a new run"
+            )
 
     def record_start(
         self, splits: Mapping[str, data.ClassImages], facts: DataFacts, seed: int, first_step: int
@@ -160,17 +166,17 @@ class RunFolder:
         """Writes environment.json, adding this start to those before it.
 
         Args:
-            splits: by name: their fingerprints and classes are recorded.
+            splits: by name: their fingerprints are recorded, and how classes were dealt to them.
             facts: what the model takes from the training data.
             seed: the run's seed.
             first_step: the step that this start goes on from.
         """
-        starts = self._read_json(self.environment).get("starts", [])
+        starts = read_record(self.environment).get("starts", [])
         start = {"time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
                  "step": first_step, "command": sys.argv, **versions()}
         self.write_json(self.environment, {
             "seed": seed, "data": {name: split.fingerprint for name, split in splits.items()},
-            "classes": {name: split.class_names for name, split in splits.items()},
+            "dealt": next(iter(splits.values())).dealt,
             "model": dataclasses.asdict(facts), "starts": [*starts, start]})
 
     def data_facts(self) -> DataFacts:
@@ -179,25 +185,27 @@ class RunFolder:
         Raises:
             ConfigError: the run was never started.
         """
+        model = read_record(self.environment).get("model")
+        if model is None:
+            raise ConfigError(f"--run_dir {self.path}: it was never trained; train it first")
         try:
-            model = self._read_json(self.environment)["model"]
-        except KeyError:
-            raise ConfigError(f"--run_dir {self.path}: it was never trained; train it first") from None
-        mean, std = model["normalization"]
-        return DataFacts(tuple(model["image_shape"]), model["num_classes"], (tuple(mean), tuple(std)))
+            mean, std = model["normalization"]
+            return DataFacts(tuple(model["image_shape"]), model["num_classes"], (tuple(mean), tuple(std)))
+        except (KeyError, TypeError, ValueError) as error:
+            raise damaged(self.environment, error) from error
 
     def data_fingerprints(self) -> dict[str, str]:
         """Split -> fingerprint of the images that the run began with; empty where it was never started."""
-        return self._read_json(self.environment).get("data", {})
+        return read_record(self.environment).get("data", {})
 
     def evaluations(self) -> list[dict[str, Any]]:
         """The rows that `evaluate` left in results.json, those of untrained weights last."""
-        results = self._read_json(self.results)
+        results = read_record(self.results)
         return [row for section in ("evaluation", "evaluation_initial") for row in results.get(section, [])]
 
     def training_results(self) -> dict[str, Any]:
         """How the training ended, as results.json has it; empty where it has not."""
-        return self._read_json(self.results).get("training", {})
+        return read_record(self.results).get("training", {})
 
     def check_writable(self) -> None:
         """Refuses a folder that will not take the results, before they are computed.
@@ -206,7 +214,7 @@ class RunFolder:
             ConfigError: it cannot be written, or results.json is damaged.
         """
         check_writable("--run_dir", self.path)
-        self._read_json(self.results)
+        read_record(self.results)
 
     def update_results(self, section: str, values: Any) -> None:
         """Puts `values` under `section` of results.json, leaving the other sections; one process at a time.
@@ -244,26 +252,9 @@ class RunFolder:
             if fcntl is not None:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 _drop_leftovers(self.results)
-            results = self._read_json(self.results)
+            results = read_record(self.results)
             yield results
             self.write_json(self.results, results)
-
-    @staticmethod
-    def _read_json(path: pathlib.Path) -> dict[str, Any]:
-        """A JSON file's object; empty where there is no file.
-
-        Raises:
-            ConfigError: the file is damaged.
-        """
-        if not path.exists():
-            return {}
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(found, dict):
-                raise ValueError("it holds no object")
-            return found
-        except ValueError as error:
-            raise ConfigError(f"{path} is damaged ({error}); delete it and run the command again") from error
 
     @staticmethod
     def write_text(path: pathlib.Path, text: str) -> None:

@@ -51,10 +51,10 @@ class FinishedRun:
         """One split of the run's data.
 
         Raises:
-            ConfigError: it has classes that were in another split when the run began.
+            ConfigError: a folder's classes were dealt anew since the run began.
         """
         split = self.plan.dataset(split=name)
-        self.folder.check_classes(name, split.class_names)
+        self.folder.check_dealing(name, split)
         return split
 
     def _restore(self, checkpoint: str) -> tuple[int, str]:
