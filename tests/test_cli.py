@@ -117,16 +117,21 @@ def test_a_second_evaluation_and_measurement_keep_what_the_first_found(run_dirs,
     first = rows("evaluation")
     for more in (["--heads=svm", "--tasks=20"], ["--heads=ridge", "--tasks=6"], ["--heads=ridge", "--tasks=6"],
                  ["--heads=ridge", "--tasks=6", "--gin_bindings=Ridge.l2 = 7.0"],
-                 ["--heads=ridge", "--tasks=6", "--split=val"], ["--heads=ridge", "--tasks=6", "--seed=1"]):
+                 ["--heads=ridge", "--tasks=6", "--split=val"], ["--heads=ridge", "--tasks=6", "--split=train"],
+                 ["--heads=ridge", "--tasks=6", "--seed=1"]):
         assert cli.main(["evaluate", run, *few, *more]) == 0
     assert rows("evaluation")[:1] == first
     found = [(row["settings"], row["num_tasks"], row["split"].rpartition("/")[2], row["seed"])
              for row in rows("evaluation")]
     ridge = first[0]["settings"]
     assert found == [(ridge, 20, "test", 0), (rows("evaluation")[1]["settings"], 20, "test", 0),
-                     (ridge, 6, "test", 0), ("ridge, l2 7", 6, "test", 0), (ridge, 6, "val", 0), (ridge, 6, "test", 1)]
+                     (ridge, 6, "test", 0), ("ridge, l2 7", 6, "test", 0), (ridge, 6, "val", 0), (ridge, 6, "train", 0),
+                     (ridge, 6, "test", 1)]
+    capsys.readouterr()
     assert cli.main(["export", run, "--head=ridge", f"--out={tmp_path / 'model'}"]) == 0
-    assert capsys.readouterr().out.count("accuracy: 5-way 1-shot") == 4
+    said = capsys.readouterr().out
+    assert said.count("accuracy: 5-way 1-shot") == 4 and "/train" not in said  # those of classes new to it
+    assert said.count(", images ") == 4  # of two splits
     for split in ("test", "val", "test"):
         assert cli.main(["measure", run, "--pairs=50", f"--split={split}"]) == 0
     assert [row["split"].rpartition("/")[2] for row in rows("measurement")] == ["val", "test"]

@@ -221,7 +221,8 @@ def _classify(arguments: argparse.Namespace) -> int:
 def _serve(arguments: argparse.Namespace) -> int:
     missing = [name for name in ("starlette", "uvicorn") if importlib.util.find_spec(name) is None]
     if missing:
-        raise ValueError(f"serving needs pip install 'tf-unravel[serve]'. Received: no {', '.join(missing)}")
+        raise ValueError("serving needs pip install 'tf-unravel[serve]', in a clone pip install --editable '.[serve]'. "
+                         f"Received: no {', '.join(missing)}")
     from tf_unravel.deployment import server
 
     def ready(address: str) -> None:

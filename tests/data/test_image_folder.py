@@ -141,6 +141,15 @@ def test_all_that_is_dealt_must_be_usable_before_a_part_is(tmp_path):
         load(tmp_path / "plain", "train", min_images=1)
 
 
+def test_pictures_that_will_not_be_seen_are_named(root, caplog):
+    for name in ("dog/a.HEIC", "cat/2025/b.png", "loose.jpg", "cat/notes.txt", ".hidden.heic", "cat/.old/c.png"):
+        (root / "train" / name).parent.mkdir(exist_ok=True)
+        (root / "train" / name).write_bytes(b"x")
+    assert len(load(root)) == 6
+    assert caplog.text.count("passed over") == 1 and "image_folder/train: passed over 3 pictures" in caplog.text
+    assert "the first: cat/2025/b.png." in caplog.text
+
+
 def test_a_class_called_train_is_a_class(tmp_path):
     for name in ("bus", "car", "train"):
         for i in range(2):
@@ -338,7 +347,7 @@ def test_layouts_that_cannot_be_used(root, change, message):
         ({"image_size": (1, 2, 3)}, "image_size"),
         ({"background": (0, 0, 300)}, "background"),
         ({"on_corrupt": "ignore"}, "'error' or 'skip'"),
-        ({"size": 3}, "no option 'size'; its options are: image_size, resize"),
+        ({"size": 3}, "no option 'size'; its options are: root, image_size, resize"),
     ],
 )
 def test_options_that_cannot_be_used(root, options, message):

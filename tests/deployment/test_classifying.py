@@ -141,6 +141,17 @@ def test_a_picture_that_is_called_as_a_sheet_stays_and_is_classified(place, tmp_
     assert (tmp_path / "contact_sheet.png").stat().st_size < 2000
 
 
+def test_queries_that_are_labelled_or_not_read_are_said(place, tmp_path):
+    found = deployment.classify(place / "model", place / "photos", place / "photos", tmp_path / "a")
+    assert "6 of them are labelled pictures too" in str(found)
+    assert "labelled pictures too" not in str(deployment.classify(place / "model", place / "more", place / "photos",
+                                                                  tmp_path / "b"))
+    shutil.copytree(place / "more", tmp_path / "more")
+    (tmp_path / "more" / "ape" / "telephone.HEIC").write_bytes(b"x")
+    found = deployment.classify(place / "model", tmp_path / "more", place / "photos", tmp_path / "c")
+    assert f"left out {tmp_path}/more/ape/telephone.HEIC: it is no JPEG, PNG, BMP or WebP." in str(found)
+
+
 def test_linked_class_folders_are_class_folders(place, tmp_path):
     for name in ("ape", "bee", "cat"):
         (tmp_path / "linked").mkdir(exist_ok=True)

@@ -182,16 +182,10 @@ def test_a_body_above_the_limit_is_refused_before_its_end(address, framing):
 
 
 def test_other_addresses_and_methods_are_refused(address):
-    assert ask_plain(address.replace("pictures", "other")) == 404
-    assert ask_plain(f"{address}:predict") == 405
-
-
-def ask_plain(url):
-    try:
-        with urllib.request.urlopen(url, timeout=60) as answer:
-            return answer.status
-    except urllib.error.HTTPError as error:
-        return error.code
+    for url, expected in ((address.replace("pictures", "other"), 404), (f"{address}:predict", 405)):
+        status, answer = ask(url)
+        assert status == expected
+        assert "POST /v1/models/pictures:predict are answered. Received: GET /v1" in answer["error"]
 
 
 def test_a_client_that_hangs_up_harms_nobody(address):

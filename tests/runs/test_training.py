@@ -209,6 +209,7 @@ def test_classes_that_were_learned_from_are_not_tested_on(photographs, tmp_path,
     for folder in (*(photographs / "train").iterdir(), *(photographs / "test").iterdir()):
         shutil.copytree(folder, root / folder.name)
     train(root, run_dir, "load.fractions = (0.6, 0.0, 0.4)", "Validation.every_epochs = 0", "run.epochs = 1")
+    assert "train: 168 images of 7 classes; put aside for testing: 4 classes; from the start" in capsys.readouterr().err
     dealt = json.loads((run_dir / "environment.json").read_text())["dealt"]
     assert {split: len(names) for split, names in dealt.items()} == {"train": 7, "test": 4}
     evaluate = ["evaluate", f"--run_dir={run_dir}", "--heads=ridge", "--ways=3", "--tasks=4", "--queries=2"]

@@ -51,7 +51,7 @@ def _source(module: str) -> Callable[..., ClassImages]:
         known = [name for name in inspect.signature(function).parameters if name not in ("split", "root")]
         unknown = sorted(set(options) - set(known))
         if unknown and "options" not in known:
-            raise ValueError(f"{module} has no option {unknown[0]!r}; its options are: {', '.join(known) or 'none'}.")
+            raise ValueError(f"{module} has no option {unknown[0]!r}; its options are: {', '.join(['root', *known])}.")
         return function(split, root, **options)
 
     return load_split

@@ -97,6 +97,11 @@ def _hash_or_nothing(path: str) -> bytes:
         return b""
 
 
+def printable(path: str) -> str:
+    """A path as text that can be printed, whatever bytes it is made of."""
+    return os.fsencode(path).decode("utf-8", "replace")
+
+
 def digest_of_text(text: str) -> str:
     """Hex digest of a text."""
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()

@@ -17,7 +17,8 @@ import PIL
 from tf_unravel.data import cache, content, decoding
 from tf_unravel.data.class_images import ClassImages, Normalization, content_fingerprint
 
-_VERSION = 1  # raise it when decoding changes
+_VERSION = 2  # raise it when decoding changes
+_NAMED = 3  # of the images that cannot be used, in a message
 _log = logging.getLogger(__name__)
 
 
@@ -71,9 +72,10 @@ def load_files(
     """
     arrays = _usable(files, how, min_images, on_corrupt)
     class_ids = np.array(arrays["class_ids"])
-    skipped = len(files.paths) - len(class_ids)
-    if skipped:
-        _log.warning("%s: left out %d of %d images (they cannot be used).", files.name, skipped, len(files.paths))
+    left_out = arrays["left_out"].tolist()
+    if left_out:
+        named = "; ".join([*left_out[:_NAMED], *(["..."] if len(left_out) > _NAMED else [])])
+        _log.warning("%s: left out %d of %d images: %s.", files.name, len(left_out), len(files.paths), named)
     images, fingerprint = arrays["images"][: len(class_ids)], str(arrays["fingerprint"])
     return ClassImages(images, class_ids, files.class_names, files.name, fingerprint, normalization)
 
@@ -91,7 +93,7 @@ def check_files(parts: Sequence[ImageFiles], how: decoding.Decoding, min_images:
 
 
 def _usable(files: ImageFiles, how: decoding.Decoding, min_images: int, on_corrupt: str) -> dict[str, np.ndarray]:
-    """Decoded images (with rows to spare where some were left out), class_ids and fingerprint, from the cache."""
+    """Decoded images (with rows to spare where some were left out), class_ids, fingerprint, and what was left_out."""
     if on_corrupt not in ("error", "skip"):
         raise ValueError(f"on_corrupt must be 'error' or 'skip'. Received: {on_corrupt!r}.")
     _check_counts(files, files.class_ids, min_images)
@@ -140,10 +142,14 @@ def _fill(create: cache.Create, files: ImageFiles, how: decoding.Decoding, on_co
                 f"pass image_size to resize them."
             )
         if on_corrupt == "error":
+            others = f" (and {len(failures) - 1} more images)" if len(failures) > 1 else ""
             raise ValueError(
-                f"{files.name}: {path} cannot be used: {failure.reason}; replace or remove it, or leave such images "
-                f"out with on_corrupt='skip' (--gin_bindings=\"load.on_corrupt = 'skip'\")."
+                f"{files.name}: {path} cannot be used: {failure.reason}{others}; replace or remove it, or leave such "
+                f"images out with on_corrupt='skip' (--gin_bindings=\"load.on_corrupt = 'skip'\")."
             )
+    reasons = [f"{content.printable(files.paths[failure.row])} ({failure.reason})" for failure in failures]
+    left_out = np.array(reasons, np.str_)
+    create("left_out", left_out.shape, left_out.dtype)[...] = left_out
     kept = np.setdiff1d(np.arange(len(paths)), list(bad))
     if failures:
         for start in range(0, len(kept), 1024):  # in place: kept[i] >= i, and the right side is copied first

@@ -1,7 +1,8 @@
 """A user's own photographs: folders of images, one folder per class.
 
 Either root/<split>/<class>/<image> with split train, val (or validation) and test, or root/<class>/<image>, whose
-classes are then dealt to the three splits by a seed. Hidden files and files that are no images are passed over.
+classes are then dealt to the three splits by a seed. Hidden files and files that are no images are passed over;
+pictures that are (of kinds that are not read, in deeper folders, in none) are named in a warning.
 
 Where classes are dealt, all of them must be usable before one split is: a class that is found wanting later, and
 removed, would deal them anew, and classes that were learned from would come among those to test on.
@@ -10,6 +11,7 @@ removed, would deal them anew, and classes that were learned from would come amo
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import pathlib
 from collections.abc import Sequence
@@ -20,6 +22,8 @@ from tf_unravel.data import content, decoding
 from tf_unravel.data.class_images import ClassImages
 from tf_unravel.data.image_files import ImageFiles, check_files, load_files, size_of
 from tf_unravel.data.split_lists import check_disjoint
+
+_log = logging.getLogger(__name__)
 
 FOLDERS = {"train": ("train",), "val": ("val", "validation"), "test": ("test",)}
 
@@ -67,6 +71,7 @@ def load(
         raise ValueError(f"image_folder: no folder {root}; check the path.")
     how = decoding.Decoding(size_of(image_size), resize, crop, tuple(background))
     base, parts = parts_of(root, split, seed, fractions)
+    _warn_of_passed_over(f"image_folder/{split}", base, parts[split])
     files = {part: list_files(f"image_folder/{part}", base, classes) for part, classes in parts.items()}
     check_files(list(files.values()), how, min_images, on_corrupt)
     loaded = load_files(files[split], how, min_images, on_corrupt)
@@ -181,6 +186,26 @@ def list_files(name: str, base: pathlib.Path, classes: Sequence[str]) -> ImageFi
         paths.extend(os.path.join(class_name, file) for file in names)
         ids.extend([class_id] * len(names))
     return ImageFiles(name, str(base), paths, np.array(ids, np.int32), tuple(classes))
+
+
+def _warn_of_passed_over(name: str, base: pathlib.Path, classes: Sequence[str]) -> None:
+    """Says which pictures of a split will not be seen."""
+    loose = [file for file in os.listdir(base) if is_image(file) or is_other_picture(file)]
+    found = [file for file in loose if not (base / file).is_dir()]
+    for class_name in classes:
+        for parent, folders, names in os.walk(base / class_name):
+            folders[:] = [folder for folder in folders if not folder.startswith(".")]
+            deeper = pathlib.Path(parent) != base / class_name
+            found += [os.path.relpath(os.path.join(parent, file), base) for file in names
+                      if is_other_picture(file) or deeper and is_image(file)]
+    if found:
+        _log.warning("%s: passed over %d pictures, of kinds that are not read (JPEG, PNG, BMP and WebP are) or not at "
+                     "<class>/<image>; the first: %s.", name, len(found), content.printable(min(found)))
+
+
+def is_other_picture(name: str) -> bool:
+    """Whether a file is a picture of a kind that is not read, by its name."""
+    return not name.startswith(".") and name.lower().endswith(decoding.OTHER_PICTURES)
 
 
 def is_image(name: str) -> bool:

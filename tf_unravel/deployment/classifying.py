@@ -20,9 +20,10 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from tf_unravel.data.content import printable as shown
 from tf_unravel.deployment.contact_sheet import Neighbour, Query, contact_sheet, is_sheet, write_sheet
 from tf_unravel.deployment.model import Model
-from tf_unravel.deployment.pictures import Labelled, pictures_below, read_labelled, read_pictures, shown
+from tf_unravel.deployment.pictures import Labelled, others_below, pictures_below, read_labelled, read_pictures
 from tf_unravel.files import write_atomically
 
 _BLOCK = 256  # pictures of a call
@@ -41,12 +42,14 @@ class Answer:
         file: the same below the query folder, as text.
         probabilities: class -> probability.
         folder_class: the class that its folder is named after; None where it is named after none.
+        labelled: whether the same picture is among the labelled ones.
     """
 
     path: str
     file: str
     probabilities: Mapping[str, float]
     folder_class: str | None = None
+    labelled: bool = False
 
     @property
     def class_name(self) -> str:
@@ -99,6 +102,9 @@ class Classification:
             right = sum(answer.class_name == answer.folder_class for answer in told)
             lines.append(f"{right} of {len(told)} pictures in folders named after a class are given that class "
                          f"({100 * right / len(told):.1f} %).")
+        labelled = sum(answer.labelled for answer in self.answers)
+        if labelled:
+            lines.append(f"{labelled} of them are labelled pictures too: what is said of those says nothing of others.")
         lines += [f"left out {file}: {reason}." for file, reason in itertools.islice(self.skipped.items(), _LEFT_OUT)]
         if len(self.skipped) > _LEFT_OUT:
             lines.append(f"left out {len(self.skipped) - _LEFT_OUT} more, which classification.json names.")
@@ -108,7 +114,7 @@ class Classification:
         """The same as JSON values."""
         pictures = [
             {"file": a.file, "class": a.class_name, "probability": a.probability, "margin": a.margin,
-             "folder_class": a.folder_class, "probabilities": dict(a.probabilities)}
+             "folder_class": a.folder_class, "labelled": a.labelled, "probabilities": dict(a.probabilities)}
             for a in self.answers
         ]
         return {"model": self.model, "head": self.head, "support": dict(self.support), "pictures": pictures,
@@ -160,7 +166,7 @@ def classify(
     paths = [path for path in pictures_below(root) if os.path.realpath(path) != drawn_before]
     known = None if support is None else read_labelled(support, loaded.card, on_corrupt)
     answers: list[Answer] = []
-    skipped = dict(known.skipped) if known else {}
+    skipped = (known.skipped if known else {}) | others_below(root)
     for block in _blocks(paths, loaded, known):
         images, kept, damaged = read_pictures(block, loaded.card, on_corrupt)
         skipped |= damaged
@@ -210,12 +216,15 @@ def _answers(
 ) -> list[Answer]:
     """What the model says of some images."""
     given = () if known is None else (known.images, known.labels)
+    labelled = set() if known is None else {image.tobytes() for image in known.images}
     names = (model.baked_classes or ()) if known is None else known.class_names
     answers = []
-    for path, row in zip(paths, model.classify(images, *given).tolist(), strict=True):
+    for path, image, row in zip(paths, images, model.classify(images, *given).tolist(), strict=True):
         file = os.path.relpath(path, root) if root.is_dir() else os.path.basename(path)
         top = shown(pathlib.PurePath(file).parts[0])
-        answers.append(Answer(path, shown(file), dict(zip(names, row, strict=True)), top if top in names else None))
+        folder_class = top if top in names else None
+        probabilities = dict(zip(names, row, strict=True))
+        answers.append(Answer(path, shown(file), probabilities, folder_class, image.tobytes() in labelled))
     return answers
 
 
@@ -223,7 +232,8 @@ def _figure(
     model: Model, found: Classification, known: Labelled, root: pathlib.Path, on_corrupt: str
 ) -> Figure:
     """The contact sheet: every picture, or those of the smallest margins, with its nearest labelled pictures."""
-    answers, title = found.answers, "Pictures, and the labelled pictures nearest to each in feature space"
+    answers, what = found.answers, "Pictures, and the labelled pictures nearest to each in feature space"
+    title = f"{found.model}, {found.head}. {what}"
     if len(answers) > _ON_A_SHEET:
         answers = sorted(answers, key=lambda answer: answer.margin)[:_ON_A_SHEET]
         title += f"; the {_ON_A_SHEET} least certain of {len(found.answers)}"

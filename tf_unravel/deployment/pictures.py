@@ -3,12 +3,13 @@
 import logging
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from tf_unravel.data import decoding, image_folder
+from tf_unravel.data.content import printable as shown
 
 _LUMA = (0.299, 0.587, 0.114)  # of ITU-R BT.601, as Pillow's greyscale
 _log = logging.getLogger(__name__)
@@ -64,10 +65,10 @@ def read_labelled(root: str | os.PathLike, card: Mapping[str, Any], on_corrupt: 
     if empty:
         raise ValueError(f"Every class needs a picture (JPEG, PNG, BMP or WebP) that can be read. "
                          f"Received: none in {folder / classes[empty[0]]}.")
-    elsewhere = sorted(map(shown, set(_below(folder)) - set(paths)))
+    elsewhere = sorted(map(shown, set(_below(folder, image_folder.is_image)) - set(paths)))
     if elsewhere:
         _log.warning("left out %d pictures that are not %s/<class>/<picture>.", len(elsewhere), folder)
-    skipped |= dict.fromkeys(elsewhere, f"it is not {folder}/<class>/<picture>")
+    skipped |= dict.fromkeys(elsewhere, f"it is not {folder}/<class>/<picture>") | others_below(folder)
     return Labelled(images, labels, tuple(map(shown, classes)), [paths[row] for row in kept], skipped)
 
 
@@ -78,19 +79,25 @@ def pictures_below(root: str | os.PathLike) -> list[str]:
         ValueError: there are none.
     """
     folder = pathlib.Path(root)
-    found = [str(folder)] if folder.is_file() else _below(folder)
+    found = [str(folder)] if folder.is_file() else _below(folder, image_folder.is_image)
     if not found:
         what = "no JPEG, PNG, BMP or WebP file" if folder.exists() else "no such file or folder"
         raise ValueError(f"There are no pictures to classify. Received: {folder}, {what}.")
     return sorted(found)
 
 
-def _below(folder: pathlib.Path) -> list[str]:
-    """Paths of the pictures in a folder and the folders below it; links to folders are not followed."""
+def others_below(root: str | os.PathLike) -> dict[str, str]:
+    """{file: why it is left out} of pictures of kinds that are not read."""
+    found = sorted(map(shown, _below(pathlib.Path(root), image_folder.is_other_picture)))
+    return dict.fromkeys(found, "it is no JPEG, PNG, BMP or WebP")
+
+
+def _below(folder: pathlib.Path, wanted: Callable[[str], bool]) -> list[str]:
+    """Paths of files in a folder and the folders below it, by their names; links to folders are not followed."""
     found: list[str] = []
     for parent, folders, names in os.walk(folder, followlinks=False):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [os.path.join(parent, name) for name in names if image_folder.is_image(name)]
+        found += [os.path.join(parent, name) for name in names if wanted(name)]
     return found
 
 
@@ -129,8 +136,3 @@ def read_pictures(
     if channels == 1:
         images = np.rint(images @ np.array(_LUMA)).astype(np.uint8)[..., None]
     return images, kept, {shown(paths[failure.row]): failure.reason for failure in failures}
-
-
-def shown(path: str) -> str:
-    """A path as text that can be printed, whatever bytes it is made of."""
-    return os.fsencode(path).decode("utf-8", "replace")

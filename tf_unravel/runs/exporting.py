@@ -95,10 +95,11 @@ def _without_root(lines: Sequence[str]) -> list[str]:
 
 
 def _accuracies(run: FinishedRun, head: Any) -> list[dict[str, Any]]:
-    """What `evaluate` measured of this checkpoint under this head, as results.json has it."""
+    """What `evaluate` measured of this checkpoint under this head, as results.json has it, on classes new to it."""
     said = described(head)
     wanted = {"checkpoint_step": run.step, **{key: said[key] for key in ("settings", "batchnorm", "adaptation")}}
-    return [row for row in run.folder.evaluations() if all(row.get(key) == value for key, value in wanted.items())]
+    mine = (row for row in run.folder.evaluations() if all(row.get(key) == value for key, value in wanted.items()))
+    return [row for row in mine if not str(row.get("split")).endswith("/train")]
 
 
 def _classes_line(baked: dict[str, Any]) -> list[str]:

@@ -125,10 +125,11 @@ class RunFolder:
             splits: by name.
 
         Raises:
-            ConfigError: a split's images have changed.
+            ConfigError: a split's images have changed, or its classes were dealt anew.
         """
         known = self.data_fingerprints()
         for name, split in splits.items():
+            self.check_dealing(name, split)
             if known.get(name, split.fingerprint) != split.fingerprint:
                 raise ConfigError(
                     f"--run_dir {self.path}: the images of the {name} split have changed since the run began "
@@ -155,8 +156,8 @@ class RunFolder:
             more = f" and {len(strangers) - 1} more" if len(strangers) > 1 else ""
             raise ConfigError(
                 f"--run_dir {self.path}: {strangers[0]!r}{more} would come to the {name} split, where it was not when "
-                f"the run began: class folders were added, removed or renamed since, which deals them anew, and {name} "
-                f"could have classes that were learned from; put them back ({self.environment.name} names them), give "
+                f"the run began: class folders were added, removed or renamed since, which deals them anew, and some "
+                f"that were learned from could be tested on; put them back ({self.environment.name} names them), give "
                 f"a folder that has {name}/<class>/<image>, or train a new run"
             )
 

@@ -235,7 +235,16 @@ class _Loop:
         )
         start = f"going on from step {self.progress.step}" if self.progress.step else "from the start"
         precision = "" if self.plan.dtype == "float32" else f"; {self.plan.dtype}"
-        return f"{sizes}{precision}{self.devices.shared_by}; {start}"
+        return f"{sizes}{self._put_aside()}{precision}{self.devices.shared_by}; {start}"
+
+    def _put_aside(self) -> str:
+        """How many of a folder's classes the run does not see."""
+        dealt = self.splits["train"].dealt
+        if not dealt:
+            return ""
+        classes = len(dealt.get("test", ()))
+        few = "" if classes > 1 else ", and a test takes two at least"
+        return f"; put aside for testing: {classes} class{'es' if classes != 1 else ''}{few}"
 
     def _log(self, values: dict[str, tf.Tensor], bar: Any) -> None:
         step, loss = self.progress.step, float(values["loss"])
