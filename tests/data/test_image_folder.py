@@ -31,6 +31,14 @@ def write(path: pathlib.Path, image: np.ndarray) -> None:
     Image.fromarray(image).save(path)
 
 
+def plain_folder(folder: pathlib.Path, names: list[str]) -> pathlib.Path:
+    """<class>/<image>: two images of each class, 2c and 2c + 1 of `pixels`."""
+    for c, name in enumerate(names):
+        for i in range(2):
+            write(folder / name / f"{i}.bmp", pixels(2 * c + i))
+    return folder
+
+
 @pytest.fixture
 def root(tmp_path) -> pathlib.Path:
     """train: cat, dog; val: fox; test: owl; three images of 8x8 each."""
@@ -66,9 +74,7 @@ def test_validation_is_val(root):
 
 def test_plain_folders_are_dealt_out_by_the_seed(tmp_path):
     names = [f"c{i:02}" for i in range(25)]
-    for i, name in enumerate(names):
-        for j in range(2):
-            write(tmp_path / "plain" / name / f"{j}.bmp", pixels(2 * i + j))
+    plain_folder(tmp_path / "plain", names)
     splits = {split: load(tmp_path / "plain", split).class_names for split in ("train", "val", "test")}
     assert [len(found) for found in splits.values()] == [16, 4, 5]
     assert sorted(sum(splits.values(), ())) == names
@@ -103,9 +109,7 @@ FROZEN_TEST_CLASSES = ["b", "e"]  # the last two by SHA-256 of "0:<name>"
     ],
 )
 def test_fractions_that_do_not_fit(tmp_path, fractions, message):
-    for name in "abc":
-        for i in range(2):
-            write(tmp_path / "plain" / name / f"{i}.png", pixels(i))
+    plain_folder(tmp_path / "plain", list("abc"))
     if message is None:
         assert load(tmp_path / "plain", fractions=fractions).num_classes == 1
     else:
@@ -122,22 +126,21 @@ def test_two_classes_cannot_be_split_in_three(tmp_path):
 
 def test_all_that_is_dealt_must_be_usable_before_a_part_is(tmp_path):
     """Removed once a part was learned from, a bad class would deal the classes anew."""
-    names = [f"c{i}" for i in range(10)]
-    for i, name in enumerate(names):
-        for j in range(2):
-            write(tmp_path / "plain" / name / f"{j}.png", pixels(2 * i + j))
+    plain_folder(tmp_path / "plain", [f"c{i}" for i in range(10)])
     of = {split: load(tmp_path / "plain", split).class_names for split in ("train", "val", "test")}
-    bad = tmp_path / "plain" / of["test"][0] / "0.png"
+    bad = tmp_path / "plain" / of["test"][0] / "0.bmp"
     bad.write_bytes(b"torn")
-    with pytest.raises(ValueError, match="image_folder/test: .*0.png cannot be used: .*load.on_corrupt = 'skip'"):
+    with pytest.raises(ValueError, match="image_folder/test: .*0.bmp cannot be used: .*load.on_corrupt = 'skip'"):
         load(tmp_path / "plain", "train")
     bad.unlink()
     for split in ("train", "val"):
         with pytest.raises(ValueError, match=f"image_folder/test: class '{of['test'][0]}' .* has 1 usable images"):
             load(tmp_path / "plain", split)
     assert load(tmp_path / "plain", "train", min_images=1).class_names == of["train"]
-    (tmp_path / "plain" / "empty").mkdir()
-    with pytest.raises(ValueError, match="class 'empty' .* has 0 usable images"):
+    (tmp_path / "plain" / of["train"][0] / "0.bmp").write_bytes(b"torn")
+    for i in range(3):
+        (tmp_path / "plain" / f"empty{i}").mkdir()
+    with pytest.raises(ValueError, match="class 'empty.' .* has 0 usable images"):  # said before one is decoded
         load(tmp_path / "plain", "train", min_images=1)
 
 
@@ -151,9 +154,7 @@ def test_pictures_that_will_not_be_seen_are_named(root, caplog):
 
 
 def test_a_class_called_train_is_a_class(tmp_path):
-    for name in ("bus", "car", "train"):
-        for i in range(2):
-            write(tmp_path / "plain" / name / f"{i}.png", pixels(i))
+    plain_folder(tmp_path / "plain", ["bus", "car", "train"])
     found = {load(tmp_path / "plain", split).class_names[0] for split in ("train", "val", "test")}
     assert found == {"bus", "car", "train"}
 

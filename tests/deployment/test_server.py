@@ -106,7 +106,12 @@ def test_the_client_on_the_page_gets_its_answer(address, model, tmp_path, monkey
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (20, 24, 3), np.uint8)).save(path)
-    for name in ("photos/notes.txt", "photos/ant/notes.txt", "more_photos/a/notes.txt"):
+    turned = Image.Exif()
+    turned[0x0112] = 6  # as a telephone that was held upright writes it
+    Image.fromarray(rng.integers(0, 256, (20, 24, 3), np.uint8)).save(tmp_path / "more_photos" / "d.jpg", exif=turned)
+    for name in ("photos/.thumbnails/1.png", "photos/ant/._1.png", "photos/notes.txt", "photos/ant/notes.txt",
+                 "more_photos/a/notes.txt", "more_photos/.old/e.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("no picture")
     ((_, text),) = [block for block in blocks("docs/serving.md") if block[0] == "python"]
     on_the_page = "http://127.0.0.1:8501/v1/models/mine"

@@ -227,8 +227,12 @@ def test_classes_that_were_learned_from_are_not_tested_on(photographs, tmp_path,
     assert cli.main(evaluate) == 1 and f"{renamed!r} would come to the test split" in capsys.readouterr().err
     shutil.rmtree(root / renamed)  # 6 : 4 now, and none of the six has moved
     assert cli.main(evaluate) == 0
-    for number, folder in enumerate(sorted((photographs / "test").iterdir())):  # other data
-        shutil.copytree(folder, tmp_path / "other" / f"new {number}")
+    for folder in list(root.iterdir()):  # every name is another: the folder is the run's all the same
+        folder.rename(root / f"new {folder.name}")
+    assert cli.main(evaluate) == 1 and "would come to the test split" in capsys.readouterr().err
+    shutil.copytree(photographs / "test", tmp_path / "other")
+    for folder in list((tmp_path / "other").iterdir()):
+        folder.rename(tmp_path / "other" / f"other {folder.name}")
     other = [f"--gin_bindings=load.root = '{tmp_path / 'other'}'", "--gin_bindings=load.fractions = (0.0, 0.0, 1.0)"]
     assert cli.main([*evaluate, *other]) == 0
 

@@ -70,33 +70,9 @@ def load_files(
     Raises:
         ValueError: a damaged image, images of different sizes without `how.size`, or a class with too few images.
     """
-    arrays = _usable(files, how, min_images, on_corrupt)
-    class_ids = np.array(arrays["class_ids"])
-    left_out = arrays["left_out"].tolist()
-    if left_out:
-        named = "; ".join([*left_out[:_NAMED], *(["..."] if len(left_out) > _NAMED else [])])
-        _log.warning("%s: left out %d of %d images: %s.", files.name, len(left_out), len(files.paths), named)
-    images, fingerprint = arrays["images"][: len(class_ids)], str(arrays["fingerprint"])
-    return ClassImages(images, class_ids, files.class_names, files.name, fingerprint, normalization)
-
-
-def check_files(parts: Sequence[ImageFiles], how: decoding.Decoding, min_images: int, on_corrupt: str) -> None:
-    """Refuses what `load_files` would refuse, the numbers of all parts first; what is decoded on the way is kept.
-
-    Raises:
-        ValueError: as `load_files`.
-    """
-    for files in parts:
-        _check_counts(files, files.class_ids, min_images)
-    for files in parts:
-        _usable(files, how, min_images, on_corrupt)
-
-
-def _usable(files: ImageFiles, how: decoding.Decoding, min_images: int, on_corrupt: str) -> dict[str, np.ndarray]:
-    """Decoded images (with rows to spare where some were left out), class_ids, fingerprint, and what was left_out."""
     if on_corrupt not in ("error", "skip"):
         raise ValueError(f"on_corrupt must be 'error' or 'skip'. Received: {on_corrupt!r}.")
-    _check_counts(files, files.class_ids, min_images)
+    check_counts(files, files.class_ids, min_images)
     digest = content.digest_of_files(files.root, files.paths)
     key = f"image_files/{_VERSION} {digest} {how} {on_corrupt} {PIL.__version__} {_grouping(files)}"
 
@@ -105,8 +81,13 @@ def _usable(files: ImageFiles, how: decoding.Decoding, min_images: int, on_corru
         content.check_unchanged(files.name, files.root, files.paths, digest)
 
     arrays = cache.cached_fill(key, fill)
-    _check_counts(files, np.array(arrays["class_ids"]), min_images)
-    return arrays
+    class_ids, left_out = np.array(arrays["class_ids"]), arrays["left_out"].tolist()
+    if left_out:
+        named = "; ".join([*left_out[:_NAMED], *(["..."] if len(left_out) > _NAMED else [])])
+        _log.warning("%s: left out %d of %d images: %s.", files.name, len(left_out), len(files.paths), named)
+    check_counts(files, class_ids, min_images)
+    images, fingerprint = arrays["images"][: len(class_ids)], str(arrays["fingerprint"])
+    return ClassImages(images, class_ids, files.class_names, files.name, fingerprint, normalization)
 
 
 def _grouping(files: ImageFiles) -> str:
@@ -114,7 +95,17 @@ def _grouping(files: ImageFiles) -> str:
     return content.digest_of_text(repr((files.class_names, np.asarray(files.class_ids).tolist())))
 
 
-def _check_counts(files: ImageFiles, class_ids: np.ndarray, min_images: int) -> None:
+def check_counts(files: ImageFiles, class_ids: np.ndarray, min_images: int) -> None:
+    """Refuses classes with too few images.
+
+    Args:
+        files: what the images are of.
+        class_ids: of the images that count, integers [n].
+        min_images: the least number that a class must have.
+
+    Raises:
+        ValueError: there is such a class, or none at all.
+    """
     if not files.class_names:
         raise ValueError(f"{files.name}: no classes found in {files.root}; add folders of images.")
     counts = np.bincount(class_ids, minlength=len(files.class_names))

@@ -20,7 +20,7 @@ import numpy as np
 
 from tf_unravel.data import content, decoding
 from tf_unravel.data.class_images import ClassImages
-from tf_unravel.data.image_files import ImageFiles, check_files, load_files, size_of
+from tf_unravel.data.image_files import ImageFiles, check_counts, load_files, size_of
 from tf_unravel.data.split_lists import check_disjoint
 
 _log = logging.getLogger(__name__)
@@ -73,9 +73,10 @@ def load(
     base, parts = parts_of(root, split, seed, fractions)
     _warn_of_passed_over(f"image_folder/{split}", base, parts[split])
     files = {part: list_files(f"image_folder/{part}", base, classes) for part, classes in parts.items()}
-    check_files(list(files.values()), how, min_images, on_corrupt)
-    loaded = load_files(files[split], how, min_images, on_corrupt)
-    return loaded if has_split_folders(root) else dataclasses.replace(loaded, dealt=parts)
+    for part in files.values():  # of all of them, before one is decoded
+        check_counts(part, part.class_ids, min_images)
+    loaded = {part: load_files(found, how, min_images, on_corrupt) for part, found in files.items()}
+    return dataclasses.replace(loaded[split], dealt=parts if base == root else None)
 
 
 def parts_of(

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from tf_unravel.data.content import printable as shown
+from tf_unravel.data.content import printable
 from tf_unravel.deployment.contact_sheet import Neighbour, Query, contact_sheet, is_sheet, write_sheet
 from tf_unravel.deployment.model import Model
 from tf_unravel.deployment.pictures import Labelled, others_below, pictures_below, read_labelled, read_pictures
@@ -221,10 +221,10 @@ def _answers(
     answers = []
     for path, image, row in zip(paths, images, model.classify(images, *given).tolist(), strict=True):
         file = os.path.relpath(path, root) if root.is_dir() else os.path.basename(path)
-        top = shown(pathlib.PurePath(file).parts[0])
+        top = printable(pathlib.PurePath(file).parts[0])
         folder_class = top if top in names else None
         probabilities = dict(zip(names, row, strict=True))
-        answers.append(Answer(path, shown(file), probabilities, folder_class, image.tobytes() in labelled))
+        answers.append(Answer(path, printable(file), probabilities, folder_class, image.tobytes() in labelled))
     return answers
 
 

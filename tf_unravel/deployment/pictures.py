@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tf_unravel.data import decoding, image_folder
-from tf_unravel.data.content import printable as shown
+from tf_unravel.data.content import printable
 
 _LUMA = (0.299, 0.587, 0.114)  # of ITU-R BT.601, as Pillow's greyscale
 _log = logging.getLogger(__name__)
@@ -54,9 +54,9 @@ def read_labelled(root: str | os.PathLike, card: Mapping[str, Any], on_corrupt: 
         what = f"a folder with {len(classes)} folders" if folder.is_dir() else "no folder"
         raise ValueError(f"A support set is a folder with one folder of pictures for each of two classes or more: "
                          f"{folder}/<class>/<picture>. Received: {folder}, {what}.")
-    if len(set(map(shown, classes))) < len(classes):
+    if len(set(map(printable, classes))) < len(classes):
         raise ValueError(f"Classes need names that differ as text. Received: {folder}, "
-                         f"{sorted(map(shown, classes))}.")
+                         f"{sorted(map(printable, classes))}.")
     files = image_folder.list_files(str(folder), folder, classes)
     paths = [os.path.join(folder, path) for path in files.paths]
     images, kept, skipped = read_pictures(paths, card, on_corrupt)
@@ -65,11 +65,11 @@ def read_labelled(root: str | os.PathLike, card: Mapping[str, Any], on_corrupt: 
     if empty:
         raise ValueError(f"Every class needs a picture (JPEG, PNG, BMP or WebP) that can be read. "
                          f"Received: none in {folder / classes[empty[0]]}.")
-    elsewhere = sorted(map(shown, set(_below(folder, image_folder.is_image)) - set(paths)))
+    elsewhere = sorted(map(printable, set(_below(folder, image_folder.is_image)) - set(paths)))
     if elsewhere:
         _log.warning("left out %d pictures that are not %s/<class>/<picture>.", len(elsewhere), folder)
     skipped |= dict.fromkeys(elsewhere, f"it is not {folder}/<class>/<picture>") | others_below(folder)
-    return Labelled(images, labels, tuple(map(shown, classes)), [paths[row] for row in kept], skipped)
+    return Labelled(images, labels, tuple(map(printable, classes)), [paths[row] for row in kept], skipped)
 
 
 def pictures_below(root: str | os.PathLike) -> list[str]:
@@ -88,7 +88,7 @@ def pictures_below(root: str | os.PathLike) -> list[str]:
 
 def others_below(root: str | os.PathLike) -> dict[str, str]:
     """{file: why it is left out} of pictures of kinds that are not read."""
-    found = sorted(map(shown, _below(pathlib.Path(root), image_folder.is_other_picture)))
+    found = sorted(map(printable, _below(pathlib.Path(root), image_folder.is_other_picture)))
     return dict.fromkeys(found, "it is no JPEG, PNG, BMP or WebP")
 
 
@@ -128,11 +128,11 @@ def read_pictures(
     failures = decoding.decode_files(paths, images, how)
     for failure in failures:
         if on_corrupt == "error":
-            raise ValueError(f"{shown(paths[failure.row])} cannot be used: {failure.reason}; replace or remove it, or "
-                             f"leave such pictures out with --on_corrupt=skip.")
-        _log.warning("left out %s: %s.", shown(paths[failure.row]), failure.reason)
+            raise ValueError(f"{printable(paths[failure.row])} cannot be used: {failure.reason}; replace or remove it, "
+                             f"or leave such pictures out with --on_corrupt=skip.")
+        _log.warning("left out %s: %s.", printable(paths[failure.row]), failure.reason)
     kept = np.setdiff1d(np.arange(len(paths)), [failure.row for failure in failures])
     images = images[kept] if failures else images
     if channels == 1:
         images = np.rint(images @ np.array(_LUMA)).astype(np.uint8)[..., None]
-    return images, kept, {shown(paths[failure.row]): failure.reason for failure in failures}
+    return images, kept, {printable(paths[failure.row]): failure.reason for failure in failures}

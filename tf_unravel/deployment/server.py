@@ -87,6 +87,13 @@ class _Service:
         except ValueError as error:  # BadRequest, and what the model refuses
             return _refusal(400, str(error))
 
+    async def unknown(self, request: Request, error: Exception) -> Response:
+        """Another address, or another method."""
+        status = error.status_code if isinstance(error, HTTPException) else 404
+        model = f"/v1/models/{self.name}"
+        return _refusal(status, f"GET {model}, GET {model}/metadata and POST {model}:predict are answered. "
+                                f"Received: {request.method} {request.url.path}")
+
     def _answer(self, body: bytes) -> dict[str, Any]:
         call = understood(body, self.model.signatures)
         return response_of(call, self.model.call(call.signature, call.inputs))
@@ -108,13 +115,6 @@ def _refusal(status: int, line: str) -> Response:
     return JSONResponse({"error": line}, status)
 
 
-async def _no_such_address(request: Request, error: Exception) -> Response:
-    status = error.status_code if isinstance(error, HTTPException) else 404
-    model = request.app.state.model
-    return _refusal(status, f"GET {model}, GET {model}/metadata and POST {model}:predict are answered. "
-                            f"Received: {request.method} {request.url.path}")
-
-
 async def _failed(request: Request, error: Exception) -> Response:
     _log.error("%s", error, exc_info=error)
     return _refusal(500, "the server failed; its log says how")
@@ -128,13 +128,15 @@ def application(model: Model, name: str, max_bytes: int) -> Starlette:
         name: in its address.
         max_bytes: of a request's body.
     """
-    service, at = _Service(model, name, max_bytes), f"/v1/models/{name}"
-    routes = [Route(at, service.status), Route(f"{at}/metadata", service.metadata),
-              Route(f"{at}:predict", service.predict, methods=["POST"])]
-    handlers = {HTTPException: _no_such_address, Exception: _failed}
-    served = Starlette(routes=routes, exception_handlers=handlers)
-    served.state.model = at
-    return served
+    service = _Service(model, name, max_bytes)
+    return Starlette(
+        routes=[
+            Route(f"/v1/models/{name}", service.status),
+            Route(f"/v1/models/{name}/metadata", service.metadata),
+            Route(f"/v1/models/{name}:predict", service.predict, methods=["POST"]),
+        ],
+        exception_handlers={HTTPException: service.unknown, Exception: _failed},
+    )
 
 
 @contextlib.contextmanager

@@ -136,14 +136,15 @@ class RunFolder:
                     f"(fingerprint {known[name][:12]}, now {split.fingerprint[:12]}); start a new run folder"
                 )
 
-    def check_dealing(self, name: str, split: data.ClassImages) -> None:
+    def check_dealing(self, name: str, split: data.ClassImages, elsewhere: bool = False) -> None:
         """Refuses a split with classes that it did not have when the run began, where a folder's classes are dealt.
 
-        Then classes that were learned from may be among them. Other data, with no class of those, are none of this.
+        Then classes that were learned from may be among them.
 
         Args:
             name: of the split.
             split: the split.
+            elsewhere: the images are in another folder than the run's: other data, if no class has a name of then.
 
         Raises:
             ConfigError: the classes were dealt anew.
@@ -152,7 +153,8 @@ class RunFolder:
         if not then or not now:
             return
         strangers = sorted(set(split.class_names) - set(then.get(name, ())))
-        if strangers and set().union(*then.values()) & set().union(*now.values()):
+        other_data = elsewhere and not set().union(*then.values()) & set().union(*now.values())
+        if strangers and not other_data:
             more = f" and {len(strangers) - 1} more" if len(strangers) > 1 else ""
             raise ConfigError(
                 f"--run_dir {self.path}: {strangers[0]!r}{more} would come to the {name} split, where it was not when "

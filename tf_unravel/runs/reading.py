@@ -37,6 +37,7 @@ class FinishedRun:
         self.folder = RunFolder(run_dir)
         config.parse(bindings=bindings, text=self.folder.read_config())
         self.plan = config.plan()
+        self._elsewhere = any(binding.strip().startswith("load.root") for binding in bindings)
         if adapts:
             self.plan.use_threads()
         self.learner = self.plan.build(self.folder.data_facts())
@@ -54,7 +55,7 @@ class FinishedRun:
             ConfigError: a folder's classes were dealt anew since the run began.
         """
         split = self.plan.dataset(split=name)
-        self.folder.check_dealing(name, split)
+        self.folder.check_dealing(name, split, self._elsewhere)
         return split
 
     def _restore(self, checkpoint: str) -> tuple[int, str]:
