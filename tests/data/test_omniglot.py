@@ -4,6 +4,7 @@ import hashlib
 import io
 import os
 import pathlib
+import shutil
 import zipfile
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image
 
 import tf_unravel.data as data
-from tf_unravel.data import omniglot
+from tf_unravel.data import content, omniglot
 from tf_unravel.data.split_lists import split_list
 
 SPLITS = ("train", "val", "test")
@@ -156,6 +157,46 @@ def test_damaged_archives_with_the_right_hash(small, monkeypatch):
             load(small)
 
 
+@pytest.fixture
+def unpacked(official, monkeypatch):
+    """The same characters in the folders that the archives unpack to, without the archives."""
+    folder = official / "unpacked"
+    for name in omniglot.FOLDER_SHA256:
+        with zipfile.ZipFile(official / f"{name}.zip") as archive:
+            archive.extractall(folder)
+        digest = content.digest_of_files(folder, omniglot._files_of(folder / name))
+        monkeypatch.setitem(omniglot.FOLDER_SHA256, name, digest)
+    return folder
+
+
+@pytest.mark.parametrize("options", [{}, {"scheme": "background"}, {"rotations": True, "image_size": 14}], ids=str)
+def test_folders_are_the_archives_unpacked(official, unpacked, options):
+    for split in SPLITS:
+        zipped, folders = load(official, split, **options), load(unpacked, split, **options)
+        assert folders.class_names == zipped.class_names
+        np.testing.assert_array_equal(folders.images, zipped.images)
+        assert folders.fingerprint == zipped.fingerprint
+
+
+def test_an_archive_and_a_folder_together(official, unpacked):
+    shutil.rmtree(unpacked / "images_background")
+    shutil.copy(official / "images_background.zip", unpacked)
+    assert load(unpacked).fingerprint == load(official).fingerprint
+
+
+@pytest.mark.parametrize("change", ["missing", "changed", "added"])
+def test_folders_with_other_drawings(unpacked, change):
+    drawing = sorted((unpacked / "images_evaluation").glob("*/*/*.png"))[3]
+    if change == "missing":
+        drawing.unlink()
+    elif change == "changed":
+        drawing.write_bytes(drawing.read_bytes() + b"0")
+    else:
+        shutil.copy(drawing, drawing.with_name("9999_99.png"))
+    with pytest.raises(ValueError, match="images_evaluation is not what images_evaluation.zip unpacks to.*Received: 6"):
+        load(unpacked)
+
+
 REAL = os.environ.get("TF_UNRAVEL_TEST_DATA", "")
 
 
@@ -166,3 +207,11 @@ def test_the_real_small_archives():
     for split in splits.values():
         assert (split.images_per_class == 20).all()
         assert 10 < split.images.mean() < 40  # white strokes on black
+
+
+@pytest.mark.skipif(not (pathlib.Path(REAL) / "images_evaluation").is_dir(), reason="TF_UNRAVEL_TEST_DATA")
+def test_the_real_folders():
+    assert [load(REAL, split).num_classes for split in SPLITS] == [1028, 172, 423]
+    splits = [load(REAL, split, scheme="background") for split in SPLITS]
+    assert sum(split.num_classes for split in splits) == 1623 and splits[2].num_classes == 659
+    assert all((split.images_per_class == 20).all() for split in splits)

@@ -1,8 +1,10 @@
 """Omniglot: handwritten characters of 50 alphabets, 20 drawings of each character by 20 people.
 
 Read from the official archives, `images_background.zip` (964 characters, 30 alphabets) and `images_evaluation.zip` (659
-characters, 20 alphabets), or from the small ones, `images_background_small1.zip` and `images_background_small2.zip`
-(136 and 156 characters of 5 alphabets each, 50 characters in both). Images are greyscale, one channel.
+characters, 20 alphabets), from the folders that they unpack to, `images_background/<Alphabet>/character<NN>/*.png` and
+`images_evaluation/`, or from the small archives, `images_background_small1.zip` and `images_background_small2.zip` (136
+and 156 characters of 5 alphabets each, 50 characters in both). Archives are checked by their published MD5, folders by
+a digest of every drawing. Images are greyscale, one channel.
 
 Schemes, that is which character goes to which split:
 
@@ -43,6 +45,11 @@ MD5 = {
 _OFFICIAL = ("images_background.zip", "images_evaluation.zip")
 _SMALL = ("images_background_small1.zip", "images_background_small2.zip")
 _ARCHIVES = {"vinyals": _OFFICIAL, "background": _OFFICIAL, "small": _SMALL}
+# Of the names and bytes of the drawings in the folders that the official archives unpack to (`content.digest_of_files`)
+FOLDER_SHA256 = {
+    "images_background": "07356096b8076fcf915341f8715e94822249e2a4d5b999fd2d0f6cf9ebffebd5",
+    "images_evaluation": "f5165eb5f20d18e13c6515650b69a42a2c0507506969d410ba5e4a1c572bd542",
+}
 _VERSION = 1
 _MOST_BYTES = 1 << 18  # of a drawing, unpacked; the published ones have some 300
 _MOST_SIDE = 1024  # pixels; the published ones have 105
@@ -63,9 +70,10 @@ def load(
 
     Args:
         split: "train", "val" or "test".
-        root: the folder with the zip files; they are checked against their published MD5 and not unpacked.
-        scheme: "vinyals", "background" or "small", see the module; None takes "vinyals" where both official archives
-            are, else "small".
+        root: the folder with the zip files, which are not unpacked, or with `images_background/` and
+            `images_evaluation/`. Where both are, the zip files are read.
+        scheme: "vinyals", "background" or "small", see the module; None takes "vinyals" where both official sets are,
+            else "small".
         rotations: add every character turned by 90, 180 and 270 degrees (anticlockwise) as classes of their own, named
             "Greek/character01/rotated090".
         image_size: pixels of the square that the 105x105 drawings are resized to.
@@ -79,20 +87,22 @@ def load(
         Images uint8 [N, image_size, image_size, 1] as a memory map; class names are "<alphabet>/character<NN>".
 
     Raises:
-        ValueError: archives that are missing or not the published ones, or a split without alphabets.
+        ValueError: archives or folders that are missing or not the published ones, or a split without alphabets.
 
     Example:
         >>> split = load("train", "data/omniglot", rotations=True)  # doctest: +SKIP
     """
     if root is None:
-        raise ValueError(f"omniglot needs root: the folder with {' and '.join(_OFFICIAL)} (or {' or '.join(_SMALL)}).")
+        raise ValueError(
+            f"omniglot needs root: the folder with {' and '.join(_OFFICIAL)} (zipped or unpacked), or {' or '.join(_SMALL)}."
+        )
     root = pathlib.Path(root).expanduser()
     Decoding((image_size, image_size), resize)  # checks both
-    scheme, archives = _scheme(root, scheme)
-    drawings = _drawings(archives)
+    scheme, sources = _scheme(root, scheme)
+    drawings = _drawings(sources)
     characters = _characters(split, scheme, drawings, val_alphabets, seed)
     names = tuple(f"{name}{turn}" for name in characters for turn in (_TURNS if rotations else _TURNS[:1]))
-    files = [path.name for path in archives]
+    files = [file for source in sources for file in _files_of(source)]
     digest = content.digest_of_files(root, files)
     chosen = content.digest_of_text(repr(names))
     key = f"omniglot/{_VERSION} {digest} {chosen} {image_size} {resize} {inverted}"
@@ -112,14 +122,14 @@ _TURNS = ("", "/rotated090", "/rotated180", "/rotated270")
 
 
 def _scheme(root: pathlib.Path, scheme: str | None) -> tuple[str, list[pathlib.Path]]:
-    """(scheme, its archives in root), their hashes checked."""
-    there = {name: root / name for name in MD5 if (root / name).is_file()}
+    """(scheme, its archives or folders in root), checked."""
+    there = {name: source for name in MD5 if (source := _source(root / name)) is not None}
     if scheme is None:
         scheme = "vinyals" if all(name in there for name in _OFFICIAL) else "small"
         if not any(name in there for name in _ARCHIVES[scheme]):
             raise ValueError(
-                f"omniglot: {root} holds no archive; put there {' and '.join(_OFFICIAL)}, or {' or '.join(_SMALL)}, "
-                f"from https://github.com/brendenlake/omniglot/tree/master/python."
+                f"omniglot: {root} holds no archive; put there {' and '.join(_OFFICIAL)} (or what they unpack to), or "
+                f"{' or '.join(_SMALL)}, from https://github.com/brendenlake/omniglot/tree/master/python."
             )
     if scheme not in _ARCHIVES:
         raise ValueError(f"omniglot: scheme must be one of {', '.join(_ARCHIVES)}. Received: {scheme!r}.")
@@ -127,32 +137,66 @@ def _scheme(root: pathlib.Path, scheme: str | None) -> tuple[str, list[pathlib.P
     if missing and (scheme != "small" or len(missing) == len(_SMALL)):
         found = f" Found: {', '.join(there)}, for which there is scheme='small'." if there else ""
         raise ValueError(f"omniglot: scheme {scheme!r} needs {missing[0]}, which is not in {root}.{found}")
-    archives = [there[name] for name in _ARCHIVES[scheme] if name in there]
-    for path in archives:
-        content.check_hash(path, "md5", MD5[path.name])
-    return scheme, archives
+    sources = [there[name] for name in _ARCHIVES[scheme] if name in there]
+    for source in sources:
+        _check(source)
+    return scheme, sources
+
+
+def _source(archive: pathlib.Path) -> pathlib.Path | None:
+    """The archive, or the folder that it unpacks to where only that is there."""
+    folder = archive.with_suffix("")
+    if archive.is_file():
+        return archive
+    return folder if folder.name in FOLDER_SHA256 and folder.is_dir() else None
+
+
+def _files_of(source: pathlib.Path) -> list[str]:
+    """The archive, or the drawings of the folder, sorted; relative to the folder that it is in."""
+    if not source.is_dir():
+        return [source.name]
+    return sorted(path.relative_to(source.parent).as_posix() for path in source.glob("*/*/*.png"))
+
+
+def _check(source: pathlib.Path) -> None:
+    """Checks an archive by its published MD5, a folder by the digest of its drawings."""
+    if not source.is_dir():
+        content.check_hash(source, "md5", MD5[source.name])
+        return
+    files = _files_of(source)
+    digest = content.digest_of_files(source.parent, files)
+    if digest != FOLDER_SHA256[source.name]:
+        raise ValueError(
+            f"omniglot: {source} is not what {source.name}.zip unpacks to: drawings are missing, added or changed; "
+            f"unpack it again. Received: {len(files):,} drawings, SHA-256 {digest[:12]} instead of "
+            f"{FOLDER_SHA256[source.name][:12]}."
+        )
 
 
 Drawings = Mapping[str, tuple[pathlib.Path, list[str]]]
 
 
-def _drawings(archives: Sequence[pathlib.Path]) -> Drawings:
-    """{"Greek/character01": (archive, names of its drawings, sorted)}; a character in two archives counts once."""
+def _drawings(sources: Sequence[pathlib.Path]) -> Drawings:
+    """{"Greek/character01": (archive or folder, its drawings, sorted)}; a character in two archives counts once."""
     found: dict[str, tuple[pathlib.Path, list[str]]] = {}
-    for path in archives:
-        try:
-            with zipfile.ZipFile(path) as archive:
-                members = sorted(name for name in archive.namelist() if name.endswith(".png"))
-        except zipfile.BadZipFile as error:
-            raise ValueError(f"{path} is damaged ({error}); download it again.") from error
+    for source in sources:
         here: dict[str, list[str]] = {}
-        for member in members:
+        for member in _files_of(source) if source.is_dir() else _members(source):
             parts = member.split("/")  # images_background/Greek/character01/0394_01.png
             if len(parts) == 4:
                 here.setdefault(f"{parts[1]}/{parts[2]}", []).append(member)
         for name, names in here.items():
-            found.setdefault(name, (path, names))
+            found.setdefault(name, (source, names))
     return dict(sorted(found.items()))
+
+
+def _members(path: pathlib.Path) -> list[str]:
+    """The drawings in an archive, sorted."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return sorted(name for name in archive.namelist() if name.endswith(".png"))
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"{path} is damaged ({error}); download it again.") from error
 
 
 def _characters(split: str, scheme: str, drawings: Drawings, val_alphabets: int, seed: int) -> list[str]:
@@ -164,8 +208,8 @@ def _characters(split: str, scheme: str, drawings: Drawings, val_alphabets: int,
             raise ValueError(f"omniglot: {missing[0]} is in no archive ({len(missing)} missing); download both again.")
         return list(wanted)
     if scheme == "background" and split == "test":
-        return [name for name, (path, _) in drawings.items() if path.name == "images_evaluation.zip"]
-    pool = [name for name, (path, _) in drawings.items() if path.name != "images_evaluation.zip"]
+        return [name for name, (path, _) in drawings.items() if path.stem == "images_evaluation"]
+    pool = [name for name, (path, _) in drawings.items() if path.stem != "images_evaluation"]
     alphabets = sorted({_alphabet(name) for name in pool})
     parts: Sequence[float] = (0.64, 0.16, 0.2)
     if scheme == "background":
@@ -186,9 +230,9 @@ def _fill(create: cache.Create, drawings: Drawings, names: Sequence[str], how: t
     counts = np.repeat([len(members) for _, members in drawings.values()], turns)
     images = create("images", (int(counts.sum()), size, size, 1), np.uint8)
     row = 0
-    with _Archives() as archives:
+    with _Sources() as sources:
         for path, members in drawings.values():
-            drawn = np.stack([archives.read(path, member, size, resize) for member in members])  # [20, H, W]
+            drawn = np.stack([sources.read(path, member, size, resize) for member in members])  # [20, H, W]
             drawn = 255 - drawn if inverted else drawn
             for turn in range(turns):
                 images[row : row + len(drawn), ..., 0] = np.rot90(drawn, turn, axes=(1, 2))
@@ -199,13 +243,13 @@ def _fill(create: cache.Create, drawings: Drawings, names: Sequence[str], how: t
     create("fingerprint", (), fingerprint.dtype)[...] = fingerprint
 
 
-class _Archives:
-    """Zip files, each opened once."""
+class _Sources:
+    """Folders, and zip files that are opened once."""
 
     def __init__(self) -> None:
         self._open: dict[pathlib.Path, zipfile.ZipFile] = {}
 
-    def __enter__(self) -> _Archives:
+    def __enter__(self) -> _Sources:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -215,11 +259,7 @@ class _Archives:
     def read(self, path: pathlib.Path, member: str, size: int, resize: str) -> np.ndarray:
         """One drawing, uint8 [size, size], ink 0 on 255."""
         try:
-            if path not in self._open:
-                self._open[path] = zipfile.ZipFile(path)
-            if self._open[path].getinfo(member).file_size > _MOST_BYTES:
-                raise ValueError(f"it unpacks to more than {_MOST_BYTES >> 10} KiB")
-            with Image.open(io.BytesIO(self._open[path].read(member)), formats=("PNG",)) as image:
+            with Image.open(io.BytesIO(self._bytes(path, member)), formats=("PNG",)) as image:
                 if max(image.size) > _MOST_SIDE:
                     raise ValueError(f"it has {image.width}x{image.height} pixels")
                 grey = image.convert("L")
@@ -227,3 +267,16 @@ class _Archives:
                 Image.DecompressionBombError) as error:  # fmt: skip
             raise ValueError(f"{path}: {member} is damaged ({error}); download it again.") from error
         return np.asarray(grey if grey.size == (size, size) else grey.resize((size, size), FILTERS[resize]))
+
+    def _bytes(self, path: pathlib.Path, member: str) -> bytes:
+        """The file of a drawing; refuses one that is too large to be one."""
+        if path.is_dir():
+            file = path.parent / member
+            size = file.stat().st_size
+        else:
+            if path not in self._open:
+                self._open[path] = zipfile.ZipFile(path)
+            size = self._open[path].getinfo(member).file_size
+        if size > _MOST_BYTES:
+            raise ValueError(f"it unpacks to more than {_MOST_BYTES >> 10} KiB")
+        return file.read_bytes() if path.is_dir() else self._open[path].read(member)
