@@ -94,7 +94,8 @@ def load(
     """
     if root is None:
         raise ValueError(
-            f"omniglot needs root: the folder with {' and '.join(_OFFICIAL)} (zipped or unpacked), or {' or '.join(_SMALL)}."
+            f"omniglot needs root: the folder with {' and '.join(_OFFICIAL)}, zipped or unpacked, or with "
+            f"{' or '.join(_SMALL)}."
         )
     root = pathlib.Path(root).expanduser()
     Decoding((image_size, image_size), resize)  # checks both
