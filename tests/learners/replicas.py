@@ -5,6 +5,7 @@
 A process of its own: the devices of TensorFlow are fixed when it starts.
 """
 
+import functools
 import json
 import sys
 
@@ -14,6 +15,7 @@ import tensorflow as tf
 from tests.conftest import make_split
 from tests.learners.problems import small_network
 from tf_unravel import backbones, data, heads, learners, regularizers
+from tf_unravel.learners.gradient_share import gradient_norms, regularizer_gradient_share
 from tf_unravel.runs import Devices
 
 
@@ -54,6 +56,9 @@ def trained(name: str, strategy: str, steps: int = 3) -> tuple[list, float, dict
     step, iterator = devices.step(learner), devices.batches(batches)
     for _ in range(steps):
         values, _ = step(next(iterator), False)
+    if isinstance(learner, learners.Classical):
+        norms = devices.mean(functools.partial(gradient_norms, learner))(next(iterator))
+        values |= {"share": regularizer_gradient_share([norms])}
     metrics = {id(variable) for metric in learner.metrics for variable in metric.variables}
     kept = [variable.numpy() for variable in learner.variables if id(variable) not in metrics]
     moved = max(float(abs(a - b.numpy()).max()) for a, b in zip(start, learner.trainable_variables, strict=True))

@@ -69,6 +69,19 @@ def test_a_run_folder_holds_what_the_contract_says(finished):
     assert training["step"] == 24 and len(training["validations"]) == 2
 
 
+def test_each_validation_looks_at_training_batches(finished):
+    run_dir, _ = finished
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    looks = [line for line in lines if "val/1-shot" in line]
+    assert len(looks) == 2
+    for line in looks:
+        assert line["at_validation/regularizer_gradient_share"] > 0
+        assert 0 <= line["at_validation/train_accuracy"] <= 1 and line["at_validation/train_cross_entropy"] > 0
+    validations = json.loads((run_dir / "results.json").read_text())["training"]["validations"]
+    for line, validation in zip(looks, validations, strict=True):
+        assert {name: validation[name] for name in line} == line
+
+
 def test_training_learns(photographs, tmp_path):
     outcome = train(photographs, tmp_path / "run", "run.epochs = 12")
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]

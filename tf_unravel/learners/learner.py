@@ -62,6 +62,11 @@ def gathered(values: tf.Tensor) -> tf.Tensor:
     return tf.reshape(blocks, tf.concat([[-1], tf.shape(values)[1:]], axis=0))  # [R B, ...]
 
 
+def squared_norm(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
+    """The sum of the squares of all numbers in some tensors, in float32."""
+    return tf.add_n([tf.reduce_sum(tf.square(tf.cast(tensor, tf.float32))) for tensor in tensors])
+
+
 def check_episodes(learner: str, spec: Any) -> None:
     """Refuses a dataset of anything but batches of episodes, support images [T, S, H, W, C] first.
 

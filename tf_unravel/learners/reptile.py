@@ -53,7 +53,7 @@ from tf_unravel.data.decoding import num_cores
 from tf_unravel.heads.fine_tune import FineTune
 from tf_unravel.heads.inner_loop import SGD, Adam, Moments, Network, Weights, check_optimizer, gradients_of
 from tf_unravel.heads.inner_loop import by_name as optimizers
-from tf_unravel.learners.learner import Learner, mean_over_replicas
+from tf_unravel.learners.learner import Learner, mean_over_replicas, squared_norm
 
 
 def clustering_gradient(fast: Weights, means: Weights) -> Weights:
@@ -74,11 +74,6 @@ def clustering_gradient(fast: Weights, means: Weights) -> Weights:
         return tf.math.divide_no_nan(weight - mean, size)
 
     return [of_one(weight, mean) for weight, mean in zip(fast, means, strict=True)]
-
-
-def _squared(tensors: Weights) -> tf.Tensor:
-    """The sum of the squares of all numbers in some tensors, in float32."""
-    return tf.add_n([tf.reduce_sum(tf.square(tf.cast(tensor, tf.float32))) for tensor in tensors])
 
 
 class InnerLoop(NamedTuple):
@@ -235,7 +230,7 @@ class Reptile(Learner):
                 means = mean_over_replicas([tf.reduce_mean(weight, axis=0) for weight in fast])
                 pulls = clustering_gradient(fast, means)
                 pulls = [self.weight_clustering * pull for pull in pulls]
-                sizes.append(tf.stack([_squared(gradients), _squared(pulls)]))
+                sizes.append(tf.stack([squared_norm(gradients), squared_norm(pulls)]))
                 gradients = [g + pull for g, pull in zip(gradients, pulls, strict=True)]
             fast, moments = self.inner_optimizer.step(fast, gradients, moments)
             losses, states = [*losses, loss], [*states, state]
@@ -267,7 +262,7 @@ class Reptile(Learner):
         paths = [f - w for f, w in zip(end.weights, self.network.weights, strict=True)]
         tasks = tf.cast(tf.shape(paths[0])[0], tf.float32)
         values = {"loss": tf.reduce_mean(end.losses), "last_loss": tf.reduce_mean(end.losses[-1]),
-                  "travelled": _squared(paths) / tasks}
+                  "travelled": squared_norm(paths) / tasks}
         if end.sizes:
             of_loss, of_penalty = tf.unstack(mean_over_replicas(tf.add_n(end.sizes)))
             values["pull"] = tf.sqrt(tf.math.divide_no_nan(of_penalty, of_loss))

@@ -135,6 +135,18 @@ class Devices:
 
         return run
 
+    def mean(self, function: Callable[[Any], dict[str, tf.Tensor]]) -> Callable[[Any], dict[str, tf.Tensor]]:
+        """What a function of a batch gives on each replica, averaged over them: one graph for each shape of a batch."""
+        if self.replicas == 1:
+            return tf.function(function)
+
+        @tf.function
+        def mean(batch: Any) -> dict[str, tf.Tensor]:
+            values = self.strategy.run(function, (batch,))
+            return {name: self.strategy.reduce("MEAN", value, axis=None) for name, value in values.items()}
+
+        return mean
+
     def check_agreement(self, step: int) -> None:
         """Refuses to go on where machines have restored different checkpoints.
 

@@ -8,11 +8,12 @@ started again by the same command ends with the same weights, bit for bit on a C
 
 import contextlib
 import dataclasses
+import functools
 import math
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -21,13 +22,15 @@ import tensorflow as tf
 
 from tf_unravel import analysis, data, evaluation
 from tf_unravel.heads import FineTune
-from tf_unravel.learners import Learner
+from tf_unravel.learners import Classical, Learner
+from tf_unravel.learners.gradient_share import gradient_norms, regularizer_gradient_share
 from tf_unravel.runs import config, distribution
 from tf_unravel.runs.figures import projection, projection_figure
 from tf_unravel.runs.folder import RunFolder
 from tf_unravel.runs.logs import Logs, progress_bar
 
 _LOG_EVERY = 50
+_INSPECTED = 4  # training batches that a validation looks at
 
 
 class TrainingDiverged(ArithmeticError):
@@ -194,13 +197,12 @@ class _Loop:
         self.steps_per_epoch, self.progress, self.logs = steps_per_epoch, progress, logs
         self.total = plan.epochs * steps_per_epoch
         self.saved_at = time.monotonic()
+        self._inspect: Callable[[Any], dict[str, tf.Tensor]] | None = None
         self.logged = 0, self.saved_at  # the last step of this start that was logged, and when
 
     def run(self) -> int | None:
         progress, began, before = self.progress, time.monotonic(), self.progress.seconds
-        batches = self.devices.batches(
-            lambda: self.plan.batches.dataset(self.splits["train"], self.plan.seed, progress.step)
-        )
+        batches = self._batches()
         step_function = self.devices.step(self.learner)
         with _stop_on_signals() as stopped, progress_bar(progress.step, self.total) as bar:
             bar.write(self._begins(), file=sys.stderr)
@@ -311,7 +313,7 @@ class _Loop:
         separation = analysis.class_separation(features, split.class_ids, num_pairs=2000)
         scalars = {f"val/{shots}-shot": mean for shots, mean in accuracies.items()}
         scalars |= {"val/r_fc": separation.r_fc, "val/r_hv": separation.r_hv,
-                    "val/variance_ratio": separation.variance_ratio}
+                    "val/variance_ratio": separation.variance_ratio, **self._inspected()}
         self.logs.scalars(progress.step, scalars)
         progress.validations.append({"epoch": epoch, "step": progress.step, **scalars})
         if watch.projection_every and (len(progress.validations) - 1) % watch.projection_every == 0:
@@ -323,6 +325,25 @@ class _Loop:
         if mean > progress.best:
             progress.best, progress.best_step = mean, progress.step
             self.folder.checkpoints.save_best(self.learner, dataclasses.asdict(progress))
+
+    def _inspected(self) -> dict[str, float]:
+        """How far training has come on the next few training batches, and how hard the regularizer pulls there."""
+        if not isinstance(self.learner, Classical):
+            return {}
+        if self._inspect is None:
+            self._inspect = self.devices.mean(functools.partial(gradient_norms, self.learner))
+        batches = self._batches()
+        norms = [self._inspect(next(batches)) for _ in range(_INSPECTED)]
+        scalars = {f"at_validation/train_{name}": float(np.mean([each[name] for each in norms]))
+                   for name in ("accuracy", "cross_entropy")}
+        if self.learner.regularizer is not None:
+            scalars["at_validation/regularizer_gradient_share"] = regularizer_gradient_share(norms)
+        return scalars
+
+    def _batches(self) -> Iterator[Any]:
+        """The training batches from the present step on."""
+        first = self.progress.step
+        return self.devices.batches(lambda: self.plan.batches.dataset(self.splits["train"], self.plan.seed, first))
 
     def _write_results(self) -> None:
         done = dataclasses.asdict(self.progress)
