@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tf_unravel.data import cache
 from tf_unravel.data.class_images import ClassImages, channel_statistics, normalization_of
+from tf_unravel.data.subsets import few_per_class
 
 if TYPE_CHECKING:  # what `__getattr__` gives, for type checkers and the reference
     from tf_unravel.data.augmentation import augment
@@ -62,7 +63,13 @@ SOURCES: dict[str, Callable[..., ClassImages]] = {
 }
 
 
-def load(name: str, split: str = "train", root: str | os.PathLike[str] | None = None, **options: Any) -> ClassImages:
+def load(
+    name: str,
+    split: str = "train",
+    root: str | os.PathLike[str] | None = None,
+    train_images_per_class: int | None = None,
+    **options: Any,
+) -> ClassImages:
     """One split of a dataset.
 
     Args:
@@ -70,6 +77,8 @@ def load(name: str, split: str = "train", root: str | os.PathLike[str] | None = 
         split: "train", "val" or "test"; their classes are disjoint.
         root: the folder with the dataset's files; not needed for glyphs, and for cifar_fs only when the archive
             should not be downloaded.
+        train_images_per_class: keep this many images of every training class, drawn at random (`few_per_class`); the
+            other splits stay whole. None for all.
         **options: the source's own, see the `load` of its module.
 
     Returns:
@@ -85,7 +94,10 @@ def load(name: str, split: str = "train", root: str | os.PathLike[str] | None = 
         raise ValueError(f"unknown dataset; choose one of {', '.join(SOURCES)}. Received: {name!r}.")
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}. Received: {split!r}.")
-    return SOURCES[name](split, root, **options)
+    images = SOURCES[name](split, root, **options)
+    if split != "train" or train_images_per_class is None:
+        return images
+    return few_per_class(images, train_images_per_class)
 
 
 __all__ = [
@@ -100,6 +112,7 @@ __all__ = [
     "class_pairs",
     "episodes",
     "episodes_of_varied_shots",
+    "few_per_class",
     "inner_batches",
     "load",
     "normalization_of",
