@@ -16,7 +16,8 @@ GIN = config.gin_folder()
 RUN_FILES = sorted(path.name for path in (GIN / "run").glob("*.gin"))
 
 # Batches that a test can afford; a run reads those of its own learner.
-SMALL = ["ClassPairs.batch_size = 8", "Episodes.tasks = 2", "Episodes.shots = 1", "Episodes.queries = 1",
+SMALL = ["ClassPairs.batch_size = 8", "Episodes.tasks = 2", "Episodes.ways = 5", "Episodes.shots = 1",
+         "Episodes.queries = 1",
          "InnerBatches.tasks = 2", "InnerBatches.shots = 2", "inner_steps = 1", "inner_batch = 3",
          "MAML.inner_steps = 1"]
 
