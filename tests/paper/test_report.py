@@ -142,6 +142,6 @@ def test_a_cell_of_several_seeds_shows_each_and_the_error_over_tasks(tmp_path):
         put(there.run_dir(number.run), Accuracy("svm", 1, 4), accuracy=values)
     # Task means over the seeds: 50, 50, 50, 60: mean 52.5, standard error 5 / sqrt(4)
     assert rendering.ours(cell, there) == "52.50 ± 2.50 (50.00, 55.00)"
-    caption = rendering.caption_of(table3, there)
+    caption = rendering.protocol_of(table3.cells, there) + rendering.caption_of(table3, there)
     for words in ("Scale fake", "toy", "training seeds 0, 1", "4 tasks", "drawn with seed 0", "inductive", "minutes"):
         assert words in caption

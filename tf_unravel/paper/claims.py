@@ -38,6 +38,7 @@ from tf_unravel.paper.published import Value
 from tf_unravel.paper.workspace import Workspace
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "not decided at this scale"
+UNDECIDED = "not decided"  # of printed numbers, which are of no scale
 NO_EFFECT = "the coefficient has no effect"
 NOT_PRINTED = "not printed"
 UNPAIRED, ROUNDING = "unpaired", "rounding alone"
@@ -142,7 +143,7 @@ class Verdict:
         if not self.printed:
             return NOT_PRINTED
         outcome = _together([each.outcome for each in self.printed], len(self.printed))
-        said = "not decided" if outcome == OPEN else outcome
+        said = UNDECIDED if outcome == OPEN else outcome
         return f"{said}, by {ROUNDING}" if self.printed[0].basis == ROUNDING else said
 
 

@@ -60,8 +60,8 @@ def figure3(scale: Scale, seeds: Sequence[int]) -> Exhibit:
     def cell(name: str, method: str, shots: int, some_seeds: Sequence[int], coefficient: float | None = None) -> Cell:
         runs = [run for seed in some_seeds if (run := scale.run(MINI, method, "conv4", seed, coefficient))]
         numbers = tuple(Number(run, Distance(shots, scale.distance_tasks), "distance") for run in runs)
-        penalty = next(map(scale.penalty, runs), "")
-        return Cell((name, penalty), (f"{shots}-shot",), None, numbers, digits=3)
+        forms = [f"{run.coefficient:g} ({scale.form(run)})" for run in runs if run.coefficient is not None]
+        return Cell((name, *forms[:1]), (f"{shots}-shot",), None, numbers, digits=3)
 
     cells = {(name, shots): cell(name, method, shots, seeds) for name, method in _REPTILES.items() for shots in SHOTS}
     chosen = next((number.run.coefficient for number in cells["weight clustering", SHOTS[0]].numbers), None)
@@ -79,7 +79,7 @@ def figure3(scale: Scale, seeds: Sequence[int]) -> Exhibit:
     def draw(workspace: Workspace) -> list[Drawing]:
         panels = {}
         for shots in SHOTS:
-            numbers = {cells[name, shots].row[1] or name: cells[name, shots].numbers for name in _REPTILES}
+            numbers = {" ".join(cells[name, shots].row): cells[name, shots].numbers for name in _REPTILES}
             values = {name: each[0].of(workspace) for name, each in numbers.items() if each}
             there = {name: value.values for name, value in values.items() if value}
             if there and len(there) == len(values):

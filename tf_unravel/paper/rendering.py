@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from tf_unravel import runs
-from tf_unravel.paper.claims import Difference, Printed, Verdict, judge
+from tf_unravel.paper.claims import OPEN, UNDECIDED, Difference, Printed, Verdict, judge
 from tf_unravel.paper.document import Block, Grid, Heading, Text
 from tf_unravel.paper.exhibit import Cell, Exhibit
 from tf_unravel.paper.measurements import Accuracy, Measured, Tuned
@@ -104,14 +104,14 @@ def protocol_of(cells: Sequence[Cell], workspace: Workspace) -> str:
 
 
 def caption_of(exhibit: Exhibit, workspace: Workspace) -> str:
-    """Scale, data, seeds, tasks, protocol and time behind a table."""
+    """Scale, data, seeds, tasks and time behind a table; the protocol stands above it."""
     cells = exhibit.cells
     all_of_them = (number.of(workspace) for cell in cells for number in cell.numbers)
     found = [value for value in all_of_them if value is not None]
     names = dict.fromkeys(number.run for cell in cells for number in cell.numbers)
     seeds = ", ".join(map(str, sorted({run.seed for run in names})))
     data = ", ".join(sorted({run.dataset for run in names}))
-    amounts = dict.fromkeys(f"{value.count:,} {value.unit} with BatchNorm {value.protocol}" for value in found)
+    amounts = dict.fromkeys(f"{value.count:,} {value.unit}" for value in found)
     few_shot = any(isinstance(number.measurement, Accuracy | Tuned) for cell in cells for number in cell.numbers)
     kind = f", {Accuracy.ways}-way with {Accuracy.queries} queries a class" if few_shot else ""
     several = any(len(cell.numbers) > 1 for cell in cells)
@@ -121,7 +121,7 @@ def caption_of(exhibit: Exhibit, workspace: Workspace) -> str:
     minutes = sum(_minutes(run, workspace) for run in names)
     return " ".join([
         f"Scale {workspace.scale.name} ({workspace.scale.about}); {data}{kind}; training seeds {seeds}; "
-        f"{'; or '.join(amounts) or 'nothing measured yet'}; drawn with seed {draws or NOTHING}; "
+        f"{' or '.join(amounts) or 'nothing measured yet'}; drawn with seed {draws or NOTHING}; "
         f"trained in {minutes:.1f} minutes.{spread}",
         *exhibit.notes,
         *(meaning for mark, meaning in MARKS.items() if mark in marks),
@@ -180,7 +180,8 @@ def verdict_blocks(verdict: Verdict) -> list[Block]:
 def _difference(found: Difference | Printed | None, judged: bool = True) -> str:
     if found is None:
         return NOTHING
-    return f"{found}: {found.outcome}" if judged else str(found)
+    outcome = UNDECIDED if isinstance(found, Printed) and found.outcome == OPEN else found.outcome
+    return f"{found}: {outcome}" if judged else str(found)
 
 
 def verdict_table(verdicts: Iterable[Verdict]) -> Grid:
