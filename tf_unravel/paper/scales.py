@@ -26,6 +26,15 @@ from tf_unravel.runs import config
 
 SCALES = ("paper", "desk", "smoke")
 
+PENALTIES = {"feature_clustering": "R_FC", "hyperplane_variation": "R_HV", "weight_clustering": "weight clustering"}
+
+# The parameter that says which form of its penalty a method has, and its forms without and with it
+_FORMS = {
+    "feature_clustering": ("FeatureClustering.pairs", "whole batch, as printed", "by pairs"),
+    "hyperplane_variation": ("HyperplaneVariation.squared", "as printed", "squared"),
+    "weight_clustering": ("Reptile.sum_over_batch", "mean loss", "summed loss"),
+}
+
 # What a coefficient of a method binds
 _COEFFICIENTS = {
     "feature_clustering": "FeatureClustering.coefficient",
@@ -72,7 +81,9 @@ class Scale:
         adapted_tasks: under heads that adapt the network to each task.
         distance_tasks: fine-tuned for Figure 3.
         pairs: of classes for r_fc and r_hv.
-        fine_tune: bindings of the "MAML" column of Tables 1 and 6.
+        fine_tune: bindings of the "MAML" column of Tables 1 and 6, without the rate.
+        fine_tune_rates: its rates; for every trained network and number of shots the best on the validation classes.
+        trial_tasks: for each rate there.
         reptile_loop: bindings of the fine-tuning of the classical network in Table 5.
         grid: coefficients of Table 8.
         sweep: coefficients of Table 9.
@@ -94,6 +105,8 @@ class Scale:
     distance_tasks: int = 1000
     pairs: int = 10000
     fine_tune: Sequence[str] = ()
+    fine_tune_rates: Sequence[float] = (0.003, 0.01, 0.03, 0.1)
+    trial_tasks: int = 200
     reptile_loop: Sequence[str] = ()
     grid: Sequence[float] = (0.02, 0.05, 0.1)
     sweep: Sequence[float] = (1e-5, 2.5e-5, 5e-5, 7.5e-5, 1e-4, 2.5e-4, 5e-4)
@@ -138,6 +151,18 @@ class Scale:
             bindings.append(f"{_COEFFICIENTS[run.training.split('@')[0]]} = {run.coefficient!r}")
         return [file], bindings
 
+    def penalty(self, run: RunName) -> str:
+        """A run's penalty with its coefficient and form, such as "R_FC 0.05 (by pairs)"; empty where it has none."""
+        if run.coefficient is None:
+            return ""
+        method = run.training.split("@")[0]
+        return f"{PENALTIES[method]} {run.coefficient:g} ({self.form(run)})"
+
+    def form(self, run: RunName) -> str:
+        """Which form of its penalty the coefficient of a run multiplies."""
+        files, bindings = self.configuration(run)
+        return _form_in(tuple(files), tuple(bindings), run.training.split("@")[0])
+
     def estimate(self, run: RunName) -> float:
         """Minutes that a run takes, as the scale's file says."""
         return self.minutes.get(run.training, self.minutes.get("", 30.0))
@@ -154,6 +179,16 @@ with gin.unlock_config():  # a run may have been read before this module is impo
 def _coefficient_in(file: str, method: str) -> float:
     config.parse([file])
     return float(gin.query_parameter(_COEFFICIENTS[method]))
+
+
+@functools.cache
+def _form_in(files: tuple[str, ...], bindings: tuple[str, ...], method: str) -> str:
+    parameter, without, with_it = _FORMS[method]
+    config.parse(files, bindings)
+    try:
+        return with_it if gin.query_parameter(parameter) else without
+    except ValueError:  # not bound: the default
+        return without
 
 
 def load(name: str) -> Scale:
