@@ -1,14 +1,21 @@
 """Verdicts: whether a claim comes out here, from paired differences, and in the paper's printed numbers.
 
-    d_i = left_i - right_i over the same tasks i (or pairs of classes),  mean d,  error = std(d, ddof=1) / sqrt(n)
-    interval = mean d +- z * error,  z for 95 % shared among the m comparisons of the claim (Bonferroni): 1 - 0.025 / m
+Over trainings, one for each seed s, which is what the verdict rests on:
 
-A claim holds with one seed if every comparison's interval lies on its side of zero; it does not hold if one lies wholly
-on the other; else it is not decided at this scale. Over seeds it holds, or does not, if it does so with each of them.
+    d_s = mean over the same tasks of left_s - right_s,  interval = mean_s d_s +- t * std(d_s, ddof=1) / sqrt(S)
+
+with Student's t of S - 1 degrees of freedom at 1 - 0.025 / m: 95 % shared among the m comparisons of the claim
+(Bonferroni). A claim holds if every comparison's interval lies on its side of zero; it does not hold if one lies wholly
+on the other; else it is not decided. Fewer than three trainings (`LEAST_TRAININGS`) decide nothing.
+
+Over the tasks i (or pairs of classes) of one training, printed beside it:
+
+    d_i = left_i - right_i,  interval = mean_i d_i +- z * std(d_i, ddof=1) / sqrt(n)
+
+It says how well that training was measured and nothing about the spread between trainings.
+
 A claim "left costs at most a times right" is the interval of the ratios of rounds that took turns, the median between
-order statistics, against a.
-
-An interval over tasks knows nothing of the spread between trainings: that is what several seeds show.
+order statistics, against a; a seed does not change what a step costs, so one training decides it.
 
 The same rule is applied to what the paper prints, as far as its numbers go:
 
@@ -29,6 +36,7 @@ import statistics
 from collections.abc import Sequence
 
 import numpy as np
+import scipy.stats
 
 from tf_unravel.benchmark.timing import summary
 from tf_unravel.paper.exhibit import Claim, Comparison
@@ -41,6 +49,7 @@ HOLDS, FAILS, OPEN = "holds", "does not hold", "not decided at this scale"
 UNDECIDED = "not decided"  # of printed numbers, which are of no scale
 NO_EFFECT = "the coefficient has no effect"
 NOT_PRINTED = "not printed"
+LEAST_TRAININGS = 3
 UNPAIRED, ROUNDING = "unpaired", "rounding alone"
 
 
@@ -71,6 +80,30 @@ class Difference:
         sign = "" if self.ratio else "+"
         interval = f"{self.low:{sign}.2f} to {self.high:{sign}.2f}"
         return f"{self.mean:{sign}.2f} ({interval}; {self.count:,} {self.unit})"
+
+
+@dataclasses.dataclass(frozen=True)
+class OverTrainings:
+    """One comparison over all trainings.
+
+    Args:
+        name: of the comparison.
+        mean: of the trainings' differences.
+        low, high: Student's interval; infinite with one training.
+        trainings: how many.
+        outcome: what it says of the claim.
+    """
+
+    name: str
+    mean: float
+    low: float
+    high: float
+    trainings: int
+    outcome: str
+
+    def __str__(self) -> str:
+        interval = f" ({self.low:+.2f} to {self.high:+.2f})" if self.trainings > 1 else ""
+        return f"{self.mean:+.2f}{interval}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,13 +162,36 @@ class Verdict:
         return _together([difference.outcome for difference in found], len(self.claim.measurable))
 
     @property
+    def judged(self) -> list[int]:
+        """The seeds whose trainings count: those that were measured, with a penalty that did something."""
+        return sorted(seed for seed, found in self.differences.items() if found and self.has_effect(seed))
+
+    @property
+    def over_trainings(self) -> list[OverTrainings]:
+        """Each comparison over the trainings that count; those of ratios are judged by their rounds alone."""
+        by_name: dict[str, list[float]] = {}
+        for seed in self.judged:
+            for found in self.differences[seed]:
+                if not found.ratio:
+                    by_name.setdefault(found.name, []).append(found.mean)
+        signs = {each.name: each.sign for each in self.claim.measurable}
+        tail = _tail(len(self.claim.measurable))
+        return [_over_trainings(name, signs[name], values, tail) for name, values in by_name.items()]
+
+    @property
     def outcome(self) -> str:
-        """The verdict over all seeds."""
-        each = {self.of_seed(seed) for seed in self.differences}
-        if each and all(outcome.startswith(NO_EFFECT) for outcome in each):
-            largest = max(ratio for ratio in self.ratios.values() if ratio is not None)
-            return f"{NO_EFFECT} (gradient ratio {largest:.1g})"
-        return each.pop() if len(each) == 1 else OPEN
+        """The verdict."""
+        each = {self.of_seed(seed) for seed, found in self.differences.items() if found}
+        if each and not self.judged:
+            largest = max((ratio for ratio in self.ratios.values() if ratio is not None), default=None)
+            return f"{NO_EFFECT} (gradient ratio {largest:.1g})" if largest is not None else each.pop()
+        if any(found.ratio for differences in self.differences.values() for found in differences):
+            return each.pop() if len(each) == 1 else OPEN
+        over = self.over_trainings
+        fewest = min((each.trainings for each in over), default=0)
+        if 0 < fewest < LEAST_TRAININGS:
+            return f"{OPEN} ({fewest} training{'s' if fewest > 1 else ''}; {LEAST_TRAININGS} at least)"
+        return _together([each.outcome for each in over], len(self.claim.measurable))
 
     @property
     def of_paper(self) -> str:
@@ -193,9 +249,23 @@ def _of_print(comparison: Comparison, left: Value, right: Value, z: float) -> Pr
     return Printed(name, mean, mean - half, mean + half, basis, _outcome(comparison.sign, mean, half))
 
 
+def _tail(comparisons: int) -> float:
+    """What lies below the upper end of an interval, when some comparisons share 95 %."""
+    return 1 - 0.025 / max(1, comparisons)
+
+
 def _z(comparisons: int) -> float:
     """Errors to each side of a mean that make a 95 % interval of each of some comparisons together."""
-    return statistics.NormalDist().inv_cdf(1 - 0.025 / max(1, comparisons))
+    return statistics.NormalDist().inv_cdf(_tail(comparisons))
+
+
+def _over_trainings(name: str, sign: int, values: Sequence[float], tail: float) -> OverTrainings:
+    """Student's interval of the mean of the trainings' differences."""
+    count, mean = len(values), statistics.mean(values)
+    half = math.inf
+    if count > 1:
+        half = float(scipy.stats.t.ppf(tail, count - 1)) * statistics.stdev(values) / math.sqrt(count)
+    return OverTrainings(name, mean, mean - half, mean + half, count, _outcome(sign, mean, half))
 
 
 def _below(limit: float, low: float, high: float) -> str:

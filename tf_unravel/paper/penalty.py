@@ -10,10 +10,14 @@ from tf_unravel.runs import RunFolder
 # acts on, falls by 13 % at a ratio of 0.03 and by 1.5 % at a tenth of it (conv4-32, 32x32): at 0.001 by about half a
 # percent, far less than two trainings differ by. The paper's best coefficient, 5e-5, is at 0.000003.
 LEAST_RATIO = 1e-3
+RECORDED = ("train/pull", "at_validation/regularizer_gradient_share")
 
 
 def gradient_ratio(run_dir: pathlib.Path) -> float | None:
-    """The norm of the penalty's gradient over that of the loss's, median over a training: `pull` of `learners.reptile`.
+    """The norm of the penalty's gradient over that of the loss's, median over a training.
+
+    Reptile reports it at every step (`pull` of `learners.reptile`), classical training at each validation
+    (`learners.gradient_share`).
 
     Args:
         run_dir: the run's folder.
@@ -28,7 +32,8 @@ def gradient_ratio(run_dir: pathlib.Path) -> float | None:
     found = []
     for line in lines:
         try:
-            found.append(float(json.loads(line)["train/pull"]))
+            values = json.loads(line)
+            found += [float(values[name]) for name in RECORDED if name in values]
         except (ValueError, LookupError, TypeError):  # a line of another kind, or one that a killed process left
             continue
     return statistics.median(found) if found else None

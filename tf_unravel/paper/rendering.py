@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from tf_unravel import runs
-from tf_unravel.paper.claims import OPEN, UNDECIDED, Difference, Printed, Verdict, judge
+from tf_unravel.paper.claims import OPEN, UNDECIDED, Difference, OverTrainings, Printed, Verdict, judge
 from tf_unravel.paper.document import Block, Grid, Heading, Text
 from tf_unravel.paper.exhibit import Cell, Exhibit
 from tf_unravel.paper.measurements import Accuracy, Measured, Tuned
@@ -167,17 +167,23 @@ def verdict_blocks(verdict: Verdict) -> list[Block]:
     if seeds or verdict.printed:
         by_seed = {seed: {found.name: found for found in verdict.differences[seed]} for seed in seeds}
         of_paper = {found.name: found for found in verdict.printed}
+        over = {found.name: found for found in verdict.over_trainings}
         rows = [
-            [each.name, *(_difference(by_seed[seed].get(each.name), verdict.has_effect(seed)) for seed in seeds),
+            [each.name, *([_difference(over.get(each.name))] if over else []),
+             *(_difference(by_seed[seed].get(each.name), verdict.has_effect(seed)) for seed in seeds),
              _difference(of_paper.get(each.name))]
             for each in claim.comparisons
         ]
-        rows.append(["verdict", *(verdict.of_seed(seed) for seed in seeds), verdict.of_paper])
-        blocks.append(Grid(["difference (interval)", *(f"seed {seed}" for seed in seeds), "the paper's numbers"], rows))
+        rows.append(["verdict", *([verdict.outcome] if over else []), *(verdict.of_seed(seed) for seed in seeds),
+                     verdict.of_paper])
+        counts = {found.trainings for found in over.values()}
+        trainings = [f"over {max(counts)} training{'s' if max(counts) > 1 else ''}"] if over else []
+        head = ["difference (interval)", *trainings, *(f"seed {seed}, over tasks" for seed in seeds)]
+        blocks.append(Grid([*head, "the paper's numbers"], rows))
     return blocks
 
 
-def _difference(found: Difference | Printed | None, judged: bool = True) -> str:
+def _difference(found: Difference | OverTrainings | Printed | None, judged: bool = True) -> str:
     if found is None:
         return NOTHING
     outcome = UNDECIDED if isinstance(found, Printed) and found.outcome == OPEN else found.outcome
@@ -192,4 +198,5 @@ def verdict_table(verdicts: Iterable[Verdict]) -> Grid:
          verdict.of_paper]
         for verdict in verdicts
     ]
-    return Grid(["claim", "whose", "here", "by seed of the training", "the same rule on the paper's numbers"], rows)
+    head = ["claim", "whose", "here", "each training, over its tasks", "the same rule on the paper's numbers"]
+    return Grid(head, rows)

@@ -12,7 +12,7 @@ from tf_unravel import runs
 from tf_unravel.files import write_atomically
 from tf_unravel.paper import document, jobs
 from tf_unravel.paper.answer import answer
-from tf_unravel.paper.claims import Verdict, judge
+from tf_unravel.paper.claims import LEAST_TRAININGS, Verdict, judge
 from tf_unravel.paper.document import Block, Code, Grid, Heading, Image, Text
 from tf_unravel.paper.exhibit import Exhibit
 from tf_unravel.paper.figures import FIGURES
@@ -25,6 +25,17 @@ from tf_unravel.runs.folder import versions
 from tf_unravel.runs.logs import event_writer, log_figure
 
 BUILDERS = {**TABLES, **FIGURES}
+
+_RULE = (
+    "The verdict is over trainings: a claim holds if Student's interval of the mean of the trainings' differences lies "
+    "on its side of zero for every comparison, does not hold if one lies wholly on the other side, and is not decided "
+    f"otherwise; fewer than {LEAST_TRAININGS} trainings decide nothing. A training's difference is paired, over the "
+    "same tasks under both sides; beside it stands its interval over tasks, which says nothing about the spread between "
+    "trainings. Intervals share 95 % among the comparisons of a claim. To the paper's printed numbers the same rule is "
+    "applied with unpaired intervals from its two standard errors, which are wider than paired ones; where it prints "
+    "no errors the interval is what rounding leaves open. The paper's comparisons include those that this scale has no "
+    f"runs for. There is no verdict on a penalty whose gradient was smaller than {LEAST_RATIO:g} of the loss's."
+)
 
 
 def exhibits(scale: Scale, seeds: Sequence[int], names: Sequence[str] = ()) -> list[Exhibit]:
@@ -66,15 +77,7 @@ def write(
     blocks: list[Block] = [
         Heading("Unraveling Meta-Learning, measured again", 1),
         *answer(verdicts), *_about(workspace, seeds), Heading("Every claim, and whose it is"), verdict_table(verdicts),
-        Text("A claim holds with one training seed if the interval of every difference lies on its side of zero, does "
-             "not hold if one lies wholly on the other side, and is not decided otherwise. The intervals are over the "
-             "same tasks under both sides and share 95 % among the comparisons of a claim; they know nothing of the "
-             "spread between trainings. The verdict over seeds needs all of them to agree. To the paper's printed "
-             "numbers the same rule is applied with unpaired intervals from its two standard errors, which are wider "
-             "than paired ones; where it prints no errors the interval is what rounding leaves open. The paper's "
-             "comparisons include those that this scale has no runs for. There is no verdict on a penalty whose "
-             f"gradient was smaller than {LEAST_RATIO:g} of the loss's.",
-             small=True),
+        Text(_RULE, small=True),
     ]
     for exhibit in chosen:
         blocks += [*blocks_of(exhibit, workspace), *_figures(exhibit, workspace, out)]
