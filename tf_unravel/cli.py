@@ -149,8 +149,9 @@ def _add_paper(paper: argparse.ArgumentParser) -> None:
     paper.add_argument("what", nargs="+", metavar="what",
                        help="list; plan; run (what is left, no report); report; or tables and figures by name, such as "
                             "table3 figure1")
-    paper.add_argument("--scale", default="desk", help="paper, desk (default), smoke, or a gin file of your own")
-    paper.add_argument("--seeds", type=_numbers, default=[0], help="of the trainings; default 0")
+    paper.add_argument("--scale", default="cifar_fs",
+                       help="cifar_fs (default), paper, desk, smoke, or a gin file of your own")
+    paper.add_argument("--seeds", type=_numbers, help="of the trainings; default: the scale's own")
     paper.add_argument("--run_dir", default="runs/paper", help="where the runs are; default runs/paper")
     paper.add_argument("--root", action="append", default=[], metavar="DATASET=FOLDER",
                        help="where a dataset's images are (repeatable)")

@@ -30,6 +30,7 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.processes < 1:
         raise ConfigError(f"--processes must be at least 1. Received: {arguments.processes}")
     scale = scales.load(arguments.scale)
+    arguments.seeds = arguments.seeds or list(scale.seeds)
     chosen = report.exhibits(scale, arguments.seeds, names)
     if action == "list":
         print("\n".join(f"{exhibit.name:<10}{exhibit.title}" for exhibit in chosen))
@@ -37,7 +38,7 @@ def main(arguments: argparse.Namespace) -> int:
     workspace = Workspace(
         pathlib.Path(arguments.run_dir), scale, _roots(arguments.root, scale), tuple(arguments.gin_bindings)
     )
-    plan = jobs.plan(chosen)
+    plan = jobs.plan(chosen, scale)
     if action == "plan":
         return _plan(plan, workspace, arguments)
     if action == "run" and arguments.job:

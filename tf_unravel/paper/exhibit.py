@@ -9,11 +9,13 @@ An exhibit is data: which numbers it needs is read off it, and so is the plan of
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from matplotlib.figure import Figure
 
+from tf_unravel.paper.document import Block
 from tf_unravel.paper.measurements import Measured, Measurement, measured
 from tf_unravel.paper.published import Value
 from tf_unravel.paper.scales import RunName
@@ -132,6 +134,8 @@ class Exhibit:
         needs: further (run, measurement) of a figure.
         draw: workspace -> figures with the lines that belong under each; none where nothing was measured.
         check: (name, r_fc, r_hv) of Tables 2 and 4, whose relation is printed.
+        printed_on: the paper's dataset, where ours is another one than that beside whose numbers it stands.
+        blocks: workspace -> further tables and text, computed from what has been measured.
     """
 
     name: str
@@ -142,6 +146,14 @@ class Exhibit:
     needs: tuple[tuple[RunName, Measurement], ...] = ()
     draw: Callable[[Workspace], list[Drawing]] | None = None
     check: tuple[tuple[str, Number, Number], ...] = ()
+    printed_on: str = ""
+    blocks: Callable[[Workspace], list[Block]] | None = None
+
+    @property
+    def heading(self) -> str:
+        """The name and the title."""
+        number = re.fullmatch(r"([a-z]+)(\d+)", self.name)
+        return f"{number[1].capitalize()} {number[2]}: {self.title}" if number else self.title
 
     def wanted(self) -> Iterable[tuple[RunName, Measurement | Timing]]:
         """Every run with a measurement that must be made of it."""

@@ -8,7 +8,7 @@ from tf_unravel import analysis
 from tf_unravel.paper.exhibit import Cell, Claim, Comparison, Drawing, Exhibit, Number
 from tf_unravel.paper.measurements import Distance, Projection, read
 from tf_unravel.paper.scales import Scale
-from tf_unravel.paper.tables import MINI, SHOTS, clustering_note
+from tf_unravel.paper.tables import SHOTS, clustering_note
 from tf_unravel.paper.workspace import Workspace
 
 # Variance ratios of Figure 1's two panels
@@ -34,7 +34,7 @@ def figure1(scale: Scale, seeds: Sequence[int]) -> Exhibit:
 
 def figure2(scale: Scale, seeds: Sequence[int]) -> Exhibit:
     """LDA projections of three extractors of one network."""
-    runs = {name: scale.run(MINI, method, "conv4", seeds[0]) for name, method in _EXTRACTORS.items()}
+    runs = {name: scale.run(scale.home_beside, method, "conv4", seeds[0]) for name, method in _EXTRACTORS.items()}
     needs = tuple((run, Projection()) for run in runs.values() if run is not None)
 
     def draw(workspace: Workspace) -> list[Drawing]:
@@ -58,7 +58,7 @@ def figure3(scale: Scale, seeds: Sequence[int]) -> Exhibit:
     """How far weights travel while they are fine-tuned, with and without weight clustering, and with more of it."""
 
     def cell(name: str, method: str, shots: int, some_seeds: Sequence[int], coefficient: float | None = None) -> Cell:
-        runs = [run for seed in some_seeds if (run := scale.run(MINI, method, "conv4", seed, coefficient))]
+        runs = [run for seed in some_seeds if (run := scale.run(scale.home_beside, method, "conv4", seed, coefficient))]
         numbers = tuple(Number(run, Distance(shots, scale.distance_tasks), "distance") for run in runs)
         forms = [f"{run.coefficient:g} ({scale.form(run)})" for run in runs if run.coefficient is not None]
         return Cell((name, *forms[:1]), (f"{shots}-shot",), None, numbers, digits=3)

@@ -23,7 +23,7 @@ from tf_unravel.paper import measurements
 from tf_unravel.paper.exhibit import Exhibit
 from tf_unravel.paper.measurements import Measurement
 from tf_unravel.paper.processes import ChildFailed, in_child
-from tf_unravel.paper.scales import RunName
+from tf_unravel.paper.scales import RunName, Scale
 from tf_unravel.paper.timing import Timing
 from tf_unravel.paper.workspace import Workspace
 
@@ -103,8 +103,11 @@ class TimingJob:
 Job = RunJob | TimingJob
 
 
-def plan(exhibits: Iterable[Exhibit]) -> list[Job]:
-    """The jobs behind some exhibits, each run once with everything that is wanted of it."""
+def plan(exhibits: Iterable[Exhibit], scale: Scale) -> list[Job]:
+    """The jobs behind some exhibits, each run once with everything that is wanted of it.
+
+    In the order of the scale's queue; where that says nothing, every table of one seed before the next seed.
+    """
     by_run: dict[RunName, dict[Measurement, None]] = {}
     timings: dict[Timing, None] = {}
     for exhibit in exhibits:
@@ -114,9 +117,8 @@ def plan(exhibits: Iterable[Exhibit]) -> list[Job]:
             else:
                 by_run.setdefault(run, {})[measurement] = None
     trained = [RunJob(run, tuple(wanted)) for run, wanted in by_run.items()]
-    seeds = sorted({job.run.seed for job in trained})
-    in_order = [job for seed in seeds for job in trained if job.run.seed == seed]  # every table of one seed first
-    return [*in_order, *(TimingJob(timing) for timing in timings)]
+    trained.sort(key=lambda job: (scale.place(job.run), job.run.seed))
+    return [*trained, *(TimingJob(timing) for timing in timings)]
 
 
 def as_lines(jobs: Sequence[Job], workspace: Workspace, command: str) -> Iterator[str]:

@@ -22,11 +22,13 @@ NOT_MEASURED = "nothing measured"
 
 def blocks_of(exhibit: Exhibit, workspace: Workspace) -> list[Block]:
     """Title, table, caption, check and verdicts of an exhibit; its figures are drawn elsewhere."""
-    blocks: list[Block] = [Heading(f"{exhibit.name[:-1].capitalize()} {exhibit.name[-1]}: {exhibit.title}")]
+    blocks: list[Block] = [Heading(exhibit.heading)]
     if exhibit.cells:
         protocol = protocol_of(exhibit.cells, workspace)
         blocks += [Text(protocol)] if protocol else []
-        blocks += [table_of(exhibit.cells, workspace), Text(caption_of(exhibit, workspace), small=True)]
+        blocks += [table_of(exhibit.cells, workspace, exhibit.printed_on), Text(caption_of(exhibit, workspace), small=True)]
+    if exhibit.blocks:
+        blocks += exhibit.blocks(workspace)
     if exhibit.check:
         blocks += _relation(exhibit, workspace)
     for claim in exhibit.claims:
@@ -34,8 +36,14 @@ def blocks_of(exhibit: Exhibit, workspace: Workspace) -> list[Block]:
     return blocks
 
 
-def table_of(cells: Sequence[Cell], workspace: Workspace) -> Grid:
-    """Rows and columns as the cells say; under each column the paper's number, then ours."""
+def table_of(cells: Sequence[Cell], workspace: Workspace, printed_on: str = "") -> Grid:
+    """Rows and columns as the cells say; under each column the paper's number, then ours.
+
+    Args:
+        cells: of the table.
+        workspace: where the runs are.
+        printed_on: the paper's dataset, where it is another one than ours.
+    """
     columns = list(dict.fromkeys(cell.column for cell in cells))
     rows: dict[tuple[str, ...], dict[tuple[str, ...], Cell]] = {}
     for cell in cells:
@@ -44,7 +52,7 @@ def table_of(cells: Sequence[Cell], workspace: Workspace) -> Grid:
     head = [""] * depth
     for column in columns:
         ours_beside = [workspace.scale.dataset_beside(part) or part for part in column]
-        head += [f"{', '.join(column)}: paper", f"{', '.join(ours_beside)}: here"]
+        head += [f"{', '.join(column)}: paper{f' ({printed_on})' if printed_on else ''}", f"{', '.join(ours_beside)}: here"]
     lines = []
     for row, found in rows.items():
         line = [*row, *[""] * (depth - len(row))]

@@ -140,7 +140,7 @@ def _about(workspace: Workspace, seeds: Sequence[int]) -> list[Block]:
 def _runs(workspace: Workspace, chosen: Sequence[Exhibit], failures: Mapping[str, str], command: str) -> list[Block]:
     """What was run, how long it took, and what failed."""
     rows = []
-    for job in jobs.plan(chosen):
+    for job in jobs.plan(chosen, workspace.scale):
         name, state, minutes, steps, penalty = str(job), "done", NOTHING, NOTHING, NOTHING
         if isinstance(job, jobs.RunJob):
             penalty = workspace.scale.penalty(job.run) or NOTHING

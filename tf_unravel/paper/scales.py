@@ -1,8 +1,9 @@
 """Scales: which data, runs and tasks stand behind the tables, and how much of each.
 
-A scale is a file `gin/paper/<name>.gin`: `paper` (the published settings, for a GPU machine), `desk` (an evening on two
-cores, real 32x32 photographs) and `smoke` (everything in two minutes, on the embedded glyphs: it shows that the engine
-runs, not what is true). It names a training for each extractor of the paper, `<method>@<network>`:
+A scale is a file `gin/paper/<name>.gin`: `cifar_fs` (the paper's CIFAR-FS columns on two cores, with the originals that
+the paper builds on), `paper` (the published settings, for a GPU machine), `desk` (an evening on two cores, real 32x32
+photographs) and `smoke` (everything in minutes, on the embedded glyphs: it shows that the engine runs, not what is
+true). It names a training for each extractor of the paper, `<method>@<network>`:
 
 | method                                            | what trains it                                   |
 |---------------------------------------------------|--------------------------------------------------|
@@ -10,12 +11,15 @@ runs, not what is true). It names a training for each extractor of the paper, `<
 | r2d2, metaoptnet, protonet                        | episodes, through the last layer                 |
 | maml_1, maml_5, fomaml_1, fomaml_5                | MAML on 1-shot and on 5-shot tasks               |
 | reptile, weight_clustering                        | Algorithm 2 without and with its penalty         |
+| feature_clustering_batch, feature_clustering_pairs, hyperplane_variation_printed, hyperplane_variation_squared | a \
+regularizer in one of its forms, where a scale compares them |
 
 and network is one of the paper's: "r2d2", "resnet12" (its "MetaOptNet") and "conv4" (of MAML and Reptile). What a scale
 has no training for stays empty in its tables.
 """
 
 import dataclasses
+import fnmatch
 import functools
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -24,7 +28,9 @@ import gin
 
 from tf_unravel.runs import config
 
-SCALES = ("paper", "desk", "smoke")
+SCALES = ("cifar_fs", "paper", "desk", "smoke")
+
+MINI_IMAGENET = "mini-ImageNet"
 
 PENALTIES = {"feature_clustering": "R_FC", "hyperplane_variation": "R_HV", "weight_clustering": "weight clustering"}
 
@@ -41,6 +47,11 @@ _COEFFICIENTS = {
     "hyperplane_variation": "HyperplaneVariation.coefficient",
     "weight_clustering": "Reptile.weight_clustering",
 }
+
+
+def penalty_of(training: str) -> str:
+    """The penalty of a training `<method>@<network>`, a key of PENALTIES; "" where it has none."""
+    return next((name for name in PENALTIES if training.startswith(name)), "")
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -84,6 +95,16 @@ class Scale:
         fine_tune: bindings of the "MAML" column of Tables 1 and 6, without the rate.
         fine_tune_rates: its rates; for every trained network and number of shots the best on the validation classes.
         trial_tasks: for each rate there.
+        home: our dataset on which the tables are made that the paper has of mini-ImageNet alone; None for the one
+            beside mini-ImageNet.
+        seeds: of the trainings, where --seeds does not say.
+        seeds_of: pattern of a training, such as "*@r2d2" -> the only seeds that it is trained with; the first that
+            matches counts.
+        queue: patterns of runs in the order in which they are trained; others come last.
+        sizes: numbers of training images per class whose trainings `<method>@few<number>` show when the regularizers
+            help.
+        grid_seeds: of the trainings `<method>@few<number>`.
+        selection_seeds: of those that choose a form and coefficient, on the validation classes.
         reptile_loop: bindings of the fine-tuning of the classical network in Table 5.
         grid: coefficients of Table 8.
         sweep: coefficients of Table 9.
@@ -107,6 +128,13 @@ class Scale:
     fine_tune: Sequence[str] = ()
     fine_tune_rates: Sequence[float] = (0.003, 0.01, 0.03, 0.1)
     trial_tasks: int = 200
+    home: str | None = None
+    seeds: Sequence[int] = (0,)
+    seeds_of: Mapping[str, Sequence[int]] = dataclasses.field(default_factory=dict)
+    queue: Sequence[str] = ()
+    sizes: Sequence[int] = ()
+    grid_seeds: Sequence[int] = (0,)
+    selection_seeds: Sequence[int] = ()
     reptile_loop: Sequence[str] = ()
     grid: Sequence[float] = (0.02, 0.05, 0.1)
     sweep: Sequence[float] = (1e-5, 2.5e-5, 5e-5, 7.5e-5, 1e-4, 2.5e-4, 5e-4)
@@ -137,38 +165,48 @@ class Scale:
         dataset, training = self.dataset_beside(published), f"{method}@{network}"
         if dataset is None or training not in self.runs:
             return None
+        allowed = next((seeds for wanted, seeds in self.seeds_of.items() if fnmatch.fnmatch(training, wanted)), None)
+        if allowed is not None and seed not in allowed:
+            return None
         content = tuple(self.runs[training])
         training = next(name for name, other in self.runs.items() if tuple(other) == content)
-        if method in _COEFFICIENTS and coefficient is None:
-            coefficient = self._own_coefficient(dataset, training)
+        penalty = penalty_of(training)
+        if penalty and coefficient is None:
+            file, *bindings = (line.format(dataset=dataset) for line in content)
+            coefficient = _coefficient_in(file, tuple(bindings), penalty)
         return RunName(dataset, training, coefficient, seed)
+
+    @property
+    def home_beside(self) -> str:
+        """The dataset of the paper whose runs stand in the tables that it has of mini-ImageNet alone."""
+        return self.datasets[self.home] if self.home else MINI_IMAGENET
+
+    def place(self, run: RunName) -> int:
+        """Where in the queue a run stands."""
+        return next((i for i, wanted in enumerate(self.queue) if fnmatch.fnmatch(str(run), wanted)), len(self.queue))
 
     def configuration(self, run: RunName) -> tuple[list[str], list[str]]:
         """(gin files, bindings) of a run."""
         file, *bindings = (line.format(dataset=run.dataset) for line in self.runs[run.training])
         bindings = [*self.bindings, *bindings, f"run.seed = {run.seed}"]
         if run.coefficient is not None:
-            bindings.append(f"{_COEFFICIENTS[run.training.split('@')[0]]} = {run.coefficient!r}")
+            bindings.append(f"{_COEFFICIENTS[penalty_of(run.training)]} = {run.coefficient!r}")
         return [file], bindings
 
     def penalty(self, run: RunName) -> str:
         """A run's penalty with its coefficient and form, such as "R_FC 0.05 (by pairs)"; empty where it has none."""
         if run.coefficient is None:
             return ""
-        method = run.training.split("@")[0]
-        return f"{PENALTIES[method]} {run.coefficient:g} ({self.form(run)})"
+        return f"{PENALTIES[penalty_of(run.training)]} {run.coefficient:g} ({self.form(run)})"
 
     def form(self, run: RunName) -> str:
         """Which form of its penalty the coefficient of a run multiplies."""
         files, bindings = self.configuration(run)
-        return _form_in(tuple(files), tuple(bindings), run.training.split("@")[0])
+        return _form_in(tuple(files), tuple(bindings), penalty_of(run.training))
 
     def estimate(self, run: RunName) -> float:
         """Minutes that a run takes, as the scale's file says."""
         return self.minutes.get(run.training, self.minutes.get("", 30.0))
-
-    def _own_coefficient(self, dataset: str, training: str) -> float:
-        return _coefficient_in(self.runs[training][0].format(dataset=dataset), training.split("@")[0])
 
 
 with gin.unlock_config():  # a run may have been read before this module is imported
@@ -176,14 +214,14 @@ with gin.unlock_config():  # a run may have been read before this module is impo
 
 
 @functools.cache
-def _coefficient_in(file: str, method: str) -> float:
-    config.parse([file])
-    return float(gin.query_parameter(_COEFFICIENTS[method]))
+def _coefficient_in(file: str, bindings: tuple[str, ...], penalty: str) -> float:
+    config.parse([file], bindings)
+    return float(gin.query_parameter(_COEFFICIENTS[penalty]))
 
 
 @functools.cache
-def _form_in(files: tuple[str, ...], bindings: tuple[str, ...], method: str) -> str:
-    parameter, without, with_it = _FORMS[method]
+def _form_in(files: tuple[str, ...], bindings: tuple[str, ...], penalty: str) -> str:
+    parameter, without, with_it = _FORMS[penalty]
     config.parse(files, bindings)
     try:
         return with_it if gin.query_parameter(parameter) else without
