@@ -35,6 +35,9 @@ _FORMS = {
     "weight_clustering": ("Reptile.sum_over_batch", "mean loss", "summed loss"),
 }
 
+# What Scale.fine_tune may not bind
+_RATE = ("FineTune.learning_rate", "FineTune.optimizer")
+
 # What a coefficient of a method binds
 _COEFFICIENTS = {
     "feature_clustering": "FeatureClustering.coefficient",
@@ -114,6 +117,15 @@ class Scale:
     sweeps_repeat: bool = True
     timing_rounds: int = 21
     theorem_draws: int = 100_000
+
+    def __post_init__(self) -> None:
+        bound = [line for line in self.fine_tune if line.split("=")[0].strip() in _RATE]
+        if bound or not self.fine_tune_rates:
+            raise config.ConfigError(
+                "the rate of the MAML columns is chosen from Scale.fine_tune_rates, such as (0.01, 0.1), or (0.01,) for "
+                f"no choice: give it there, and leave {' and '.join(_RATE)} out of Scale.fine_tune. "
+                f"Received: {bound or self.fine_tune_rates!r}"
+            )
 
     def dataset_beside(self, published: str) -> str | None:
         """Our dataset that is shown beside one of the paper's."""
@@ -205,5 +217,5 @@ def load(name: str) -> Scale:
     config.parse([f"gin/paper/{name}.gin" if name in SCALES else name])
     try:
         return Scale()  # type: ignore[call-arg]  # gin gives the arguments
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise config.ConfigError(f"--scale {name}: {config.one_line(error)}") from error

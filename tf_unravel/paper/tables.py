@@ -307,8 +307,8 @@ def table7(scale: Scale, seeds: Sequence[int]) -> Exhibit:
     text = "A regularized epoch costs nearly what a classical one does: at most 1.1 times."
     note = ("Training steps only, taken in turns; an epoch of episodes is what the gin file says. Seconds and ratios "
             "are means over rounds with their standard error; below, medians of the rounds' ratios with the interval "
-            "between order statistics. The paper's are GPU times; its ratios are computed from its printed times, which "
-            "are rounded to the second or worse. The limit of 1.1 is this project's.")
+            "between order statistics. The paper's are GPU times; its ratios are computed from its printed times, "
+            "which are rounded to the second or worse. The limit of 1.1 is this project's.")
     return Exhibit("table7", "What training costs", _measurable(cells.values()),
                    (Claim("regularizers are nearly free", text, comparisons, "section 4.4 and Table 7"),), (note,))
 
@@ -365,8 +365,8 @@ def table9(scale: Scale, seeds: Sequence[int]) -> Exhibit:
             row = (f"{coefficient:g}" if coefficient else "0 (Reptile)", form)
             value = published.TABLE_9.get((coefficient, shots))
             cells.append(Cell(row, (_shots(shots),), value, _percent(scale, runs, "own", shots)))
-    note = (f"{clustering_note(scale, cells)} The paper's first row is \"Reptile + Transduction\" of the Reptile paper, "
-            "not a run of its own.")
+    note = (f"{clustering_note(scale, cells)} The paper's first row is \"Reptile + Transduction\" of the Reptile "
+            "paper, not a run of its own.")
     return Exhibit("table9", "Coefficients of weight clustering", _measurable(cells), (), (ONE_STANDARD_ERROR, note))
 
 
