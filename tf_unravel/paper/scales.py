@@ -122,8 +122,8 @@ class Scale:
         bound = [line for line in self.fine_tune if line.split("=")[0].strip() in _RATE]
         if bound or not self.fine_tune_rates:
             raise config.ConfigError(
-                "the rate of the MAML columns is chosen from Scale.fine_tune_rates, such as (0.01, 0.1), or (0.01,) for "
-                f"no choice: give it there, and leave {' and '.join(_RATE)} out of Scale.fine_tune. "
+                "the rate of the MAML columns is chosen from Scale.fine_tune_rates, such as (0.01, 0.1), or (0.01,) "
+                f"for no choice: give it there, and leave {' and '.join(_RATE)} out of Scale.fine_tune. "
                 f"Received: {bound or self.fine_tune_rates!r}"
             )
 
