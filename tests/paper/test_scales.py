@@ -67,7 +67,7 @@ def test_one_batch_norm_protocol_in_table5(name):
     """Transductive, as the Reptile row that the paper prints; Table 9 and Figure 3 are of the same trainings."""
     scale = scales.load(name)
     (table5,) = report.exhibits(scale, (0,), ("table5",))
-    wanted = {(run.training, each.head, each.bindings): run for run, each in table5.wanted() if run.dataset != "cifar_fs"}
+    wanted = {(run.training, each.head, each.bindings): run for run, each in table5.wanted()}
     protocols = {}
     for (training, head, bindings), run in wanted.items():
         files, of_run = scale.configuration(run)
@@ -110,4 +110,15 @@ def test_a_scale_that_lacks_something_says_what(tmp_path):
     path = tmp_path / "mine.gin"
     path.write_text("Scale.name = 'mine'\n")
     with pytest.raises(runs.ConfigError, match="datasets"):
+        scales.load(str(path))
+
+
+@pytest.mark.parametrize("line", [
+    "Scale.fine_tune = ('FineTune.learning_rate = 0.1',)", "Scale.fine_tune = ('FineTune.optimizer = @heads.Adam()',)",
+    "Scale.fine_tune_rates = ()",
+])
+def test_a_scale_that_sets_the_rate_elsewhere_is_refused(tmp_path, line):
+    path = tmp_path / "mine.gin"
+    path.write_text(f"include 'paper/smoke.gin'\n{line}\n")
+    with pytest.raises(runs.ConfigError, match=r"^--scale .*mine.gin: the rate of the MAML columns.*Received: [^\n]*$"):
         scales.load(str(path))

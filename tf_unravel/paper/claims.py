@@ -259,13 +259,25 @@ def _z(comparisons: int) -> float:
     return statistics.NormalDist().inv_cdf(_tail(comparisons))
 
 
-def _over_trainings(name: str, sign: int, values: Sequence[float], tail: float) -> OverTrainings:
-    """Student's interval of the mean of the trainings' differences."""
+def student(values: Sequence[float], tail: float = 0.975) -> tuple[float, float]:
+    """The mean of some trainings' values, and half the width of Student's interval of it.
+
+    Args:
+        values: one for each training.
+        tail: what lies below the interval's upper end; 0.975 for 95 %.
+
+    Returns:
+        (mean, half); half is infinite with one training.
+    """
     count, mean = len(values), statistics.mean(values)
-    half = math.inf
-    if count > 1:
-        half = float(scipy.stats.t.ppf(tail, count - 1)) * statistics.stdev(values) / math.sqrt(count)
-    return OverTrainings(name, mean, mean - half, mean + half, count, _outcome(sign, mean, half))
+    if count < 2:
+        return mean, math.inf
+    return mean, float(scipy.stats.t.ppf(tail, count - 1)) * statistics.stdev(values) / math.sqrt(count)
+
+
+def _over_trainings(name: str, sign: int, values: Sequence[float], tail: float) -> OverTrainings:
+    mean, half = student(values, tail)
+    return OverTrainings(name, mean, mean - half, mean + half, len(values), _outcome(sign, mean, half))
 
 
 def _below(limit: float, low: float, high: float) -> str:

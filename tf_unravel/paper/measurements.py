@@ -82,22 +82,24 @@ class Measured:
 
 @dataclasses.dataclass(frozen=True)
 class Accuracy:
-    """Few-shot accuracy on new classes, 5-way, 15 queries.
+    """Few-shot accuracy on new classes.
 
     Args:
         head: its name; "own" is the inner loop that the run was trained for.
         shots: per class.
         tasks: how many.
         bindings: gin lines that set the head.
+        ways: classes of a task.
+        queries: per class.
     """
 
     head: str
     shots: int
     tasks: int
     bindings: tuple[str, ...] = ()
+    ways: int = 5
+    queries: int = 15
 
-    ways: ClassVar[int] = 5
-    queries: ClassVar[int] = 15
     seed: ClassVar[int] = SEED
 
     @property
@@ -108,7 +110,10 @@ class Accuracy:
     @property
     def file(self) -> str:
         """The name of its file."""
-        return f"accuracy_{self.head}_{self.shots}-shot.json"
+        other = "" if (self.ways, self.queries) == (Accuracy.ways, Accuracy.queries) else (
+            f"{self.ways}-way_{self.queries}-query_"
+        )
+        return f"accuracy_{self.head}_{other}{self.shots}-shot.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -333,8 +338,9 @@ class _Taking:
             Distance: self.distance, Projection: self.projection,
         }  # fmt: skip
         reading = [each for each in wanted if isinstance(each, Accuracy) and not each.adapts]
-        if reading:
-            self._timed(reading, self.accuracies)
+        for tasks in dict.fromkeys((each.ways, each.queries, each.tasks) for each in reading):
+            together = [each for each in reading if (each.ways, each.queries, each.tasks) == tasks]
+            self._timed(together, self.accuracies)
         for each in wanted:
             if each not in reading:
                 self._timed([each], takes[type(each)])

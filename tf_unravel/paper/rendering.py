@@ -26,7 +26,8 @@ def blocks_of(exhibit: Exhibit, workspace: Workspace) -> list[Block]:
     if exhibit.cells:
         protocol = protocol_of(exhibit.cells, workspace)
         blocks += [Text(protocol)] if protocol else []
-        blocks += [table_of(exhibit.cells, workspace, exhibit.printed_on), Text(caption_of(exhibit, workspace), small=True)]
+        blocks += [table_of(exhibit.cells, workspace, exhibit.printed_on),
+                   Text(caption_of(exhibit, workspace), small=True)]
     if exhibit.blocks:
         blocks += exhibit.blocks(workspace)
     if exhibit.check:
@@ -52,7 +53,8 @@ def table_of(cells: Sequence[Cell], workspace: Workspace, printed_on: str = "") 
     head = [""] * depth
     for column in columns:
         ours_beside = [workspace.scale.dataset_beside(part) or part for part in column]
-        head += [f"{', '.join(column)}: paper{f' ({printed_on})' if printed_on else ''}", f"{', '.join(ours_beside)}: here"]
+        paper = f"paper ({printed_on})" if printed_on else "paper"
+        head += [f"{', '.join(column)}: {paper}", f"{', '.join(ours_beside)}: here"]
     lines = []
     for row, found in rows.items():
         line = [*row, *[""] * (depth - len(row))]

@@ -16,6 +16,8 @@ from tf_unravel.paper.claims import LEAST_TRAININGS, Verdict, judge
 from tf_unravel.paper.document import Block, Code, Grid, Heading, Image, Text
 from tf_unravel.paper.exhibit import Exhibit
 from tf_unravel.paper.figures import FIGURES
+from tf_unravel.paper.interpolation import interpolation
+from tf_unravel.paper.originals import originals
 from tf_unravel.paper.penalty import LEAST_RATIO
 from tf_unravel.paper.rendering import NOTHING, blocks_of, verdict_table
 from tf_unravel.paper.scales import Scale
@@ -24,17 +26,18 @@ from tf_unravel.paper.workspace import Workspace
 from tf_unravel.runs.folder import versions
 from tf_unravel.runs.logs import event_writer, log_figure
 
-BUILDERS = {**TABLES, **FIGURES}
+BUILDERS = {**TABLES, **FIGURES, "originals": originals, "interpolation": interpolation}
 
 _RULE = (
-    "The verdict is over trainings: a claim holds if Student's interval of the mean of the trainings' differences lies "
-    "on its side of zero for every comparison, does not hold if one lies wholly on the other side, and is not decided "
-    f"otherwise; fewer than {LEAST_TRAININGS} trainings decide nothing. A training's difference is paired, over the "
-    "same tasks under both sides; beside it stands its interval over tasks, which says nothing about the spread between "
-    "trainings. Intervals share 95 % among the comparisons of a claim. To the paper's printed numbers the same rule is "
-    "applied with unpaired intervals from its two standard errors, which are wider than paired ones; where it prints "
-    "no errors the interval is what rounding leaves open. The paper's comparisons include those that this scale has no "
-    f"runs for. There is no verdict on a penalty whose gradient was smaller than {LEAST_RATIO:g} of the loss's."
+    "The verdict is over trainings: a claim holds if Student's interval of the mean of the trainings' differences "
+    "lies on its side of zero for every comparison, does not hold if one lies wholly on the other side, and is not "
+    f"decided otherwise; fewer than {LEAST_TRAININGS} trainings decide nothing. A training's difference is paired, "
+    "over the same tasks under both sides; beside it stands its interval over tasks, which says nothing about the "
+    "spread between trainings. Intervals share 95 % among the comparisons of a claim. To the paper's printed numbers "
+    "the same rule is applied with unpaired intervals from its two standard errors, which are wider than paired ones;"
+    " where it prints no errors the interval is what rounding leaves open. The paper's comparisons include those that"
+    f" this scale has no runs for. There is no verdict on a penalty whose gradient was smaller than {LEAST_RATIO:g} of"
+    " the loss's."
 )
 
 

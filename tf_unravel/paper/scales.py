@@ -41,6 +41,9 @@ _FORMS = {
     "weight_clustering": ("Reptile.sum_over_batch", "mean loss", "summed loss"),
 }
 
+# What Scale.fine_tune may not bind
+_RATE = ("FineTune.learning_rate", "FineTune.optimizer")
+
 # What a coefficient of a method binds
 _COEFFICIENTS = {
     "feature_clustering": "FeatureClustering.coefficient",
@@ -103,6 +106,7 @@ class Scale:
         queue: patterns of runs in the order in which they are trained; others come last.
         sizes: numbers of training images per class whose trainings `<method>@few<number>` show when the regularizers
             help.
+        chosen: penalty -> (method, coefficient): the form and coefficient that the validation classes chose there.
         grid_seeds: of the trainings `<method>@few<number>`.
         selection_seeds: of those that choose a form and coefficient, on the validation classes.
         reptile_loop: bindings of the fine-tuning of the classical network in Table 5.
@@ -133,6 +137,7 @@ class Scale:
     seeds_of: Mapping[str, Sequence[int]] = dataclasses.field(default_factory=dict)
     queue: Sequence[str] = ()
     sizes: Sequence[int] = ()
+    chosen: Mapping[str, tuple[str, float]] = dataclasses.field(default_factory=dict)
     grid_seeds: Sequence[int] = (0,)
     selection_seeds: Sequence[int] = ()
     reptile_loop: Sequence[str] = ()
@@ -142,6 +147,15 @@ class Scale:
     sweeps_repeat: bool = True
     timing_rounds: int = 21
     theorem_draws: int = 100_000
+
+    def __post_init__(self) -> None:
+        bound = [line for line in self.fine_tune if line.split("=")[0].strip() in _RATE]
+        if bound or not self.fine_tune_rates:
+            raise config.ConfigError(
+                "the rate of the MAML columns is chosen from Scale.fine_tune_rates, such as (0.01, 0.1), or (0.01,) "
+                f"for no choice: give it there, and leave {' and '.join(_RATE)} out of Scale.fine_tune. "
+                f"Received: {bound or self.fine_tune_rates!r}"
+            )
 
     def dataset_beside(self, published: str) -> str | None:
         """Our dataset that is shown beside one of the paper's."""
@@ -243,5 +257,5 @@ def load(name: str) -> Scale:
     config.parse([f"gin/paper/{name}.gin" if name in SCALES else name])
     try:
         return Scale()  # type: ignore[call-arg]  # gin gives the arguments
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise config.ConfigError(f"--scale {name}: {config.one_line(error)}") from error

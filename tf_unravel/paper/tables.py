@@ -79,8 +79,8 @@ def _elsewhere(scale: Scale) -> tuple[str, ...]:
     """What must be said beside a table that is made on another dataset than the paper's."""
     if not _printed_on(scale):
         return ()
-    return (f"The paper has this table of {MINI} alone; ours is of {scale.home_beside}, so that the numbers are not to be "
-            "matched, only what they say.",)
+    return (f"The paper has this table of {MINI} alone; ours is of {scale.home_beside}: what the numbers say can be "
+            "compared, not the numbers.",)
 
 
 def _measurable(cells: Iterable[Cell]) -> tuple[Cell, ...]:
@@ -210,8 +210,8 @@ def table4(scale: Scale, seeds: Sequence[int]) -> Exhibit:
     text = "MAML's features separate the training classes worse than classical ones of the same network."
     return Exhibit("table4", "How tightly classes cluster: MAML", _measurable(cells.values()),
                    (Claim("MAML's features cluster less", text, comparisons, "section 4.6"),),
-                   ("Lower is tighter. The paper's Table 4 is of its training classes.", *_elsewhere(scale)), check=check,
-                   printed_on=_printed_on(scale))
+                   ("Lower is tighter. The paper's Table 4 is of its training classes.", *_elsewhere(scale)),
+                   check=check, printed_on=_printed_on(scale))
 
 
 AS_PRINTED = {  # where the form that was chosen is another one
@@ -245,9 +245,10 @@ def table3(scale: Scale, seeds: Sequence[int]) -> Exhibit:
         for name, section in (("R_FC", "section 4.4"), ("R_HV", "section 4.5"))
     ]
     claims += [
-        Claim(f"{training.removeprefix('Classical w/ ')}, helps", f"{training.removeprefix('Classical w/ ')}, raises the "
-              "accuracy of classical training on new classes.", tuple(against_classical(training, *place) for place in places))
+        Claim(f"{name} helps", f"{name} raises the accuracy of classical training on new classes.",
+              tuple(against_classical(training, *place) for place in places))
         for training in AS_PRINTED if any(cells[(training,) + place].numbers for place in places)
+        for name in (training.removeprefix("Classical w/ "),)
     ]
     own = {"R2-D2": "R2-D2", "ResNet-12": "MetaOptNet-SVM"}
     claims += [
@@ -337,8 +338,8 @@ def table7(scale: Scale, seeds: Sequence[int]) -> Exhibit:
     text = "A regularized epoch costs nearly what a classical one does: at most 1.1 times."
     note = ("Training steps only, taken in turns; an epoch of episodes is what the gin file says. Seconds and ratios "
             "are means over rounds with their standard error; below, medians of the rounds' ratios with the interval "
-            "between order statistics. The paper's are GPU times; its ratios are computed from its printed times, which "
-            "are rounded to the second or worse. The limit of 1.1 is this project's.")
+            "between order statistics. The paper's are GPU times; its ratios are computed from its printed times, "
+            "which are rounded to the second or worse. The limit of 1.1 is this project's.")
     return Exhibit("table7", "What training costs", _measurable(cells.values()),
                    (Claim("regularizers are nearly free", text, comparisons, "section 4.4 and Table 7"),), (note,))
 
@@ -395,8 +396,8 @@ def table9(scale: Scale, seeds: Sequence[int]) -> Exhibit:
             row = (f"{coefficient:g}" if coefficient else "0 (Reptile)", form)
             value = published.TABLE_9.get((coefficient, shots))
             cells.append(Cell(row, (_shots(shots),), value, _percent(scale, runs, "own", shots)))
-    note = (f"{clustering_note(scale, cells)} The paper's first row is \"Reptile + Transduction\" of the Reptile paper, "
-            "not a run of its own.")
+    note = (f"{clustering_note(scale, cells)} The paper's first row is \"Reptile + Transduction\" of the Reptile "
+            "paper, not a run of its own.")
     return Exhibit("table9", "Coefficients of weight clustering", _measurable(cells), (),
                    (ONE_STANDARD_ERROR, note, *_elsewhere(scale)), printed_on=_printed_on(scale))
 
