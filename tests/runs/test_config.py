@@ -7,6 +7,7 @@ import gin
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests.conftest import make_split
 from tf_unravel import runs
@@ -23,8 +24,7 @@ SMALL = ["ClassPairs.batch_size = 8", "Episodes.tasks = 2", "Episodes.shots = 1"
 
 @pytest.mark.parametrize("name", RUN_FILES)
 def test_run_file_builds_and_takes_a_step(name, monkeypatch):
-    runs.parse([f"gin/run/{name}"], SMALL)
-    plan = runs.plan()
+    plan = runs.plan(runs.parse([f"gin/run/{name}"], SMALL))
     size = 84 if "mini_imagenet" in name else 32
     split = make_split(num_classes=5, per_class=4, size=size)
     learner = plan.build(config.DataFacts.of(split))
@@ -47,9 +47,9 @@ PROMISED = re.findall(r"`((?:MAML|Episodic|Reptile|FineTune|run)\.\w+ = [^`]+)`"
 @pytest.mark.parametrize("binding", PROMISED)
 def test_a_binding_of_the_readme_can_be_built(binding):
     of = {"MAML": "tiny32_maml", "Reptile": "tiny32_reptile"}.get(binding.split(".")[0], "tiny32_r2d2")
-    runs.parse([f"gin/run/{of}.gin"], [*SMALL, binding])
+    plan = runs.plan(runs.parse([f"gin/run/{of}.gin"], [*SMALL, binding]))
     try:
-        learner = runs.plan().build(config.DataFacts.of(make_split(num_classes=5, per_class=4, size=32)))
+        learner = plan.build(config.DataFacts.of(make_split(num_classes=5, per_class=4, size=32)))
         assert config.heads_named(["own", "fine_tune"], learner)
     finally:
         keras.config.set_dtype_policy("float32")
@@ -87,14 +87,15 @@ def test_all_gin_files_are_reached():
 
 
 def test_config_text_reads_back_to_itself():
-    text = runs.parse(["gin/run/demo_feature_clustering.gin"], ["run.epochs = 7"])
-    assert runs.parse(text=text) == text
-    assert runs.plan().epochs == 7
+    configuration = runs.parse(["gin/run/demo_feature_clustering.gin"], ["run.epochs = 7"])
+    again = runs.parse(text=configuration.text)
+    assert again.text == configuration.text
+    assert runs.plan(again).epochs == 7
 
 
 def test_bindings_win_over_files():
-    runs.parse(["gin/run/demo_feature_clustering.gin"], ["FeatureClustering.coefficient = 0.7"])
-    assert runs.plan().learner(backbone=_tiny(), num_labels=3).regularizer.coefficient == 0.7
+    plan = runs.plan(runs.parse(["gin/run/demo_feature_clustering.gin"], ["FeatureClustering.coefficient = 0.7"]))
+    assert plan.learner(backbone=_tiny(), num_labels=3).regularizer.coefficient == 0.7
 
 
 def _tiny():
@@ -140,8 +141,7 @@ def _tiny():
 )
 def test_bad_configuration_is_one_clear_line(files, bindings, message):
     with pytest.raises(config.ConfigError, match=message) as caught:
-        runs.parse(files, bindings)
-        runs.plan().build(config.DataFacts.of(make_split()))
+        runs.plan(runs.parse(files, bindings)).build(config.DataFacts.of(make_split()))
     assert "\n" not in str(caught.value) and " at 0x" not in str(caught.value)
 
 
@@ -160,28 +160,27 @@ def test_quotes_are_no_advice_for_a_misspelt_name(binding):
 
 @pytest.mark.parametrize("binding", ["adam.epochs = 5", "run.optimizer = @heads.Adam", "adam.rates = 'fast'"])
 def test_an_optimizer_that_cannot_be_made_is_one_clear_line(binding):
-    runs.parse(["gin/run/tiny32_maml.gin"], [binding])
+    plan = runs.plan(runs.parse(["gin/run/tiny32_maml.gin"], [binding]))
     with pytest.raises(config.ConfigError, match="does not fit") as caught:
-        runs.plan().build_optimizer(10)
+        plan.build_optimizer(10)
     assert "\n" not in str(caught.value)
 
 
 def test_threads_count_where_a_run_asks_for_them_and_never_fail(monkeypatch):
     """A process of its own would see them; here TensorFlow has long begun."""
     given = []
-    monkeypatch.setattr(config.tf.config.threading, "set_intra_op_parallelism_threads", given.append)
+    monkeypatch.setattr(tf.config.threading, "set_intra_op_parallelism_threads", given.append)
     for name in ("demo_classical", "tiny32_maml"):
-        runs.parse([f"gin/run/{name}.gin"])
-        runs.plan().use_threads()
+        plan = runs.plan(runs.parse([f"gin/run/{name}.gin"]))
+        plan.use_threads()
     assert given == [1]
     monkeypatch.undo()
-    runs.plan().use_threads()
+    plan.use_threads()
 
 
 def test_no_configuration_says_what_to_give():
-    runs.parse([], [])
     with pytest.raises(config.ConfigError, match="give --gin_file"):
-        runs.plan()
+        runs.plan(runs.parse())
 
 
 def test_gin_package_is_not_shadowed():
