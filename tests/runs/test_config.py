@@ -183,6 +183,55 @@ def test_no_configuration_says_what_to_give():
         runs.plan(runs.parse())
 
 
+ENCODINGS = ("utf-8", "utf-8-sig", "utf-16", "utf-32")
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_gin_files_of_other_editors_are_read(tmp_path, encoding, newline):
+    """With a byte-order mark and with the ends of lines that Windows has, as a file, an included one, and a run's."""
+
+    def write(name: str, text: str) -> str:
+        (tmp_path / name).write_bytes(text.replace("\n", newline).encode(encoding))
+        return str(tmp_path / name)
+
+    write("included.gin", "# Größe\nRidge.l2 = 7.0\n")
+    mine = write("mine.gin", f"# Größe\ninclude {str(tmp_path / 'included.gin')!r}\nrun.epochs = \\\n    4\n")
+    configuration = runs.parse(["gin/run/demo_classical.gin", mine])
+    assert runs.plan(configuration).epochs == 4 and runs.plan(configuration).heads["ridge"]().l2 == 7.0
+    write("config.gin", configuration.text)
+    folder = runs.RunFolder(tmp_path)
+    folder.check_config(configuration)
+    assert runs.parse(text=folder.read_config()).text == configuration.text
+    with pytest.raises(config.ConfigError, match="was: run.epochs = 4; is now: run.epochs = 5"):
+        folder.check_config(runs.parse(text=configuration.text, bindings=["run.epochs = 5"]))
+
+
+def test_a_mark_before_a_binding_is_no_part_of_it():
+    text, binding = "\ufeffRidge.l2 = 7.0", "\ufeffSVM.c = 3.0"
+    assert {"Ridge.l2 = 7.0", "SVM.c = 3.0"} == set(runs.parse(text=text, bindings=[binding]).statements())
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize(("content", "message"), [
+    (b"Ridge.lambda_ = 3", "'lambda_' .its parameters are l2.; in .*mine.gin.*line 1"),
+    (b"# a\nrun.epochs = = 3", "cannot be read: .*mine.gin.* line 2"),
+])  # fmt: skip
+def test_a_bad_file_is_one_line_that_names_it(tmp_path, encoding, content, message):
+    (tmp_path / "mine.gin").write_bytes(content.decode().encode(encoding))
+    with pytest.raises(config.ConfigError, match=message) as caught:
+        runs.parse([str(tmp_path / "mine.gin")])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"\xff\x00\x81", b"# \xe9\nrun.epochs = 3", b"\xff\xfea", b"\x00"])
+def test_a_file_that_is_no_text_is_one_line(tmp_path, content):
+    (tmp_path / "mine.gin").write_bytes(content)
+    with pytest.raises(config.ConfigError, match="the configuration cannot be read") as caught:
+        runs.parse([str(tmp_path / "mine.gin")])
+    assert "\n" not in str(caught.value)
+
+
 def test_gin_package_is_not_shadowed():
     assert hasattr(gin, "parse_config")
     assert not (GIN / "__init__.py").exists()

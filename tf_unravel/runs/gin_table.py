@@ -49,6 +49,9 @@ class GinTable:
                 self._state = {name: getattr(gin.config, name) for name in self._state}
                 _exchange(outside)
 
+    def __deepcopy__(self, memo: Any) -> "GinTable":  # gin's references would be resolved by it
+        return self
+
     def make(self, configurable: Callable[..., Any], **arguments: Any) -> Any:
         """Calls what gin knows with the arguments bound here; those that are given win."""
         with self.in_force():
