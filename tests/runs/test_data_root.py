@@ -68,7 +68,8 @@ def test_what_is_said_now_wins_over_the_record(images, run_dir, old):
 
 
 SPELLINGS = ["load.root = '{}'", "load.root='{}'", "tf_unravel.data.load.root = '{}'", "load.root = \\\n    '{}'",
-             "load:\n    root = '{}'", "where = '{}'\nload.root = %where", "run.dataset = @far/load\nfar/load.root = '{}'",
+             "load:\n    root = '{}'", "where = '{}'\nload.root = %where",
+             "run.dataset = @far/load\nfar/load.root = '{}'",
              "inner = '{}'\nwhere = %inner\nload.root = %where"]  # fmt: skip
 
 

@@ -109,7 +109,8 @@ def expected(which: int) -> dict:
     ways, size = own["Episodes.ways"], own["load.image_size"]
     return {
         **own, "own": own["Ridge.l2"], "validation": own["SVM.c"], "mean": MEANS[which], "normalization": MEANS[which],
-        "batch": (own["Episodes.tasks"], ways * own["Episodes.shots"], size, size, 3), "policy": own["run.dtype"], "drawn from the seed": True,
+        "policy": own["run.dtype"], "drawn from the seed": True,
+        "batch": (own["Episodes.tasks"], ways * own["Episodes.shots"], size, size, 3),
     }  # fmt: skip
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tf_unravel import backbones, data
+from tf_unravel import backbones, data, heads
 from tf_unravel.arguments import shown
-from tf_unravel.heads import SVM, AnyHead, by_name, check_head
+from tf_unravel.heads import SVM, AnyHead, check_head
 from tf_unravel.learners import Learner
 from tf_unravel.runs import registry
 from tf_unravel.runs.gin_files import ConfigError, either, one_line
@@ -182,18 +182,18 @@ def heads_named(names: Sequence[str], learner: Learner, option: str = "--heads a
     Raises:
         ConfigError: an unknown name, or none; a learner that no plan built.
     """
-    unknown = [name for name in names if name not in (*by_name, OWN)]
+    unknown = [name for name in names if name not in (*heads.by_name, OWN)]
     if unknown or not names:
-        known = ", ".join((*by_name, OWN))
+        known = ", ".join((*heads.by_name, OWN))
         raise ConfigError(f"{option} among {known}. Received: {', '.join(unknown) or 'none'}")
     plan = _PLAN_OF.get(learner)
     if plan is None:
         raise ConfigError(f"only a run's learner knows the settings of heads; make the heads themselves, such as "
                           f"heads.Ridge(l2=50.0). Received: a learner {learner.name!r} that no plan built")
     # One that came to by_name since has no values in the configuration.
-    return {name: learner.own_head() if name == OWN else plan.heads.get(name, by_name[name])() for name in names}
+    return {name: learner.own_head() if name == OWN else plan.heads.get(name, heads.by_name[name])() for name in names}
 
 
 def may_adapt(names: Sequence[str]) -> bool:
     """Whether one of these heads adapts the network itself; the learner's own may."""
-    return any(name == OWN or getattr(by_name.get(name), "on_images", False) for name in names)
+    return any(name == OWN or getattr(heads.by_name.get(name), "on_images", False) for name in names)
