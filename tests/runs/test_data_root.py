@@ -67,6 +67,17 @@ def test_what_is_said_now_wins_over_the_record(images, run_dir, old):
     assert mean(opened(run_dir, f"load.root = '{images[0]}'", data_root=images[1])) == MEANS[1]
 
 
+def test_images_that_are_not_where_they_were(images, tmp_path):
+    moved = shutil.copytree(images[0], tmp_path / "before")
+    run_dir = begun(tmp_path / "run", runs.parse(LEARNER, MORE, root=moved))
+    moved.rename(tmp_path / "after")
+    with pytest.raises(config.ConfigError, match=r"its images were in .*before, which is not .* by --data_root"):
+        opened(run_dir).split("test")
+    assert mean(opened(run_dir, data_root=tmp_path / "after")) == MEANS[0]
+    with pytest.raises(ValueError, match="no folder .*elsewhere"):
+        opened(run_dir, data_root=tmp_path / "elsewhere").split("test")
+
+
 SPELLINGS = ["load.root = '{}'", "load.root='{}'", "tf_unravel.data.load.root = '{}'", "load.root = \\\n    '{}'",
              "load:\n    root = '{}'", "where = '{}'\nload.root = %where",
              "run.dataset = @far/load\nfar/load.root = '{}'",

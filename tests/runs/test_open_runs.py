@@ -4,6 +4,7 @@ import copy
 import gc
 import itertools
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import gin
 import keras
@@ -72,7 +73,7 @@ def two(tmp_path_factory):
     place = tmp_path_factory.mktemp("two")
     return [
         begun(place / f"run{which}", runs.parse(
-            [*FILES, "learner/r2d2.gin"], ["Validation.head = @SVM()", "Episodes.queries = 1", *bound(which)],
+            [*FILES, "learner/r2d2.gin"], ["Validation.head = @SVM()", "mine/Ridge.l2 = 55.0", "Episodes.queries = 1", *bound(which)],
             root=draw(place / f"images{which}", MEANS[which])))
         for which in (0, 1)
     ]  # fmt: skip
@@ -270,6 +271,19 @@ def test_the_bindings_of_ones_own_program_are_left_alone_and_leave_runs_alone(tw
         assert not gin.config_is_locked()
     finally:
         gin.clear_config()
+
+
+def test_runs_that_are_used_in_threads_at_once_keep_apart(two):
+    opened = [runs.FinishedRun(folder, checkpoint="initial") for folder in two]
+
+    def ask(which: int) -> bool:
+        run = opened[which]
+        named = heads_named(["ridge"], run.learner)["ridge"].l2
+        return (named, run.plan.build_optimizer(10).momentum) == tuple(
+            SETTINGS[name][which] for name in ("Ridge.l2", "sgd.momentum"))
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(ask, [0, 1] * 100))
 
 
 def test_two_plans_do_not_share_what_is_made_anew():

@@ -201,7 +201,9 @@ class RunFolder:
         recorded = read_record(self.environment)
         if "data_root" in recorded:
             return recorded["data_root"]
-        return parse(text=self.read_config()).root if self.config.exists() else None  # a run that has it in its text
+        with contextlib.suppress(ConfigError):  # no run yet, or one whose damage others tell of
+            return parse(text=self.read_config()).root  # of before it was recorded apart
+        return None
 
     def data_fingerprints(self) -> dict[str, str]:
         """Split -> fingerprint of the images that the run began with; empty where it was never started."""

@@ -56,9 +56,16 @@ class FinishedRun:
         """One split of the run's data.
 
         Raises:
-            ConfigError: a folder's classes were dealt anew since the run began.
+            ConfigError: a folder's classes were dealt anew since the run began, or it is not where it was.
         """
-        split = self.plan.dataset(split=name)
+        root, given = self.configuration.root, self.configuration.root_given
+        try:
+            split = self.plan.dataset(split=name)
+        except ValueError as error:
+            if given or root is None or os.path.isdir(root):
+                raise
+            raise config.ConfigError(f"--run_dir {self.folder.path}: its images were in {root}, which is not there "
+                                     "any more; say where they are by --data_root") from error
         self.folder.check_dealing(name, split, self._elsewhere)
         return split
 
