@@ -123,6 +123,13 @@ def test_a_root_that_is_no_text_is_one_line(value):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("line", ["load.root = %nowhere", "run.dataset = %nothing"])
+def test_a_macro_that_is_not_there_is_one_line(line):
+    with pytest.raises(config.ConfigError, match="No bindings specified for 'no(where|thing)/gin.macro'") as caught:
+        runs.parse(LEARNER, [line])
+    assert "\n" not in str(caught.value)
+
+
 def test_data_that_lie_in_no_folder_refuse_one(tmp_path):
     with pytest.raises(config.ConfigError, match=f"embedded glyphs. Received: {tmp_path}"):
         runs.parse(["gin/run/demo_classical.gin"], root=tmp_path)

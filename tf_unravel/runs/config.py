@@ -112,8 +112,8 @@ def parse(
             gin.parse_config_files_and_bindings([find(name) for name in files], [], finalize_config=False)
             for binding in bindings:
                 _bind(binding.removeprefix("\ufeff"))
+            gin.finalize()  # refuses macros that are not there
             bound = _take_root(table)
-            gin.finalize()
             text = gin.config_str()
             table.forget_use()
     except (*UNREADABLE, OSError) as error:
