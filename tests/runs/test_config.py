@@ -137,6 +137,8 @@ def _tiny():
         (["gin/run/tiny32_protonet.gin"], ["Episodic.scal = 3"],
          "parameter named 'scal' .its parameters are head, scale, learn_scale, bias, label_smoothing, passes, weight"),
         (["gin/run/tiny32_protonet.gin"], ["Prototypes.norm = 3"], "'norm' .its parameters are normalize."),
+        (["gin/run/tiny32_protonet.gin"], ["run.epoch = 3"], "checkpoint_minutes, dtype, threads_per_op.; "),
+        (["gin/run/tiny32_protonet.gin"], ["run.heads = {}"], "heads.* cannot be read"),
     ],
 )
 def test_bad_configuration_is_one_clear_line(files, bindings, message):

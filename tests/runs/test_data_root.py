@@ -130,6 +130,13 @@ def test_a_macro_that_is_not_there_is_one_line(line):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("way", ["argument", "binding"])
+def test_an_empty_root_is_not_the_folder_that_the_command_was_started_in(way):
+    given = {"root": ""} if way == "argument" else {"bindings": ["load.root = ''"]}
+    with pytest.raises(config.ConfigError, match="--data_root is the folder of the images. Received: ''"):
+        runs.parse(LEARNER, **given)
+
+
 def test_data_that_lie_in_no_folder_refuse_one(tmp_path):
     with pytest.raises(config.ConfigError, match=f"embedded glyphs. Received: {tmp_path}"):
         runs.parse(["gin/run/demo_classical.gin"], root=tmp_path)

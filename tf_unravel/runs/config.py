@@ -162,6 +162,8 @@ def _take_root(table: GinTable) -> str | None:
 
 def _absolute(root: str | os.PathLike[str]) -> str:
     """A run is the same run whichever folder it is started from, and can be read from any other."""
+    if not os.fspath(root):
+        raise ConfigError(f"--data_root is the folder of the images. Received: {root!r}")
     return str(pathlib.Path(root).expanduser().absolute())
 
 

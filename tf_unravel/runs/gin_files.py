@@ -112,8 +112,8 @@ UNREADABLE = (
     tokenize.TokenError,
 )  # fmt: skip
 
-# What a run passes to what it calls; a gin file has no say in it.
-_PASSED_ON = ("self", "backbone", "num_labels", "input_shape", "split", "steps_per_epoch", "total_epochs")
+# What a run passes to what it calls, or makes itself; a gin file has no say in it.
+_PASSED_ON = ("self", "backbone", "num_labels", "input_shape", "split", "steps_per_epoch", "total_epochs", "heads")
 
 
 def problem(error: Exception) -> str:
