@@ -73,7 +73,8 @@ def two(tmp_path_factory):
     place = tmp_path_factory.mktemp("two")
     return [
         begun(place / f"run{which}", runs.parse(
-            [*FILES, "learner/r2d2.gin"], ["Validation.head = @SVM()", "mine/Ridge.l2 = 55.0", "Episodes.queries = 1", *bound(which)],
+            [*FILES, "learner/r2d2.gin"],
+            ["Validation.head = @SVM()", "mine/Ridge.l2 = 55.0", "Episodes.queries = 1", *bound(which)],
             root=draw(place / f"images{which}", MEANS[which])))
         for which in (0, 1)
     ]  # fmt: skip
