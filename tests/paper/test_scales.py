@@ -15,11 +15,11 @@ def test_every_training_of_every_scale_is_a_plan(name, training):
     for dataset, published in scale.datasets.items():
         run = scale.run(published, *training.split("@"), seed=3)
         files, bindings = scale.configuration(run)
-        text = runs.parse(files, bindings)
-        assert runs.plan().seed == 3
+        configuration = runs.parse(files, bindings)
+        assert runs.plan(configuration).seed == 3
         assert dataset == run.dataset
         if run.coefficient is not None:
-            assert f" = {run.coefficient!r}" in text
+            assert f" = {run.coefficient!r}" in configuration.text
 
 
 def test_all_three_scales_train_the_same_extractors():
@@ -38,7 +38,7 @@ def test_another_coefficient_is_another_run_and_reaches_its_configuration():
     scale = scales.load("desk")
     run = scale.run("mini-ImageNet", "feature_clustering", "resnet12", 0, coefficient=0.1)
     assert run != scale.run("mini-ImageNet", "feature_clustering", "resnet12", 0)
-    assert "FeatureClustering.coefficient = 0.1" in runs.parse(*scale.configuration(run))
+    assert "FeatureClustering.coefficient = 0.1" in runs.parse(*scale.configuration(run)).text
 
 
 def test_trainings_of_one_content_are_one_run():

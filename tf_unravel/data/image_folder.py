@@ -65,7 +65,9 @@ def load(
         >>> split = load("train", "photographs", image_size=84, resize="lanczos")  # doctest: +SKIP
     """
     if root is None:
-        raise ValueError("image_folder needs root: the folder that holds <split>/<class>/<image> or <class>/<image>.")
+        raise ValueError(
+            "image_folder needs root (--data_root): the folder that holds <split>/<class>/<image> or <class>/<image>."
+        )
     root = pathlib.Path(root).expanduser()
     if not root.is_dir():
         raise ValueError(f"image_folder: no folder {root}; check the path.")

@@ -71,7 +71,7 @@ def load(
         >>> split = load("train", "data/mini-imagenet")  # doctest: +SKIP
     """
     if root is None:
-        raise ValueError(f"mini_imagenet needs root: a folder with {_ACCEPTED}.")
+        raise ValueError(f"mini_imagenet needs root (--data_root): a folder with {_ACCEPTED}.")
     root = pathlib.Path(root).expanduser()
     how = decoding.Decoding((image_size, image_size), resize)
     for names, layout in ((_METAOPTNET, metaoptnet_layout), (_CACHE, class_dict_layout)):

@@ -187,16 +187,16 @@ def measured(run_dir: pathlib.Path, wanted: Measurement, quantity: str) -> Measu
     return Measured.of(found["values"][quantity], found["unit"], found["seed"], found["protocol"], found["fingerprint"])
 
 
-def take(run_dir: pathlib.Path, bindings: Sequence[str], wanted: Sequence[Measurement]) -> None:
+def take(run_dir: pathlib.Path, root: str | None, wanted: Sequence[Measurement]) -> None:
     """Takes measurements of a finished run and writes each when it is done.
 
     Args:
         run_dir: the run's folder.
-        bindings: gin lines that change the run for this reading, such as another `load.root`.
+        root: the folder of the images; None for the one that the run has recorded.
         wanted: what to measure.
     """
-    for head_bindings, group in _by_bindings(wanted):
-        run = FinishedRun(run_dir, [*bindings, *head_bindings], adapts=any(each.adapts for each in group))
+    for bindings, group in _by_bindings(wanted):
+        run = FinishedRun(run_dir, bindings, adapts=any(each.adapts for each in group), data_root=root)
         for split_name in dict.fromkeys(_split(each) for each in group):
             here = [each for each in group if _split(each) == split_name]
             _Taking(run, run.split(split_name)).all_of(here)

@@ -146,14 +146,17 @@ class Scale:
         return _coefficient_in(self.runs[training][0].format(dataset=dataset), training.split("@")[0])
 
 
-with gin.unlock_config():  # a run may have been read before this module is imported
-    gin.configurable(Scale)
+with gin.unlock_config():  # the user's program may have gin in use
+    gin.external_configurable(Scale, module=__name__)
 
 
 @functools.cache
 def _coefficient_in(file: str, method: str) -> float:
-    config.parse([file])
-    return float(gin.query_parameter(_COEFFICIENTS[method]))
+    name, parameter = _COEFFICIENTS[method].split(".")
+    coefficient = config.parse([file]).table.value(name, parameter)
+    if coefficient is None:
+        raise config.ConfigError(f"{file} must give {_COEFFICIENTS[method]}, by which a run of {method} is named")
+    return float(coefficient)
 
 
 def load(name: str) -> Scale:
@@ -167,8 +170,8 @@ def load(name: str) -> Scale:
     """
     if name not in SCALES and not pathlib.Path(name).is_file():
         raise config.ConfigError(f"--scale is one of {', '.join(SCALES)}, or a gin file. Received: {name!r}")
-    config.parse([f"gin/paper/{name}.gin" if name in SCALES else name])
+    configuration = config.parse([f"gin/paper/{name}.gin" if name in SCALES else name])
     try:
-        return Scale()  # type: ignore[call-arg]  # gin gives the arguments
+        return configuration.table.make(Scale)
     except TypeError as error:
         raise config.ConfigError(f"--scale {name}: {config.one_line(error)}") from error

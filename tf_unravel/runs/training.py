@@ -103,14 +103,15 @@ class Progress:
 
 
 def train(
-    plan: config.Plan, folder: RunFolder, config_text: str, devices: distribution.Devices | None = None
+    plan: config.Plan, folder: RunFolder, configuration: config.Configuration,
+    devices: distribution.Devices | None = None,
 ) -> Outcome:
     """Trains, or goes on training, the run of a folder.
 
     Args:
         plan: what to train.
         folder: where; a folder that holds the same configuration is resumed, on as many devices as are given now.
-        config_text: the configuration as `config.parse` returned it.
+        configuration: that the plan is of.
         devices: on which; None for one.
 
     Returns:
@@ -121,7 +122,7 @@ def train(
         TrainingDiverged: the loss is not finite.
     """
     with folder.claimed():
-        folder.check_config(config_text)
+        folder.check_config(configuration)
         watched = plan.validation.every_epochs > 0
         splits = {name: plan.dataset(split=name) for name in (("train", "val") if watched else ("train",))}
         _check_training(splits["train"])
@@ -144,11 +145,11 @@ def train(
         progress = Progress(**saved) if saved else Progress()
         devices.check_agreement(progress.step)
         # Only now: a command that failed above has left nothing that would refuse the corrected one.
-        folder.write_text(folder.config, config_text)
-        folder.record_start(splits, facts, plan.seed, progress.step)
+        folder.write_text(folder.config, configuration.text)
+        folder.record_start(splits, facts, plan.seed, progress.step, configuration.root)
         with Logs(folder, progress.step, progress.validated) as logs:
-            logs.text("config.gin", config_text)
-            folder.write_text(folder.operative_config, config.operative())
+            logs.text("config.gin", configuration.text)
+            folder.write_text(folder.operative_config, configuration.operative())
             loop = _Loop(plan, folder, learner, devices, splits, steps_per_epoch, progress, logs)
             try:
                 stopped_by = loop.run()
