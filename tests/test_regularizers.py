@@ -31,10 +31,16 @@ def loop_scatter(x: np.ndarray, ids: np.ndarray) -> float:
 def loop_hyperplane(x: np.ndarray, ids: np.ndarray) -> float:
     values = []
     for a, b in itertools.combinations(np.unique(ids), 2):
-        (x1, x2), (y1, y2) = x[ids == a][:2], x[ids == b][:2]
-        d1, d2 = x1 - y1, x2 - y2
-        values.append(np.linalg.norm(d1 - d2) / (np.linalg.norm(d1) + np.linalg.norm(d2)))
+        of_pair = []
+        for (x1, x2), (y1, y2) in itertools.product(disjoint_pairs(x[ids == a]), disjoint_pairs(x[ids == b])):
+            d1, d2 = x1 - y1, x2 - y2
+            of_pair.append(np.linalg.norm(d1 - d2) / (np.linalg.norm(d1) + np.linalg.norm(d2)))
+        values.append(np.mean(of_pair))
     return float(np.mean(values))
+
+
+def disjoint_pairs(rows: np.ndarray) -> list[np.ndarray]:
+    return [rows[i : i + 2] for i in range(0, len(rows) - 1, 2)]
 
 
 def test_scatter_by_hand():
@@ -78,12 +84,26 @@ def test_hyperplane_variation_by_hand():
     np.testing.assert_allclose(regularizers.hyperplane_variation(x, ids, 1.0, squared=True), 4 * 34 / 64, rtol=1e-9)
 
 
-@pytest.mark.parametrize("ids", [IDS, np.array([0, 1, 0, 2, 1, 0, 2, 2]), np.array([5, 1, 0, 0, 1, 0])], ids=str)
+FOUR_EACH = np.array([3, 3, 0, 0, 7, 7, 0, 0, 3, 3, 7, 7])
+UNEVEN = np.array([0, 1, 0, 1, 1, 0, 2, 0, 1, 2, 1, 4, 2, 1])  # 4, 6, 3 and 1
+
+
+@pytest.mark.parametrize(
+    "ids", [IDS, np.array([0, 1, 0, 2, 1, 0, 2, 2]), np.array([5, 1, 0, 0, 1, 0]), FOUR_EACH, UNEVEN], ids=str
+)
 def test_hyperplane_variation_is_the_double_loop(ids):
     x = features(4, ids)
     classes_of_two = np.isin(ids, [i for i in np.unique(ids) if (ids == i).sum() > 1])
     expected = loop_hyperplane(x[classes_of_two], ids[classes_of_two])
     np.testing.assert_allclose(regularizers.hyperplane_variation(x, ids, 0.5), 0.5 * expected, rtol=1e-5)
+
+
+def test_hyperplane_variation_reads_every_image_of_a_class_with_an_even_number():
+    x = tf.constant(features(4, FOUR_EACH))
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        loss = regularizers.hyperplane_variation(x, FOUR_EACH, 1.0)
+    assert (np.abs(tape.gradient(loss, x).numpy()).max(axis=1) > 1e-4).all()
 
 
 CASES = {

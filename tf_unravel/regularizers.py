@@ -103,11 +103,16 @@ def _square_root(squares: tf.Tensor) -> tf.Tensor:
     return tf.where(other, tf.sqrt(tf.where(other, squares, 1.0)), 0.0)
 
 
-def _mean_over_class_pairs(values: tf.Tensor, representative: tf.Tensor) -> tf.Tensor:
-    """Mean of values [B, B] over unordered pairs of classes, each class standing at its representative's index."""
-    chosen = tf.cast(representative, values.dtype)
-    pairs = chosen[:, None] * chosen[None, :]
-    pairs -= tf.linalg.band_part(pairs, 0, 0)
+def _mean_over_class_pairs(values: tf.Tensor, weights: tf.Tensor, same: tf.Tensor) -> tf.Tensor:
+    """Mean of values [B, B] over unordered pairs of classes.
+
+    Args:
+        values: [B, B], symmetric.
+        weights: float [B], 0 for samples that stand for nothing; those of one class sum to 1 (or all are 0), so that
+            every pair of classes counts once.
+        same: [B, B], 1 where two samples share a class.
+    """
+    pairs = weights[:, None] * weights[None, :] * (1.0 - same)
     return tf.math.divide_no_nan(tf.reduce_sum(pairs * values), tf.reduce_sum(pairs))
 
 
@@ -145,7 +150,8 @@ def _pair_scatter(features: tf.Tensor, class_ids: tf.Tensor) -> tf.Tensor:
     n_a, n_b = batch.count[:, None], batch.count[None, :]
     # sum_i ||mu_i - mu||^2 of two classes, mu weighted by their sizes: half the squared distance if they are equal.
     between = _squared_distances(mean_gram) * (n_a**2 + n_b**2) / (n_a + n_b) ** 2
-    return _mean_over_class_pairs(_ratio(within[:, None] + within[None, :], between), batch.rank == 0)
+    first = tf.cast(batch.rank == 0, within.dtype)  # a class stands at its first sample
+    return _mean_over_class_pairs(_ratio(within[:, None] + within[None, :], between), first, batch.same)
 
 
 def feature_clustering(
@@ -175,8 +181,19 @@ def feature_clustering(
 
 
 def _partner(batch: _Batch) -> tf.Tensor:
-    """Index of the second sample of each sample's class [B] (the first one where there is no second)."""
-    return tf.argmax(batch.same * tf.cast(batch.rank == 1, batch.same.dtype)[None, :], axis=1)
+    """Index of the second sample of the couple that each sample belongs to [B]; 0 where it has none.
+
+    The samples of a class form couples in their order: the first two, the next two, and so on.
+    """
+    second = 2.0 * tf.floor(batch.rank / 2.0) + 1.0
+    return tf.argmax(batch.same * tf.cast(batch.rank[None, :] == second[:, None], batch.same.dtype), axis=1)
+
+
+def _couple_weights(batch: _Batch) -> tf.Tensor:
+    """1 / (couples of its class) at the first sample of each couple, 0 elsewhere [B]."""
+    couples = tf.floor(batch.count / 2.0)
+    first = tf.equal(tf.math.floormod(batch.rank, 2.0), 0.0) & (batch.rank + 1.0 < batch.count)
+    return tf.where(first, tf.math.divide_no_nan(tf.ones_like(couples), couples), 0.0)
 
 
 def hyperplane_variation(
@@ -184,8 +201,10 @@ def hyperplane_variation(
 ) -> tf.Tensor:
     """R_HV: coefficient * mean over pairs of classes of ||d1 - d2|| / (||d1|| + ||d2||).
 
-    Over all pairs of classes in the batch, with the first two samples of each class; a class of one sample is left
-    out.
+    Over all pairs of classes in the batch. The samples of a class are taken two by two in their order: with 2K of
+    them (batch 256 with 64 classes has four each) the value of a pair of classes is the mean over its K x K pairs of
+    couples, and every pair of classes counts the same. The last one of an odd number is left out, and so is a class
+    of one sample.
 
     Args:
         features: float [B, D].
@@ -218,7 +237,7 @@ def hyperplane_variation(
     variation = tf.minimum(tf.math.divide_no_nan(numerator, denominator), 1.0)  # [B, B]
     if squared:
         variation = 4.0 * variation**2
-    return coefficient * _mean_over_class_pairs(variation, (batch.rank == 0) & (batch.count > 1))
+    return coefficient * _mean_over_class_pairs(variation, _couple_weights(batch), batch.same)
 
 
 def filter_normalized_distance(weights: Sequence[tf.Tensor], reference: Sequence[tf.Tensor]) -> tf.Tensor:

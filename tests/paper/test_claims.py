@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from tests.paper.fakes import put, workspace
+from tf_unravel.paper import rendering, report, scales
 from tf_unravel.paper.claims import FAILS, HOLDS, OPEN, judge, paired
 from tf_unravel.paper.exhibit import Cell, Claim, Comparison, Number
 from tf_unravel.paper.measurements import Accuracy, Measured
+from tf_unravel.paper.published import Copied, Copied95, Value
 from tf_unravel.paper.scales import RunName
 
 WANTED = Accuracy("svm", 1, 4)
@@ -108,3 +110,106 @@ def test_only_the_same_tasks_are_paired():
     for other in ({"fingerprint": "g"}, {"seed": 1}, {"unit": "pairs"}):
         with pytest.raises(ValueError, match="same tasks can be paired"):
             paired(found(), found(**other))
+
+
+def printed_cell(value: Value | None, digits: int = 2) -> Cell:
+    return Cell(("row",), ("column",), value, (), published_digits=digits)
+
+
+def of_print(*pairs, sign: int = 1) -> Claim:
+    return claim(*[Comparison(str(i), printed_cell(a), printed_cell(b), sign) for i, (a, b) in enumerate(pairs)])
+
+
+def test_a_printed_difference_by_hand(tmp_path):
+    # 62.64 - 56.18 = 6.46, error sqrt(0.3^2 + 0.4^2) = 0.5
+    verdict = judge(of_print((Value(62.64, 0.3), Value(56.18, 0.4))), workspace(tmp_path))
+    (found,) = verdict.printed
+    assert found.mean == pytest.approx(6.46) and found.high - found.mean == pytest.approx(1.959964 * 0.5)
+    assert (verdict.of_paper, verdict.differences) == (HOLDS, {})
+
+
+@pytest.mark.parametrize(("left", "right", "sign", "outcome"), [
+    (Value(50.0, 0.3), Value(49.5, 0.4), 1, "not decided"), (Value(48.0, 0.3), Value(50.0, 0.4), 1, FAILS),
+    (Value(48.0, 0.3), Value(50.0, 0.4), -1, HOLDS),
+    (Value(1.29), Value(2.92), -1, f"{HOLDS}, by rounding alone"), (Value(1.29), Value(1.29), -1,
+                                                                    "not decided, by rounding alone"),
+    (Value(50.0, 1.0), Copied95(48.0, 1.0), 1, "not decided"),  # error 1.12, interval 2.20
+    (Value(50.0, 0.5), Copied95(48.0, 1.0), 1, HOLDS),  # error sqrt(0.25 + 0.26) = 0.71: 1.40; as printed it were 2.19
+    (Value(50.0, 0.5), Copied(48.0, 1.0), 1, "not decided"),
+    (None, Value(50.0, 0.4), 1, "not printed"),
+])
+def test_the_same_rule_on_printed_numbers(tmp_path, left, right, sign, outcome):
+    assert judge(of_print((left, right), sign=sign), workspace(tmp_path)).of_paper == outcome
+
+
+@pytest.mark.parametrize(("seconds", "outcome"), [
+    ((20.0, 20.0), HOLDS), ((16.0, 14.0), "not decided"), ((19.0, 14.0), FAILS)
+])
+def test_printed_times_are_as_sharp_as_their_rounding(tmp_path, seconds, outcome):
+    left, right = (printed_cell(Value(value), digits=0) for value in seconds)
+    verdict = judge(claim(Comparison("a / b", left, right, at_most=1.1)), workspace(tmp_path))
+    assert verdict.of_paper == f"{outcome}, by rounding alone"
+
+
+def test_what_the_scale_has_no_runs_for_counts_in_print_alone(tmp_path):
+    fill(tmp_path, "a@r2d2", [0.5, 0.6, 0.7, 0.6])
+    fill(tmp_path, "b@r2d2", [0.4, 0.4, 0.4, 0.4])
+    here = Comparison("a, b", cell("a@r2d2"), cell("b@r2d2"))
+    alone = judge(claim(here), workspace(tmp_path)).differences[0][0]
+    both = judge(claim(here, *of_print((Value(48.0, 0.3), Value(50.0, 0.4))).comparisons), workspace(tmp_path))
+    assert both.differences[0] == [alone]  # the interval is shared among the comparisons that are measured
+    assert (both.outcome, both.of_paper) == (HOLDS, FAILS)
+
+
+# By hand from the tables; see the rule at the top of `claims`.
+OF_PAPER = {
+    "meta beats classical, 1-shot": HOLDS,
+    "meta beats classical, 5-shot": FAILS,  # MetaOptNet under MAML: -1.18; CIFAR-FS: -3.4 and -1.5
+    "meta-learning beats classical training, 1-shot": HOLDS,
+    "meta-learning beats classical training, 5-shot": FAILS,
+    "meta-learned features cluster": f"{HOLDS}, by rounding alone",
+    "MAML's features cluster less": f"{HOLDS}, by rounding alone",
+    "R_FC helps": "not decided",  # R2-D2, CIFAR-FS, 5 shots: +0.5 with an error of 0.42
+    "R_HV helps": "not decided",
+    "weight clustering beats Reptile": HOLDS,
+    "weight clustering beats FOMAML": HOLDS,  # +3.87; with 1.75 taken for one standard error it would be open
+    "weight clustering beats Classical": HOLDS,
+    "regularizers are nearly free": "not decided, by rounding alone",
+    "clustered weights travel less": "not printed",
+}
+OUR_OWN = {"meta beats classical, 5-shot", *(f"meta-learning beats classical training, {n}-shot" for n in (1, 5))}
+
+
+@pytest.mark.parametrize("scale", ["paper", "desk", "smoke"])
+def test_every_claim_has_the_papers_own_verdict_beside_it(tmp_path, scale):
+    there = workspace(tmp_path)
+    found = [one for exhibit in report.exhibits(scales.load(scale), (0,)) for one in exhibit.claims]
+    assert {one.name: judge(one, there).of_paper for one in found} == OF_PAPER
+    assert {one.name for one in found if not one.section} == OUR_OWN
+
+
+def test_the_5_shot_question_shows_the_papers_cifar_fs_columns(tmp_path):
+    (table6,) = report.exhibits(scales.load("desk"), (0,), ("table6",))
+    found = {each.name: each for each in judge(table6.claims[0], workspace(tmp_path)).printed}
+    assert found["R2-D2, CIFAR-FS (Table 3)"].mean == pytest.approx(-3.4)
+    assert found["MetaOptNet-SVM, CIFAR-FS (Table 3)"].mean == pytest.approx(-1.5)
+    assert {each.outcome for name, each in found.items() if "CIFAR-FS" in name} == {FAILS}
+
+
+@pytest.mark.parametrize(("ratios", "outcome"), [
+    ([3e-6, 2e-6, 4e-6], "the coefficient has no effect (gradient ratio 3e-06)"), ([0.03] * 3, HOLDS),
+    ([0.0009, 0.0009, 5.0], "the coefficient has no effect (gradient ratio 0.0009)"),
+    (None, f"{OPEN} (no gradient ratio)"),
+])
+def test_no_verdict_on_a_penalty_that_pulls_nothing(tmp_path, ratios, outcome):
+    fill(tmp_path, "a@r2d2", [0.5, 0.6, 0.7, 0.6])
+    fill(tmp_path, "b@r2d2", [0.4, 0.4, 0.4, 0.4])
+    if ratios:
+        lines = ['{"step": 1, "val/own": 0.5}', "null", "{", *(f'{{"step": 1, "train/pull": {r}}}' for r in ratios)]
+        (tmp_path / str(RunName("toy", "a@r2d2", None, 0)) / "metrics.jsonl").write_text("\n".join(lines))
+    comparison = Comparison("a, b", cell("a@r2d2"), cell("b@r2d2"))
+    verdict = judge(Claim("c", "travels less", (comparison,), by_penalty=True), workspace(tmp_path))
+    assert verdict.of_seed(0) == verdict.outcome == outcome
+    assert judge(claim(comparison), workspace(tmp_path)).outcome == HOLDS
+    shown = rendering.verdict_blocks(verdict)[1].rows[0][1]
+    assert shown.endswith("tasks): holds") == (outcome == HOLDS)

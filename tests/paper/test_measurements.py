@@ -9,7 +9,7 @@ import pytest
 
 from tests.paper.fakes import finish, put
 from tf_unravel.paper import measurements
-from tf_unravel.paper.measurements import Accuracy, Measured, Separation
+from tf_unravel.paper.measurements import Accuracy, Measured, Separation, Tuned
 
 WHOLE = {"mean": 0.5, "error": 0.1, "count": 3, "unit": "tasks", "seed": 0, "protocol": "inductive",
          "values": np.zeros(3), "fingerprint": "f"}
@@ -71,3 +71,61 @@ def test_values_keep_nine_digits_and_json_has_no_nan(tmp_path):
     short = measurements._short(np.array([1 / 3, np.nan]))
     assert short == [0.333333333, None]
     assert json.loads(json.dumps(short)) == short
+
+
+TUNED = Tuned(5, 4, (0.003, 0.01, 0.1), 2, ("FineTune.steps = 3",))
+
+
+def tried(run_dir, accuracies: dict[float, float]) -> None:
+    for rate, accuracy in accuracies.items():
+        put(run_dir, TUNED.at(rate), accuracy=[accuracy, accuracy])
+
+
+@pytest.mark.parametrize(("accuracies", "best"), [
+    ({0.003: 0.3, 0.01: 0.5, 0.1: 0.4}, 0.01), ({0.003: 0.5, 0.01: 0.5, 0.1: 0.4}, 0.003), ({0.01: 0.2, 0.1: 0.3}, 0.1),
+])
+def test_the_rate_is_the_best_of_the_validation_classes(tmp_path, accuracies, best):
+    tried(tmp_path, accuracies)
+    choice = TUNED.choice(tmp_path)
+    assert choice["rate"] == best and choice["validation"][f"{best:g}"] == max(accuracies.values())
+    assert {trial.split for trial in TUNED.trials} == {"val"} and {trial.seed for trial in TUNED.trials} == {1}
+
+
+def test_a_rate_at_which_fine_tuning_fails_is_not_chosen(tmp_path):
+    tried(tmp_path, {0.003: 0.3})
+    for rate in (0.01, 0.1):
+        failed = {"values": {}, "problem": f"not finite at {rate}"}
+        measurements._write(measurements.RunFolder(tmp_path), TUNED.at(rate), failed)
+    assert TUNED.choice(tmp_path)["rate"] == 0.003
+    (tmp_path / "paper" / TUNED.at(0.003).file).unlink()
+    with pytest.raises(ValueError, match="at every rate: .*not finite at 0.01; not finite at 0.1"):
+        TUNED.choice(tmp_path)
+
+
+def test_one_rate_needs_no_trial(tmp_path):
+    one = dataclasses.replace(TUNED, rates=(0.05,))
+    assert one.trials == () and one.choice(tmp_path)["rate"] == 0.05
+
+
+def test_trials_that_are_there_are_not_run_again_and_the_test_classes_come_last(tmp_path, monkeypatch):
+    asked = []
+
+    def take(run_dir, bindings, wanted):
+        asked.append(wanted)
+        tried(run_dir, {each.rate: 0.5 - each.rate for each in wanted if each != TUNED})
+
+    monkeypatch.setattr(measurements, "_take", take)
+    tried(tmp_path, {0.01: 0.4})
+    measurements.take(tmp_path, [], [TUNED])
+    assert list(asked[0]) == [TUNED.at(0.003), TUNED.at(0.1)]
+    assert asked[1] == {TUNED: ("FineTune.steps = 3", "FineTune.learning_rate = 0.003")}
+
+
+def test_a_tuned_accuracy_says_its_rate(tmp_path):
+    put(tmp_path, TUNED, accuracy=[0.2, 0.4, 0.6, 0.8])
+    path = tmp_path / "paper" / TUNED.file
+    told = {"rate": 0.01, "protocol": "transductive; 3 steps of SGD at rate 0.01 on all support images"}
+    path.write_text(json.dumps(json.loads(path.read_text()) | told))
+    found = measurements.measured(tmp_path, TUNED, "accuracy")
+    assert found.rate == found.times(100).rate == 0.01
+    assert found.protocol == "transductive; 3 steps of SGD at the rate beside the number on all support images"

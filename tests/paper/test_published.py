@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from tf_unravel.paper.published import TABLES, Value
+from tf_unravel.paper.published import MARKS, TABLES, Copied, Copied95, Value
 
 CELLS = {"table1": 4 * 4, "table2": 8 * 2, "table3": 8 * 4, "table4": 3 * 2, "table5": 4 * 2, "table6": 4 * 4}
 CELLS |= {"table7": 8 * 2 * 2, "table8": 24 * 4, "table9": 8 * 2}
@@ -83,3 +83,18 @@ def test_the_two_measures_of_separation_agree(row):
     table = TABLES["table2" if len(row) == 2 else "table4"]
     r_fc, r_hv = table[(*row, "R_FC")].mean, table[(*row, "R_HV")].mean
     assert r_hv == pytest.approx(4 * r_fc / (4 + r_fc), rel=0.065)
+
+
+def test_copied_intervals_are_marked_wherever_they_stand():
+    marked = {(name, *key[:-1]) for name, table in TABLES.items() for key, value in table.items()
+              if isinstance(value, Copied95)}
+    assert marked == {("table5", "FOMAML"), ("table5", "Reptile"), ("table9", 0.0)}
+    of_r2d2 = {value for table in TABLES.values() for value in table.values() if isinstance(value, Copied)}
+    assert of_r2d2 == {value for key, value in TABLES["table3"].items() if key[0] == "R2-D2"}
+    assert TABLES["table1"]["R2-D2-M", "SVM"].mark == TABLES["table6"]["R2-D2-M", "SVM"].mark == Copied(0.0).mark
+    assert {value.mark for table in TABLES.values() for value in table.values()} == {"", *MARKS}
+
+
+def test_a_standard_error_is_one_whatever_is_printed():
+    assert Value(50.0, 0.3).standard_error == 0.3 and Value(1.29).standard_error is None
+    assert Copied95(48.07, 1.75).standard_error == pytest.approx(1.75 / 1.96)

@@ -9,6 +9,7 @@ from tests.paper.fakes import SCALE, put, workspace
 from tests.paper.test_document import Tags
 from tf_unravel import cli
 from tf_unravel.paper import rendering, report
+from tf_unravel.paper.exhibit import Cell
 from tf_unravel.paper.figures import FIGURES
 from tf_unravel.paper.measurements import Accuracy
 from tf_unravel.paper.tables import TABLES
@@ -43,6 +44,22 @@ def test_the_question_of_the_first_screen_is_answered_there(smoke):
     first = text[: text.index("## Every claim")]
     assert "Does R_FC help, by how much, and at what cost?" in first
     assert "percentage points" in first and "times a classical one" in first
+
+
+def test_what_must_be_said_beside_numbers_is(smoke):
+    text = (smoke[0] / "report" / "report.md").read_text()
+    sections = {part.split(":")[0]: part for part in text.split("\n## ")}
+    assert "this project's own, not the paper's): Every meta-trained extractor" in sections["Table 6"]
+    assert "paper's printed numbers: DOES NOT HOLD" in sections["Table 6"]
+    assert "paper's printed numbers: HOLDS" in sections["Table 1"]
+    for name in ("Table 1", "Table 6"):
+        assert "BatchNorm by column: SVM, RR, ProtoNet: inductive" in sections[name]
+        assert sections[name].count(" at rate 0.01 |") + sections[name].count(" at rate 0.1 |") == 4
+    assert "BatchNorm in the whole table: transductive" not in sections["Table 5"]  # inner loops differ by row
+    assert "BatchNorm by row: " in sections["Table 5"] and "one by one" not in sections["Table 5"]
+    assert "48.07 ± 1.75*" in sections["Table 5"] and "* copied by the paper" in sections["Table 5"]
+    assert "THE COEFFICIENT HAS NO EFFECT" in sections["Figure 3"] and "HOLDS" not in sections["Figure 3"]
+    assert "R_FC 0.05 (whole batch, as printed)" in sections["Table 3"] and "R_HV 0.05 (as printed)" in sections["Runs"]
 
 
 def test_the_same_command_again_runs_nothing(smoke, capsys):
@@ -93,6 +110,30 @@ def test_bad_arguments_are_one_line(arguments, message, capsys, tmp_path):
     assert message in error and error.count("\n") == 1
 
 
+PROTOCOLS = {
+    "one": (["inductive"] * 4, "BatchNorm in the whole table: inductive."),
+    "columns": (["a", "b", "a", "b"], "BatchNorm by column: left: a. right: b."),
+    "rows": (["a", "a", "b", "b"], "BatchNorm by row: first: a. second: b."),
+}
+
+
+@pytest.mark.parametrize("case", PROTOCOLS)
+def test_the_protocol_is_said_once_or_by_column_or_by_row(case):
+    protocols, said = PROTOCOLS[case]
+
+    class Fake:
+        def __init__(self, protocol):
+            self.protocol, self.run = protocol, None
+
+        def of(self, _):
+            return self
+
+    places = [(row, column) for row in ("first", "second") for column in ("left", "right")]
+    cells = [Cell((row,), (column,), None, (Fake(protocol),))
+             for (row, column), protocol in zip(places, protocols, strict=True)]
+    assert rendering.protocol_of(cells, None) == said
+
+
 def test_a_cell_of_several_seeds_shows_each_and_the_error_over_tasks(tmp_path):
     there = workspace(tmp_path)
     (table3,) = report.exhibits(SCALE, (0, 1), ("table3",))
@@ -101,6 +142,6 @@ def test_a_cell_of_several_seeds_shows_each_and_the_error_over_tasks(tmp_path):
         put(there.run_dir(number.run), Accuracy("svm", 1, 4), accuracy=values)
     # Task means over the seeds: 50, 50, 50, 60: mean 52.5, standard error 5 / sqrt(4)
     assert rendering.ours(cell, there) == "52.50 ± 2.50 (50.00, 55.00)"
-    caption = rendering.caption_of(table3, there)
+    caption = rendering.protocol_of(table3.cells, there) + rendering.caption_of(table3, there)
     for words in ("Scale fake", "toy", "training seeds 0, 1", "4 tasks", "drawn with seed 0", "inductive", "minutes"):
         assert words in caption

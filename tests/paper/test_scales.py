@@ -3,8 +3,9 @@
 import pytest
 
 from tf_unravel import runs
-from tf_unravel.paper import scales
+from tf_unravel.paper import report, scales
 from tf_unravel.paper.scales import RunName, Scale
+from tf_unravel.runs import config
 
 TRAININGS = [(scale, training) for scale in scales.SCALES for training in scales.load(scale).runs]
 
@@ -41,6 +42,41 @@ def test_another_coefficient_is_another_run_and_reaches_its_configuration():
     assert "FeatureClustering.coefficient = 0.1" in runs.parse(*scale.configuration(run)).text
 
 
+@pytest.mark.parametrize(("name", "method", "network", "penalty"), [
+    ("paper", "feature_clustering", "r2d2", "R_FC 0.05 (whole batch, as printed)"),
+    ("desk", "feature_clustering", "r2d2", "R_FC 0.05 (by pairs)"),
+    ("desk", "hyperplane_variation", "resnet12", "R_HV 0.05 (as printed)"),
+    ("paper", "weight_clustering", "conv4", "weight clustering 5e-05 (summed loss)"),
+    ("desk", "weight_clustering", "conv4", "weight clustering 5e-05 (mean loss)"),
+    ("desk", "reptile", "conv4", ""),
+])
+def test_a_coefficient_comes_with_its_form(name, method, network, penalty):
+    scale = scales.load(name)
+    assert scale.penalty(scale.run("mini-ImageNet", method, network, 0)) == penalty
+
+
+def test_a_form_follows_the_bindings(tmp_path):
+    path = tmp_path / "mine.gin"
+    path.write_text("include 'paper/smoke.gin'\nScale.bindings = ('HyperplaneVariation.squared = True',)\n")
+    scale = scales.load(str(path))
+    assert scale.form(scale.run("mini-ImageNet", "hyperplane_variation", "r2d2", 0)) == "squared"
+
+
+@pytest.mark.parametrize("name", scales.SCALES)
+def test_one_batch_norm_protocol_in_table5(name):
+    """Transductive, as the Reptile row that the paper prints; Table 9 and Figure 3 are of the same trainings."""
+    scale = scales.load(name)
+    (table5,) = report.exhibits(scale, (0,), ("table5",))
+    wanted = {(run.training, each.head, each.bindings): run for run, each in table5.wanted()}
+    protocols = {}
+    for (training, head, bindings), run in wanted.items():
+        files, of_run = scale.configuration(run)
+        plan = runs.plan(runs.parse(files, [*of_run, *bindings]))
+        learner = plan.build(config.DataFacts((16, 16, 3), 6, ((0.0,) * 3, (1.0,) * 3)))
+        protocols[training] = config.heads_named([head], learner)[head].protocol
+    assert set(protocols.values()) == {"transductive"}, protocols
+
+
 def test_trainings_of_one_content_are_one_run():
     scale = scales.load("desk")
     assert scale.run("mini-ImageNet", "fomaml_5", "conv4", 0) == scale.run("mini-ImageNet", "fomaml_1", "conv4", 0)
@@ -74,4 +110,15 @@ def test_a_scale_that_lacks_something_says_what(tmp_path):
     path = tmp_path / "mine.gin"
     path.write_text("Scale.name = 'mine'\n")
     with pytest.raises(runs.ConfigError, match="datasets"):
+        scales.load(str(path))
+
+
+@pytest.mark.parametrize("line", [
+    "Scale.fine_tune = ('FineTune.learning_rate = 0.1',)", "Scale.fine_tune = ('FineTune.optimizer = @heads.Adam()',)",
+    "Scale.fine_tune_rates = ()",
+])
+def test_a_scale_that_sets_the_rate_elsewhere_is_refused(tmp_path, line):
+    path = tmp_path / "mine.gin"
+    path.write_text(f"include 'paper/smoke.gin'\n{line}\n")
+    with pytest.raises(runs.ConfigError, match=r"^--scale .*mine.gin: the rate of the MAML columns.*Received: [^\n]*$"):
         scales.load(str(path))

@@ -237,3 +237,30 @@ def test_a_file_that_is_no_text_is_one_line(tmp_path, content):
 def test_gin_package_is_not_shadowed():
     assert hasattr(gin, "parse_config")
     assert not (GIN / "__init__.py").exists()
+
+
+FORMS = {
+    "FeatureClustering.pairs": {"True": "by pairs of classes", "False": "over the whole batch, as printed"},
+    "HyperplaneVariation.squared": {"True": "squared", "False": "as printed, not squared"},
+    "Reptile.sum_over_batch": {"True": "beside the summed loss", "False": "beside the mean loss"},
+}
+COEFFICIENTS = {
+    "feature_clustering": ("FeatureClustering.coefficient", "FeatureClustering.pairs"),
+    "hyperplane_variation": ("HyperplaneVariation.coefficient", "HyperplaneVariation.squared"),
+    "weight_clustering": ("Reptile.weight_clustering", "Reptile.sum_over_batch"),
+}
+
+
+@pytest.mark.parametrize("path", [path for path in sorted((config.gin_folder() / "run").glob("*.gin"))
+                                  if any(f"learner/{name}.gin" in path.read_text() for name in COEFFICIENTS)],
+                         ids=lambda path: path.stem)
+def test_a_run_file_names_its_coefficient_with_its_form(path):
+    text = path.read_text()
+    header = " ".join(line.lstrip("# ") for line in text.splitlines() if line.startswith("#"))
+    whole = runs.parse([str(path)])
+    (method,) = [name for name in COEFFICIENTS if f"learner/{name}.gin" in text]
+    coefficient, form = COEFFICIENTS[method]
+    values = dict(re.findall(r"^(\S+) = (\S+)$", whole, re.MULTILINE))
+    assert FORMS[form][values.get(form, "False")] in header
+    stated = {float(number) for number in re.findall(r"(?:R_FC|R_HV|weight clustering) ([\d.e-]+) \(", header)}
+    assert stated == {float(values[coefficient])}

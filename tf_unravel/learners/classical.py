@@ -12,8 +12,10 @@ training, the "-C" models of the paper.
 | R_FC    | regularizers.FeatureClustering  | scalar  |
 | R_HV    | regularizers.HyperplaneVariation | scalar |
 
-What differs from the paper: nothing that is known; its printed regularizers contain C/N, its coefficients too
-(Table 8), so a coefficient here multiplies the raw ratio. BatchNorm uses the batch in training and the running
+What differs from the paper: its printed regularizers contain C/N, its coefficients too (Table 8), so a coefficient here
+multiplies the raw ratio; R_HV is the mean over the pairs of classes of a batch, where the paper adds the terms. Which
+form of R_FC and R_HV its coefficients belong to it does not say: as printed, or by pairs and squared as in the authors'
+code. weight_decay reaches biases and BatchNorm too. BatchNorm uses the batch in training and the running
 statistics in evaluation. On several replicas BatchNorm and the regularizer see the whole batch, as on one.
 """
 

@@ -36,8 +36,8 @@ def _differences(verdict: Verdict | None) -> list[Difference]:
 
 
 def _published(verdict: Verdict) -> list[float]:
-    """The paper's own differences."""
-    pairs = ((each.left.published, each.right.published) for each in verdict.claim.comparisons)
+    """The paper's own differences, of the comparisons that this scale has."""
+    pairs = ((each.left.published, each.right.published) for each in verdict.claim.measurable)
     return [left.mean - right.mean for left, right in pairs if left and right]
 
 

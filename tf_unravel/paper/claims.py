@@ -1,4 +1,4 @@
-"""Verdicts: whether what the paper claims comes out here, computed from paired differences.
+"""Verdicts: whether a claim comes out here, from paired differences, and in the paper's printed numbers.
 
     d_i = left_i - right_i over the same tasks i (or pairs of classes),  mean d,  error = std(d, ddof=1) / sqrt(n)
     interval = mean d +- z * error,  z for 95 % shared among the m comparisons of the claim (Bonferroni): 1 - 0.025 / m
@@ -9,6 +9,16 @@ A claim "left costs at most a times right" is the interval of the ratios of roun
 order statistics, against a.
 
 An interval over tasks knows nothing of the spread between trainings: that is what several seeds show.
+
+The same rule is applied to what the paper prints, as far as its numbers go:
+
+    d = left - right,  error = sqrt(error_left^2 + error_right^2)
+
+Its tasks cannot be paired, so that its intervals are wider than paired ones would be. Where it prints no errors (Tables
+2, 4 and 7) the interval is what rounding leaves open, and the outcome says so.
+
+A claim about what a penalty does gets no verdict from a training in which the penalty's gradient was too small beside
+the loss's to do anything (`penalty.LEAST_RATIO`).
 """
 
 from __future__ import annotations
@@ -16,15 +26,22 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
+from collections.abc import Sequence
 
 import numpy as np
 
 from tf_unravel.benchmark.timing import summary
 from tf_unravel.paper.exhibit import Claim, Comparison
 from tf_unravel.paper.measurements import Measured
+from tf_unravel.paper.penalty import LEAST_RATIO, gradient_ratio
+from tf_unravel.paper.published import Value
 from tf_unravel.paper.workspace import Workspace
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "not decided at this scale"
+UNDECIDED = "not decided"  # of printed numbers, which are of no scale
+NO_EFFECT = "the coefficient has no effect"
+NOT_PRINTED = "not printed"
+UNPAIRED, ROUNDING = "unpaired", "rounding alone"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,37 +74,92 @@ class Difference:
 
 
 @dataclasses.dataclass(frozen=True)
+class Printed:
+    """One comparison of the paper's printed numbers.
+
+    Args:
+        name: of the comparison.
+        mean: left - right, or left / right.
+        low, high: the interval.
+        basis: what the interval knows of: the two standard errors ("unpaired") or rounding alone.
+        outcome: what it says of the claim.
+        ratio: whether it is a ratio.
+    """
+
+    name: str
+    mean: float
+    low: float
+    high: float
+    basis: str
+    outcome: str
+    ratio: bool = False
+
+    def __str__(self) -> str:
+        sign = "" if self.ratio else "+"
+        return f"{self.mean:{sign}.2f} ({self.low:{sign}.2f} to {self.high:{sign}.2f}; {self.basis})"
+
+
+@dataclasses.dataclass(frozen=True)
 class Verdict:
     """What came of a claim.
 
     Args:
         claim: the claim.
         differences: seed -> its comparisons; those that were not measured are missing.
+        printed: the comparisons of the paper's numbers.
+        ratios: of a claim about a penalty, seed -> `penalty.gradient_ratio`.
     """
 
     claim: Claim
     differences: dict[int, list[Difference]]
+    printed: tuple[Printed, ...] = ()
+    ratios: dict[int, float | None] = dataclasses.field(default_factory=dict)
+
+    def has_effect(self, seed: int) -> bool:
+        """Whether the penalty that the claim is about did anything in the training with this seed."""
+        ratio = self.ratios.get(seed)
+        return not self.claim.by_penalty or (ratio is not None and ratio >= LEAST_RATIO)
 
     def of_seed(self, seed: int) -> str:
         """The verdict of one seed; of comparisons that were not measured nothing is known."""
         found = self.differences[seed]
-        if any(difference.outcome == FAILS for difference in found):
-            return FAILS
-        complete = len(found) == len(self.claim.comparisons) > 0
-        return HOLDS if complete and all(difference.outcome == HOLDS for difference in found) else OPEN
+        if found and not self.has_effect(seed):
+            ratio = self.ratios.get(seed)
+            return f"{NO_EFFECT} (gradient ratio {ratio:.1g})" if ratio is not None else f"{OPEN} (no gradient ratio)"
+        return _together([difference.outcome for difference in found], len(self.claim.measurable))
 
     @property
     def outcome(self) -> str:
         """The verdict over all seeds."""
         each = {self.of_seed(seed) for seed in self.differences}
+        if each and all(outcome.startswith(NO_EFFECT) for outcome in each):
+            largest = max(ratio for ratio in self.ratios.values() if ratio is not None)
+            return f"{NO_EFFECT} (gradient ratio {largest:.1g})"
         return each.pop() if len(each) == 1 else OPEN
+
+    @property
+    def of_paper(self) -> str:
+        """The verdict that the same rule gives on the paper's printed numbers."""
+        if not self.printed:
+            return NOT_PRINTED
+        outcome = _together([each.outcome for each in self.printed], len(self.printed))
+        said = UNDECIDED if outcome == OPEN else outcome
+        return f"{said}, by {ROUNDING}" if self.printed[0].basis == ROUNDING else said
+
+
+def _together(outcomes: Sequence[str], wanted: int) -> str:
+    """Of all comparisons of a claim: one that fails is enough, and all must be there to hold."""
+    if FAILS in outcomes:
+        return FAILS
+    return HOLDS if len(outcomes) == wanted > 0 and set(outcomes) == {HOLDS} else OPEN
 
 
 def judge(claim: Claim, workspace: Workspace) -> Verdict:
-    """Computes the verdict of a claim from what was measured."""
-    z = statistics.NormalDist().inv_cdf(1 - 0.025 / max(1, len(claim.comparisons)))
+    """Computes the verdict of a claim from what was measured, and from what the paper printed."""
+    z = _z(len(claim.measurable))
     differences: dict[int, list[Difference]] = {}
-    for comparison in claim.comparisons:
+    ratios: dict[int, float | None] = {}
+    for comparison in claim.measurable:
         rights = {number.run.seed: number for number in comparison.right.numbers}
         for number in comparison.left.numbers:
             seed = number.run.seed
@@ -96,7 +168,43 @@ def judge(claim: Claim, workspace: Workspace) -> Verdict:
             left, right = number.of(workspace), other.of(workspace) if other else None
             if left is not None and right is not None:
                 found.append(_difference(comparison, left, right, z))
-    return Verdict(claim, differences)
+            if claim.by_penalty and seed not in ratios:
+                ratios[seed] = gradient_ratio(workspace.run_dir(number.run))
+    return Verdict(claim, differences, printed(claim), ratios)
+
+
+def printed(claim: Claim) -> tuple[Printed, ...]:
+    """The comparisons of a claim in the paper's printed numbers; those of which it prints both."""
+    pairs = [(each, each.left.published, each.right.published) for each in claim.comparisons]
+    there = [(each, left, right) for each, left, right in pairs if left is not None and right is not None]
+    z = _z(len(there))
+    return tuple(_of_print(each, left, right, z) for each, left, right in there)
+
+
+def _of_print(comparison: Comparison, left: Value, right: Value, z: float) -> Printed:
+    name = comparison.name
+    off_left, off_right = (0.5 * 10.0**-cell.published_digits for cell in (comparison.left, comparison.right))
+    if comparison.at_most is not None:
+        low, high = (left.mean - off_left) / (right.mean + off_right), (left.mean + off_left) / (right.mean - off_right)
+        return Printed(name, left.mean / right.mean, low, high, ROUNDING, _below(comparison.at_most, low, high), True)
+    mean, half, basis = left.mean - right.mean, off_left + off_right, ROUNDING
+    if left.standard_error is not None and right.standard_error is not None:
+        half, basis = z * math.hypot(left.standard_error, right.standard_error), UNPAIRED
+    return Printed(name, mean, mean - half, mean + half, basis, _outcome(comparison.sign, mean, half))
+
+
+def _z(comparisons: int) -> float:
+    """Errors to each side of a mean that make a 95 % interval of each of some comparisons together."""
+    return statistics.NormalDist().inv_cdf(1 - 0.025 / max(1, comparisons))
+
+
+def _below(limit: float, low: float, high: float) -> str:
+    return HOLDS if high <= limit else FAILS if low > limit else OPEN
+
+
+def _outcome(sign: int, mean: float, half: float) -> str:
+    sides = sign * (mean - half), sign * (mean + half)
+    return HOLDS if min(sides) > 0 else FAILS if max(sides) < 0 else OPEN
 
 
 def paired(left: Measured, right: Measured) -> np.ndarray:
@@ -117,11 +225,10 @@ def _difference(comparison: Comparison, left: Measured, right: Measured, z: floa
     if comparison.at_most is not None:
         ratio = summary(tuple(left.values / right.values))
         low, high = ratio.interval
-        outcome = HOLDS if high <= comparison.at_most else FAILS if low > comparison.at_most else OPEN
+        outcome = _below(comparison.at_most, low, high)
         return Difference(comparison.name, ratio.median, low, high, left.count, left.unit, outcome, ratio=True)
     values = paired(left, right)
     mean = float(values.mean())
     half = z * float(values.std(ddof=1)) / math.sqrt(len(values))
-    sides = comparison.sign * (mean - half), comparison.sign * (mean + half)
-    outcome = HOLDS if min(sides) > 0 else FAILS if max(sides) < 0 else OPEN
+    outcome = _outcome(comparison.sign, mean, half)
     return Difference(comparison.name, mean, mean - half, mean + half, len(values), left.unit, outcome)

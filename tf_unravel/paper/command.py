@@ -49,7 +49,8 @@ def main(arguments: argparse.Namespace) -> int:
         out = pathlib.Path(arguments.out or workspace.folder / "report")
         command = f"tf-unravel paper report{_options(arguments)}"
         verdicts = report.write(workspace, chosen, arguments.seeds, out, command, failures)
-        print("\n".join(f"{verdict.outcome:<28}{verdict.claim.text}" for verdict in verdicts))
+        print("\n".join(f"{verdict.claim.text} Here: {verdict.outcome}. The paper's numbers: {verdict.of_paper}."
+                        for verdict in verdicts))
         print(f"Report: {out / 'report.html'}, {out / 'report.md'}")
     elif action == "show":
         print("\n\n\n".join(_shown(exhibit, workspace, arguments) for exhibit in chosen))

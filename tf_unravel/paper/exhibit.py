@@ -83,20 +83,40 @@ class Comparison:
     sign: int = 1
     at_most: float | None = None
 
+    @property
+    def measurable(self) -> bool:
+        """Whether the scale has runs of both; else only the paper's numbers can be compared."""
+        return bool(self.left.numbers and self.right.numbers)
+
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """Something the paper says, as comparisons that must all come out.
+    """Something the paper says, or a question of this project, as comparisons that must all come out.
 
     Args:
         name: short, for references.
         text: the claim, in one sentence.
-        comparisons: what it means in numbers.
+        comparisons: what it means in numbers; those that the scale has no runs for are judged in print only.
+        section: where the paper says it; empty for a question that is this project's own.
+        by_penalty: whether it is about what a penalty does: no verdict then where the recorded size of its gradient
+            says that it did nothing.
     """
 
     name: str
     text: str
     comparisons: tuple[Comparison, ...]
+    section: str = ""
+    by_penalty: bool = False
+
+    @property
+    def source(self) -> str:
+        """Whose it is."""
+        return f"the paper, {self.section}" if self.section else "this project's own question"
+
+    @property
+    def measurable(self) -> tuple[Comparison, ...]:
+        """The comparisons that the scale has runs for."""
+        return tuple(each for each in self.comparisons if each.measurable)
 
 
 @dataclasses.dataclass(frozen=True)

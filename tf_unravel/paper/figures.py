@@ -8,7 +8,7 @@ from tf_unravel import analysis
 from tf_unravel.paper.exhibit import Cell, Claim, Comparison, Drawing, Exhibit, Number
 from tf_unravel.paper.measurements import Distance, Projection, read
 from tf_unravel.paper.scales import Scale
-from tf_unravel.paper.tables import MINI, SHOTS
+from tf_unravel.paper.tables import MINI, SHOTS, clustering_note
 from tf_unravel.paper.workspace import Workspace
 
 # Variance ratios of Figure 1's two panels
@@ -58,9 +58,10 @@ def figure3(scale: Scale, seeds: Sequence[int]) -> Exhibit:
     """How far weights travel while they are fine-tuned, with and without weight clustering, and with more of it."""
 
     def cell(name: str, method: str, shots: int, some_seeds: Sequence[int], coefficient: float | None = None) -> Cell:
-        runs = filter(None, (scale.run(MINI, method, "conv4", seed, coefficient) for seed in some_seeds))
+        runs = [run for seed in some_seeds if (run := scale.run(MINI, method, "conv4", seed, coefficient))]
         numbers = tuple(Number(run, Distance(shots, scale.distance_tasks), "distance") for run in runs)
-        return Cell((name,), (f"{shots}-shot",), None, numbers, digits=3)
+        forms = [f"{run.coefficient:g} ({scale.form(run)})" for run in runs if run.coefficient is not None]
+        return Cell((name, *forms[:1]), (f"{shots}-shot",), None, numbers, digits=3)
 
     cells = {(name, shots): cell(name, method, shots, seeds) for name, method in _REPTILES.items() for shots in SHOTS}
     chosen = next((number.run.coefficient for number in cells["weight clustering", SHOTS[0]].numbers), None)
@@ -72,14 +73,13 @@ def figure3(scale: Scale, seeds: Sequence[int]) -> Exhibit:
     comparisons = tuple(
         Comparison(f"{shots}-shot", cells["weight clustering", shots], cells["Reptile", shots], sign=-1)
         for shots in SHOTS
-        if cells["weight clustering", shots].numbers
     )
     text = "Weights that were clustered travel less far while they are fine-tuned."
 
     def draw(workspace: Workspace) -> list[Drawing]:
         panels = {}
         for shots in SHOTS:
-            numbers = {name: cells[name, shots].numbers for name in _REPTILES}
+            numbers = {" ".join(cells[name, shots].row): cells[name, shots].numbers for name in _REPTILES}
             values = {name: each[0].of(workspace) for name, each in numbers.items() if each}
             there = {name: value.values for name, value in values.items() if value}
             if there and len(there) == len(values):
@@ -95,8 +95,8 @@ def figure3(scale: Scale, seeds: Sequence[int]) -> Exhibit:
     measurable = tuple(each for each in (*cells.values(), *swept) if each.numbers)
     return Exhibit(
         "figure3", "How far weights travel while fine-tuning", measurable,
-        (Claim("clustered weights travel less", text, comparisons),),
-        ("The paper shows histograms and prints no number.",), draw=draw,
+        (Claim("clustered weights travel less", text, comparisons, "section 5.1", by_penalty=True),),
+        ("The paper shows histograms and prints no number.", clustering_note(scale, measurable)), draw=draw,
     )
 
 

@@ -73,7 +73,8 @@ class RunJob:
             if training and training["step"] == training["total_steps"]:
                 taken = [found for each in self.wanted if (found := measurements.read(other, each))]
                 if len(taken) == len(self.wanted):
-                    return (training["seconds"] + sum(each["seconds"] for each in taken)) / 60
+                    measuring = sum(each["seconds"] + each.get("trial_seconds", 0.0) for each in taken)
+                    return (training["seconds"] + measuring) / 60
         return workspace.scale.estimate(self.run)
 
 

@@ -11,7 +11,7 @@ import json
 import math
 import pathlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -36,6 +36,7 @@ class Measured:
         protocol: how BatchNorm behaved and the network was adapted.
         values: [count], NaN where there is none.
         fingerprint: of the images; values of another one are those of other tasks.
+        rate: of fine-tuning, where it was chosen on validation classes.
 
     Raises:
         ValueError: something of it is missing.
@@ -49,6 +50,7 @@ class Measured:
     protocol: str
     values: np.ndarray = dataclasses.field(repr=False)
     fingerprint: str = dataclasses.field(repr=False)
+    rate: float | None = None
 
     def __post_init__(self) -> None:
         said = {"mean": self.mean, "error": self.error, "count": self.count, "seed": self.seed}
@@ -61,14 +63,15 @@ class Measured:
             )
 
     @classmethod
-    def of(cls, values: Sequence[float], unit: str, seed: int, protocol: str, fingerprint: str) -> "Measured":
+    def of(
+        cls, values: Sequence[float], unit: str, seed: int, protocol: str, fingerprint: str, rate: float | None = None
+    ) -> "Measured":
         """Summarises values; NaN ones do not count."""
         array = np.asarray(values, np.float64)
         there = array[np.isfinite(array)]
         error = float(there.std(ddof=1) / math.sqrt(len(there))) if len(there) > 1 else math.nan
         mean = float(there.mean()) if len(there) else math.nan
-        return cls(mean, error, len(there), unit, seed, protocol, array, fingerprint)
-
+        return cls(mean, error, len(there), unit, seed, protocol, array, fingerprint, rate)
 
     def times(self, factor: float) -> "Measured":
         """The same number in another unit, such as %."""
@@ -95,6 +98,7 @@ class Accuracy:
 
     ways: ClassVar[int] = 5
     queries: ClassVar[int] = 15
+    seed: ClassVar[int] = SEED
 
     @property
     def adapts(self) -> bool:
@@ -105,6 +109,98 @@ class Accuracy:
     def file(self) -> str:
         """The name of its file."""
         return f"accuracy_{self.head}_{self.shots}-shot.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """Accuracy of fine-tuning at one rate on the *validation* classes, with tasks of a seed of their own.
+
+    Args:
+        rate: of gradient descent.
+        shots: per class.
+        tasks: how many.
+        settings: gin lines that set the rest of the head.
+    """
+
+    rate: float
+    shots: int
+    tasks: int
+    settings: tuple[str, ...]
+
+    head: ClassVar[str] = "fine_tune"
+    adapts: ClassVar[bool] = True
+    ways: ClassVar[int] = Accuracy.ways
+    queries: ClassVar[int] = Accuracy.queries
+    split: ClassVar[str] = "val"
+    seed: ClassVar[int] = SEED + 1
+
+    @property
+    def bindings(self) -> tuple[str, ...]:
+        """The gin lines of the head."""
+        return (*self.settings, f"FineTune.learning_rate = {self.rate!r}")
+
+    @property
+    def file(self) -> str:
+        """The name of its file."""
+        return f"trial_{self.head}_{self.rate:g}_{self.shots}-shot.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Tuned:
+    """Few-shot accuracy on new classes after fine-tuning at the rate that is best on the validation classes.
+
+    The rate is chosen for each trained network and each number of shots; the test classes have no say in it.
+
+    Args:
+        shots: per class.
+        tasks: how many.
+        rates: to choose from.
+        trial_tasks: for each of them, on the validation classes; no trial where there is but one rate.
+        settings: gin lines that set the rest of the head.
+    """
+
+    shots: int
+    tasks: int
+    rates: tuple[float, ...]
+    trial_tasks: int
+    settings: tuple[str, ...] = ()
+
+    head: ClassVar[str] = "fine_tune"
+    adapts: ClassVar[bool] = True
+    ways: ClassVar[int] = Accuracy.ways
+    queries: ClassVar[int] = Accuracy.queries
+    seed: ClassVar[int] = SEED
+
+    @property
+    def file(self) -> str:
+        """The name of its file."""
+        return f"accuracy_{self.head}_tuned_{self.shots}-shot.json"
+
+    def at(self, rate: float) -> Trial:
+        """The trial of a rate."""
+        return Trial(rate, self.shots, self.trial_tasks, self.settings)
+
+    @property
+    def trials(self) -> tuple[Trial, ...]:
+        """What decides."""
+        return tuple(map(self.at, self.rates)) if len(self.rates) > 1 else ()
+
+    def choice(self, run_dir: pathlib.Path) -> dict[str, Any]:
+        """The best rate of the trials that a run has, with every rate's accuracy on the validation classes.
+
+        Raises:
+            ValueError: fine-tuning came to an end at none of the rates.
+        """
+        if not self.trials:
+            return {"rate": self.rates[0], "validation": {}, "trial_seconds": 0.0}
+        found = {trial.rate: read(run_dir, trial) or {} for trial in self.trials}
+        means = {rate: float(np.mean(each["values"]["accuracy"])) for rate, each in found.items() if each.get("values")}
+        if not means:
+            problems = dict.fromkeys(str(each.get("problem")) for each in found.values())
+            raise ValueError(f"Fine-tuning failed on the validation classes at every rate: {'; '.join(problems)}")
+        return {"rate": max(means, key=lambda rate: (means[rate], -rate)),
+                "validation": {f"{rate:g}": means.get(rate) for rate in self.rates},
+                "trial_seconds": sum(each.get("seconds", 0.0) for each in found.values())}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,7 +251,7 @@ class Projection:
     file: ClassVar[str] = "projection.json"
 
 
-Measurement = Accuracy | Separation | Distance | Projection
+Measurement = Accuracy | Trial | Tuned | Separation | Distance | Projection
 
 
 def missing(run_dir: pathlib.Path, wanted: Iterable[Measurement]) -> list[Measurement]:
@@ -184,7 +280,12 @@ def measured(run_dir: pathlib.Path, wanted: Measurement, quantity: str) -> Measu
     found = read(run_dir, wanted)
     if found is None:
         return None
-    return Measured.of(found["values"][quantity], found["unit"], found["seed"], found["protocol"], found["fingerprint"])
+    rate, protocol = found.get("rate"), found["protocol"]
+    if rate is not None:  # which differs from network to network: it is printed beside the number
+        protocol = protocol.replace(f"at rate {rate:g}", "at the rate beside the number")
+    return Measured.of(
+        found["values"][quantity], found["unit"], found["seed"], protocol, found["fingerprint"], rate
+    )
 
 
 def take(run_dir: pathlib.Path, root: str | None, wanted: Sequence[Measurement]) -> None:
@@ -195,7 +296,17 @@ def take(run_dir: pathlib.Path, root: str | None, wanted: Sequence[Measurement])
         root: the folder of the images; None for the one that the run has recorded.
         wanted: what to measure.
     """
-    for bindings, group in _by_bindings(wanted):
+    tuned = [each for each in wanted if isinstance(each, Tuned)]
+    trials = missing(run_dir, dict.fromkeys(trial for each in tuned for trial in each.trials))
+    others = [each for each in wanted if not isinstance(each, Tuned)]
+    _take(run_dir, root, {each: getattr(each, "bindings", ()) for each in [*others, *trials]})
+    _take(run_dir, root, {each: each.at(each.choice(run_dir)["rate"]).bindings for each in tuned})
+
+
+def _take(run_dir: pathlib.Path, root: str | None, wanted: Mapping[Measurement, tuple[str, ...]]) -> None:
+    """Takes measurements, each with the gin lines of its head."""
+    for bindings in dict.fromkeys(wanted.values()):
+        group = [each for each, lines in wanted.items() if lines == bindings]
         run = FinishedRun(run_dir, bindings, adapts=any(each.adapts for each in group), data_root=root)
         for split_name in dict.fromkeys(_split(each) for each in group):
             here = [each for each in group if _split(each) == split_name]
@@ -218,8 +329,8 @@ class _Taking:
     def all_of(self, wanted: Sequence[Measurement]) -> None:
         """Takes them, those that share work together, and writes each when it is done."""
         takes: dict[type, Callable[..., Iterator[dict[str, Any]]]] = {
-            Accuracy: self.accuracies, Separation: self.separation, Distance: self.distance,
-            Projection: self.projection,
+            Accuracy: self.accuracies, Trial: self.trial, Tuned: self.tuned, Separation: self.separation,
+            Distance: self.distance, Projection: self.projection,
         }  # fmt: skip
         reading = [each for each in wanted if isinstance(each, Accuracy) and not each.adapts]
         if reading:
@@ -231,20 +342,34 @@ class _Taking:
     def _timed(self, wanted: Sequence[Measurement], take_them: Callable[..., Iterator[dict[str, Any]]]) -> None:
         began = time.monotonic()
         for each, taken in zip(wanted, take_them(wanted), strict=True):
-            _write(self.run.folder, each, {**taken, "fingerprint": self.split.fingerprint, "seed": SEED,
+            seed = getattr(each, "seed", SEED)
+            _write(self.run.folder, each, {**taken, "fingerprint": self.split.fingerprint, "seed": seed,
                                            "checkpoint_step": self.run.step, "seconds": time.monotonic() - began})
 
-    def accuracies(self, wanted: Sequence[Accuracy]) -> Iterator[dict[str, Any]]:
+    def accuracies(self, wanted: Sequence[Accuracy | Trial | Tuned]) -> Iterator[dict[str, Any]]:
         """All from one pass over the images, or, of heads that adapt the network, from the network."""
         heads = config.heads_named(list(dict.fromkeys(each.head for each in wanted)), self.run.learner)
         first = wanted[0]
         accuracies = evaluation.evaluate_heads(
             self.run.backbone if first.adapts else self.features, heads, self.split, first.ways,
-            sorted({each.shots for each in wanted}), first.queries, first.tasks, SEED,
+            sorted({each.shots for each in wanted}), first.queries, first.tasks, first.seed,
         )
         for each in wanted:
             accuracy = accuracies[each.head][each.shots]
             yield {"values": {"accuracy": _short(accuracy.per_task)}, "unit": "tasks", "protocol": accuracy.protocol}
+
+    def trial(self, wanted: Sequence[Trial]) -> Iterator[dict[str, Any]]:
+        """A rate at which fine-tuning does not come to an end is no candidate; what went wrong is kept."""
+        for each in wanted:
+            try:
+                yield from self.accuracies([each])
+            except ValueError as error:
+                yield {"values": {}, "problem": str(error)}
+
+    def tuned(self, wanted: Sequence[Tuned]) -> Iterator[dict[str, Any]]:
+        for each in wanted:
+            for taken in self.accuracies([each]):
+                yield {**taken, **each.choice(self.run.folder.path)}
 
     def separation(self, wanted: Sequence[Separation]) -> Iterator[dict[str, Any]]:
         for each in wanted:
@@ -266,13 +391,6 @@ class _Taking:
             points, class_ids = projection(self.features, self.split, SEED) or (np.zeros((0, 2)), np.zeros(0, int))
             yield {"points": [_short(row) for row in points], "class_ids": class_ids.tolist(),
                    "class_names": list(self.split.class_names)}
-
-
-def _by_bindings(wanted: Sequence[Measurement]) -> Iterator[tuple[tuple[str, ...], list[Measurement]]]:
-    groups: dict[tuple[str, ...], list[Measurement]] = {}
-    for each in wanted:
-        groups.setdefault(getattr(each, "bindings", ()), []).append(each)
-    yield from groups.items()
 
 
 def _split(wanted: Measurement) -> str:

@@ -1,7 +1,9 @@
 """What the paper printed: every number of its Tables 1 to 9.
 
 Goldblum et al., "Unraveling Meta-Learning: Understanding Feature Representations for Few-Shot Tasks", ICML 2020.
-Accuracies are in %, on 5-way tasks, and the interval after an accuracy is one standard error. "-M" is meta-trained,
+Accuracies are in %, on 5-way tasks, and the interval after an accuracy is one standard error, except where the paper
+copied a row from another one: "*" marks 95 % intervals (rows from MAML's and Reptile's papers), "†" intervals of which
+the paper does not say what they are in their source (R2-D2's). "-M" is meta-trained,
 "-C" is classically trained with the same backbone. The backbone that the paper calls "MetaOptNet" is ResNet-12, and is
 called so in the keys; names of models ("MetaOptNet-M") and of trainings ("MetaOptNet-SVM") stay as printed.
 
@@ -15,10 +17,45 @@ from typing import Any, NamedTuple, TypeAlias
 
 
 class Value(NamedTuple):
-    """A printed number, and its standard error where one is printed."""
+    """A printed number, and the interval after it where one is printed: one standard error."""
 
     mean: float
     error: float | None = None
+
+    @property
+    def standard_error(self) -> float | None:
+        """One standard error, whatever is printed."""
+        return self.error
+
+    @property
+    def mark(self) -> str:
+        """What stands behind it wherever it is printed; MARKS says what it means."""
+        return ""
+
+
+class Copied95(Value):
+    """A number copied from another paper, with that paper's 95 % interval."""
+
+    __slots__ = ()
+    mark = "*"
+
+    @property
+    def standard_error(self) -> float | None:
+        return None if self.error is None else self.error / 1.96
+
+
+class Copied(Value):
+    """A number copied from another paper; what its interval is there, this paper does not say."""
+
+    __slots__ = ()
+    mark = "†"
+
+
+MARKS = {
+    "*": "* copied by the paper from another one, where the interval is 95 %, not one standard error; verdicts divide "
+         "it by 1.96.",
+    "†": "† copied by the paper from another one; taken as one standard error, as the paper says of all its intervals.",
+}
 
 
 Key: TypeAlias = tuple[Any, ...]  # names, numbers of shots, coefficients
@@ -41,7 +78,8 @@ def _value(cell: str) -> Value:
     """Reads "62.64±0.31", "1.29", or a time as seconds: "44s", "16m", "16.8h"; all times are whole seconds."""
     if cell[-1] in _SECONDS:
         return Value(float(round(float(cell[:-1]) * _SECONDS[cell[-1]])))
-    return Value(*map(float, cell.split("±")))
+    kind = {"*": Copied95, "†": Copied}.get(cell[-1], Value)
+    return kind(*map(float, cell.rstrip("*†").split("±")))
 
 
 def _table(columns: Sequence[Key], rows: Mapping[Key, str]) -> Table:
@@ -59,7 +97,7 @@ TABLE_1: Table = _table(
     {
         ("MetaOptNet-M",): "62.64±0.31 60.50±0.30 51.99±0.33 55.77±0.32",
         ("MetaOptNet-C",): "56.18±0.31 55.09±0.30 41.89±0.32 46.39±0.28",
-        ("R2-D2-M",): "51.80±0.20 55.89±0.31 47.89±0.32 53.72±0.33",
+        ("R2-D2-M",): "51.80±0.20† 55.89±0.31 47.89±0.32 53.72±0.33",
         ("R2-D2-C",): "48.39±0.29 48.29±0.29 28.77±0.24 44.31±0.28",
     },
 )
@@ -83,7 +121,7 @@ TABLE_2: Table = _table(
 TABLE_3: Table = _table(
     _DATASETS_SHOTS,
     {
-        ("R2-D2", "R2-D2"): "51.80±0.20 68.40±0.20 65.3±0.2 79.4±0.1",
+        ("R2-D2", "R2-D2"): "51.80±0.20† 68.40±0.20† 65.3±0.2† 79.4±0.1†",
         ("Classical", "R2-D2"): "48.39±0.29 68.24±0.26 62.9±0.3 82.8±0.3",
         ("Classical w/ R_FC", "R2-D2"): "50.39±0.30 69.58±0.26 65.5±0.4 83.3±0.3",
         ("Classical w/ R_HV", "R2-D2"): "50.16±0.30 69.54±0.26 64.6±0.3 83.08±0.3",
@@ -104,13 +142,14 @@ TABLE_4: Table = _table(
     },
 )
 
-# mini-ImageNet. Key: (framework, shots).
+# mini-ImageNet. FOMAML's row is from MAML's paper, Reptile's from its own: there it is "Reptile + Transduction" (47.07
+# and 62.74 without), the queries of a task normalised together. Key: (framework, shots).
 TABLE_5: Table = _table(
     _SHOTS,
     {
         ("Classical",): "28.72±0.16 45.25±0.21",
-        ("FOMAML",): "48.07±1.75 63.15±0.91",
-        ("Reptile",): "49.97±0.32 65.99±0.58",
+        ("FOMAML",): "48.07±1.75* 63.15±0.91*",
+        ("Reptile",): "49.97±0.32* 65.99±0.58*",
         ("W-Clustering",): "51.94±0.23 68.02±0.22",
     },
 )
@@ -121,7 +160,7 @@ TABLE_6: Table = _table(
     {
         ("MetaOptNet-M",): "78.63±0.25 76.96±0.23 76.17±0.23 70.14±0.27",
         ("MetaOptNet-C",): "76.72±0.24 74.48±0.24 73.37±0.24 71.32±0.26",
-        ("R2-D2-M",): "68.40±0.20 72.09±0.25 70.74±0.25 71.43±0.27",
+        ("R2-D2-M",): "68.40±0.20† 72.09±0.25 70.74±0.25 71.43±0.27",
         ("R2-D2-C",): "68.24±0.26 67.04±0.26 60.93±0.29 65.30±0.27",
     },
 )
@@ -172,11 +211,11 @@ TABLE_8: Table = _table(
     },
 )
 
-# Weight clustering on mini-ImageNet; 0.0 is Reptile as published by Nichol & Schulman. Key: (coefficient, shots).
+# Weight clustering on mini-ImageNet; 0.0 is Reptile as in Table 5. Key: (coefficient, shots).
 TABLE_9: Table = _table(
     _SHOTS,
     {
-        (0.0,): "49.97±0.32 65.99±0.58",
+        (0.0,): "49.97±0.32* 65.99±0.58*",
         (1.0e-5,): "51.42±0.23 67.16±0.22",
         (2.5e-5,): "51.25±0.24 67.55±0.22",
         (5.0e-5,): "51.94±0.23 68.02±0.22",

@@ -8,21 +8,24 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from tf_unravel import runs
-from tf_unravel.paper.claims import Difference, Verdict, judge
+from tf_unravel.paper.claims import OPEN, UNDECIDED, Difference, Printed, Verdict, judge
 from tf_unravel.paper.document import Block, Grid, Heading, Text
 from tf_unravel.paper.exhibit import Cell, Exhibit
-from tf_unravel.paper.measurements import Accuracy, Measured
-from tf_unravel.paper.published import Value
+from tf_unravel.paper.measurements import Accuracy, Measured, Tuned
+from tf_unravel.paper.published import MARKS, Value
 from tf_unravel.paper.scales import RunName
 from tf_unravel.paper.workspace import Workspace
 
 NOTHING = "–"
+NOT_MEASURED = "nothing measured"
 
 
 def blocks_of(exhibit: Exhibit, workspace: Workspace) -> list[Block]:
     """Title, table, caption, check and verdicts of an exhibit; its figures are drawn elsewhere."""
     blocks: list[Block] = [Heading(f"{exhibit.name[:-1].capitalize()} {exhibit.name[-1]}: {exhibit.title}")]
     if exhibit.cells:
+        protocol = protocol_of(exhibit.cells, workspace)
+        blocks += [Text(protocol)] if protocol else []
         blocks += [table_of(exhibit.cells, workspace), Text(caption_of(exhibit, workspace), small=True)]
     if exhibit.check:
         blocks += _relation(exhibit, workspace)
@@ -57,18 +60,22 @@ def printed(value: Value | None, digits: int) -> str:
     """The paper's number."""
     if value is None:
         return NOTHING
-    return f"{value.mean:.{digits}f}" + ("" if value.error is None else f" ± {value.error:.{digits}f}")
+    error = "" if value.error is None else f" ± {value.error:.{digits}f}"
+    return f"{value.mean:.{digits}f}{error}{value.mark}"
 
 
 def ours(cell: Cell, workspace: Workspace) -> str:
-    """Our number: the mean over seeds with its standard error over the tasks, and each seed's mean."""
+    """Our number: the mean over seeds with its standard error over tasks, and each seed's mean and chosen rate."""
     found = [value for value in (number.of(workspace) for number in cell.numbers) if value is not None]
     if not found:
         return NOTHING
     together = mean_over_seeds(found)
     text = f"{together.mean:.{cell.digits}f} ± {together.error:.{cell.digits}f}"
-    each = ", ".join(f"{value.mean:.{cell.digits}f}" for value in found)
-    return f"{text} ({each})" if len(found) > 1 else text
+    rates = [f" at rate {value.rate:g}" if value.rate is not None else "" for value in found]
+    if len(found) == 1:
+        return f"{text}{rates[0]}"
+    each = ", ".join(f"{value.mean:.{cell.digits}f}{rate}" for value, rate in zip(found, rates, strict=True))
+    return f"{text} ({each})"
 
 
 def mean_over_seeds(found: Sequence[Measured]) -> Measured:
@@ -78,26 +85,46 @@ def mean_over_seeds(found: Sequence[Measured]) -> Measured:
     return Measured.of(values, first.unit, first.seed, first.protocol, first.fingerprint)
 
 
+def protocol_of(cells: Sequence[Cell], workspace: Workspace) -> str:
+    """How BatchNorm behaved and networks were adapted: once for the whole table, or for each column or row."""
+    by_place: dict[str, dict[str, dict[str, None]]] = {"column": {}, "row": {}}
+    for cell in cells:
+        for value in (number.of(workspace) for number in cell.numbers):
+            if value is not None:
+                by_place["column"].setdefault(", ".join(cell.column), {})[value.protocol] = None
+                by_place["row"].setdefault(cell.row[0], {})[value.protocol] = None
+    all_of_them = dict.fromkeys(protocol for found in by_place["row"].values() for protocol in found)
+    if len(all_of_them) < 2:
+        return "".join(f"BatchNorm in the whole table: {protocol}." for protocol in all_of_them)
+    kind = "column" if all(len(found) == 1 for found in by_place["column"].values()) else "row"
+    places: dict[str, list[str]] = {}
+    for place, found in by_place[kind].items():
+        places.setdefault(" or ".join(found), []).append(place)
+    return f"BatchNorm by {kind}: " + ". ".join(f"{', '.join(all_)}: {what}" for what, all_ in places.items()) + "."
+
+
 def caption_of(exhibit: Exhibit, workspace: Workspace) -> str:
-    """Scale, data, seeds, tasks, protocol and time behind a table."""
+    """Scale, data, seeds, tasks and time behind a table; the protocol stands above it."""
     cells = exhibit.cells
     all_of_them = (number.of(workspace) for cell in cells for number in cell.numbers)
     found = [value for value in all_of_them if value is not None]
     names = dict.fromkeys(number.run for cell in cells for number in cell.numbers)
     seeds = ", ".join(map(str, sorted({run.seed for run in names})))
     data = ", ".join(sorted({run.dataset for run in names}))
-    amounts = dict.fromkeys(f"{value.count:,} {value.unit} with BatchNorm {value.protocol}" for value in found)
-    few_shot = any(isinstance(number.measurement, Accuracy) for cell in cells for number in cell.numbers)
+    amounts = dict.fromkeys(f"{value.count:,} {value.unit}" for value in found)
+    few_shot = any(isinstance(number.measurement, Accuracy | Tuned) for cell in cells for number in cell.numbers)
     kind = f", {Accuracy.ways}-way with {Accuracy.queries} queries a class" if few_shot else ""
     several = any(len(cell.numbers) > 1 for cell in cells)
     spread = " In brackets each seed's own mean; ± knows nothing of the spread between trainings." if several else ""
+    marks = {cell.published.mark for cell in cells if cell.published is not None}
     draws = ", ".join(str(seed) for seed in sorted({value.seed for value in found}))
     minutes = sum(_minutes(run, workspace) for run in names)
     return " ".join([
         f"Scale {workspace.scale.name} ({workspace.scale.about}); {data}{kind}; training seeds {seeds}; "
-        f"{'; or '.join(amounts) or 'nothing measured yet'}; drawn with seed {draws or NOTHING}; "
+        f"{' or '.join(amounts) or 'nothing measured yet'}; drawn with seed {draws or NOTHING}; "
         f"trained in {minutes:.1f} minutes.{spread}",
         *exhibit.notes,
+        *(meaning for mark, meaning in MARKS.items() if mark in marks),
     ])
 
 
@@ -129,27 +156,40 @@ def _relation(exhibit: Exhibit, workspace: Workspace) -> list[Block]:
 
 
 def verdict_blocks(verdict: Verdict) -> list[Block]:
-    """A claim, its verdict, and the differences it rests on."""
-    blocks: list[Block] = [Text(f"Claim: {verdict.claim.text} Verdict: {verdict.outcome.upper()}.")]
-    if any(verdict.differences.values()):
-        seeds = sorted(verdict.differences)
-        names = [comparison.name for comparison in verdict.claim.comparisons]
+    """A claim, whose it is, its verdict here and in the paper's numbers, and the differences they rest on."""
+    claim, outcome = verdict.claim, verdict.outcome if verdict.claim.measurable else NOT_MEASURED
+    name = f"Claim ({claim.source})" if claim.section else "Question (this project's own, not the paper's)"
+    blocks: list[Block] = [Text(
+        f"{name}: {claim.text} Verdict: {outcome.upper()}. The same rule on the paper's printed numbers: "
+        f"{verdict.of_paper.upper()}."
+    )]
+    seeds = sorted(seed for seed, found in verdict.differences.items() if found)
+    if seeds or verdict.printed:
         by_seed = {seed: {found.name: found for found in verdict.differences[seed]} for seed in seeds}
-        rows = [[name, *(_difference(by_seed[seed].get(name)) for seed in seeds)] for name in names]
-        rows.append(["verdict", *(verdict.of_seed(seed) for seed in seeds)])
-        blocks.append(Grid(["difference (interval)", *(f"seed {seed}" for seed in seeds)], rows))
+        of_paper = {found.name: found for found in verdict.printed}
+        rows = [
+            [each.name, *(_difference(by_seed[seed].get(each.name), verdict.has_effect(seed)) for seed in seeds),
+             _difference(of_paper.get(each.name))]
+            for each in claim.comparisons
+        ]
+        rows.append(["verdict", *(verdict.of_seed(seed) for seed in seeds), verdict.of_paper])
+        blocks.append(Grid(["difference (interval)", *(f"seed {seed}" for seed in seeds), "the paper's numbers"], rows))
     return blocks
 
 
-def _difference(found: Difference | None) -> str:
-    return NOTHING if found is None else f"{found}: {found.outcome}"
+def _difference(found: Difference | Printed | None, judged: bool = True) -> str:
+    if found is None:
+        return NOTHING
+    outcome = UNDECIDED if isinstance(found, Printed) and found.outcome == OPEN else found.outcome
+    return f"{found}: {outcome}" if judged else str(found)
 
 
 def verdict_table(verdicts: Iterable[Verdict]) -> Grid:
     """All claims in one table."""
     rows = [
-        [verdict.claim.text, verdict.outcome,
-         ", ".join(f"{seed}: {verdict.of_seed(seed)}" for seed in sorted(verdict.differences)) or "nothing measured"]
+        [verdict.claim.text, verdict.claim.source, verdict.outcome if verdict.claim.measurable else NOT_MEASURED,
+         ", ".join(f"{seed}: {verdict.of_seed(seed)}" for seed in sorted(verdict.differences)) or NOT_MEASURED,
+         verdict.of_paper]
         for verdict in verdicts
     ]
-    return Grid(["the paper's claim", "here", "by seed of the training"], rows)
+    return Grid(["claim", "whose", "here", "by seed of the training", "the same rule on the paper's numbers"], rows)

@@ -16,6 +16,7 @@ from tf_unravel.paper.claims import Verdict, judge
 from tf_unravel.paper.document import Block, Code, Grid, Heading, Image, Text
 from tf_unravel.paper.exhibit import Exhibit
 from tf_unravel.paper.figures import FIGURES
+from tf_unravel.paper.penalty import LEAST_RATIO
 from tf_unravel.paper.rendering import NOTHING, blocks_of, verdict_table
 from tf_unravel.paper.scales import Scale
 from tf_unravel.paper.tables import TABLES
@@ -64,11 +65,16 @@ def write(
     verdicts = [judge(claim, workspace) for exhibit in chosen for claim in exhibit.claims]
     blocks: list[Block] = [
         Heading("Unraveling Meta-Learning, measured again", 1),
-        *answer(verdicts), *_about(workspace, seeds), Heading("Every claim of the paper"), verdict_table(verdicts),
+        *answer(verdicts), *_about(workspace, seeds), Heading("Every claim, and whose it is"), verdict_table(verdicts),
         Text("A claim holds with one training seed if the interval of every difference lies on its side of zero, does "
              "not hold if one lies wholly on the other side, and is not decided otherwise. The intervals are over the "
              "same tasks under both sides and share 95 % among the comparisons of a claim; they know nothing of the "
-             "spread between trainings. The verdict over seeds needs all of them to agree.", small=True),
+             "spread between trainings. The verdict over seeds needs all of them to agree. To the paper's printed "
+             "numbers the same rule is applied with unpaired intervals from its two standard errors, which are wider "
+             "than paired ones; where it prints no errors the interval is what rounding leaves open. The paper's "
+             "comparisons include those that this scale has no runs for. There is no verdict on a penalty whose "
+             f"gradient was smaller than {LEAST_RATIO:g} of the loss's.",
+             small=True),
     ]
     for exhibit in chosen:
         blocks += [*blocks_of(exhibit, workspace), *_figures(exhibit, workspace, out)]
@@ -132,8 +138,9 @@ def _runs(workspace: Workspace, chosen: Sequence[Exhibit], failures: Mapping[str
     """What was run, how long it took, and what failed."""
     rows = []
     for job in jobs.plan(chosen):
-        name, state, minutes, steps = str(job), "done", NOTHING, NOTHING
+        name, state, minutes, steps, penalty = str(job), "done", NOTHING, NOTHING, NOTHING
         if isinstance(job, jobs.RunJob):
+            penalty = workspace.scale.penalty(job.run) or NOTHING
             training = runs.RunFolder(workspace.run_dir(job.run)).training_results()
             if training:
                 minutes = f"{training['seconds'] / 60:.1f}"
@@ -143,9 +150,9 @@ def _runs(workspace: Workspace, chosen: Sequence[Exhibit], failures: Mapping[str
         else:
             left = jobs.left_of(job, workspace)
             state = f"not done: {', '.join(left)}" if left else "done"
-        rows.append([name, state, steps, minutes])
+        rows.append([name, penalty, state, steps, minutes])
     alone = command.replace("paper report", "paper run")
     text = "All of this by the first command, one run by the second. Its folder holds configuration, versions and logs."
     return [Heading("Runs"), Text(text), Code(f"{command}\n{alone} --job NAME"),
-            Grid(["run", "state", "steps", "minutes of training"], rows)]
+            Grid(["run", "penalty", "state", "steps", "minutes of training"], rows)]
 

@@ -26,6 +26,18 @@ from tf_unravel.runs import config
 
 SCALES = ("paper", "desk", "smoke")
 
+PENALTIES = {"feature_clustering": "R_FC", "hyperplane_variation": "R_HV", "weight_clustering": "weight clustering"}
+
+# The parameter that says which form of its penalty a method has, and its forms without and with it
+_FORMS = {
+    "feature_clustering": ("FeatureClustering.pairs", "whole batch, as printed", "by pairs"),
+    "hyperplane_variation": ("HyperplaneVariation.squared", "as printed", "squared"),
+    "weight_clustering": ("Reptile.sum_over_batch", "mean loss", "summed loss"),
+}
+
+# What Scale.fine_tune may not bind
+_RATE = ("FineTune.learning_rate", "FineTune.optimizer")
+
 # What a coefficient of a method binds
 _COEFFICIENTS = {
     "feature_clustering": "FeatureClustering.coefficient",
@@ -72,7 +84,9 @@ class Scale:
         adapted_tasks: under heads that adapt the network to each task.
         distance_tasks: fine-tuned for Figure 3.
         pairs: of classes for r_fc and r_hv.
-        fine_tune: bindings of the "MAML" column of Tables 1 and 6.
+        fine_tune: bindings of the "MAML" column of Tables 1 and 6, without the rate.
+        fine_tune_rates: its rates; for every trained network and number of shots the best on the validation classes.
+        trial_tasks: for each rate there.
         reptile_loop: bindings of the fine-tuning of the classical network in Table 5.
         grid: coefficients of Table 8.
         sweep: coefficients of Table 9.
@@ -94,6 +108,8 @@ class Scale:
     distance_tasks: int = 1000
     pairs: int = 10000
     fine_tune: Sequence[str] = ()
+    fine_tune_rates: Sequence[float] = (0.003, 0.01, 0.03, 0.1)
+    trial_tasks: int = 200
     reptile_loop: Sequence[str] = ()
     grid: Sequence[float] = (0.02, 0.05, 0.1)
     sweep: Sequence[float] = (1e-5, 2.5e-5, 5e-5, 7.5e-5, 1e-4, 2.5e-4, 5e-4)
@@ -101,6 +117,15 @@ class Scale:
     sweeps_repeat: bool = True
     timing_rounds: int = 21
     theorem_draws: int = 100_000
+
+    def __post_init__(self) -> None:
+        bound = [line for line in self.fine_tune if line.split("=")[0].strip() in _RATE]
+        if bound or not self.fine_tune_rates:
+            raise config.ConfigError(
+                "the rate of the MAML columns is chosen from Scale.fine_tune_rates, such as (0.01, 0.1), or (0.01,) "
+                f"for no choice: give it there, and leave {' and '.join(_RATE)} out of Scale.fine_tune. "
+                f"Received: {bound or self.fine_tune_rates!r}"
+            )
 
     def dataset_beside(self, published: str) -> str | None:
         """Our dataset that is shown beside one of the paper's."""
@@ -138,6 +163,18 @@ class Scale:
             bindings.append(f"{_COEFFICIENTS[run.training.split('@')[0]]} = {run.coefficient!r}")
         return [file], bindings
 
+    def penalty(self, run: RunName) -> str:
+        """A run's penalty with its coefficient and form, such as "R_FC 0.05 (by pairs)"; empty where it has none."""
+        if run.coefficient is None:
+            return ""
+        method = run.training.split("@")[0]
+        return f"{PENALTIES[method]} {run.coefficient:g} ({self.form(run)})"
+
+    def form(self, run: RunName) -> str:
+        """Which form of its penalty the coefficient of a run multiplies."""
+        files, bindings = self.configuration(run)
+        return _form_in(tuple(files), tuple(bindings), run.training.split("@")[0])
+
     def estimate(self, run: RunName) -> float:
         """Minutes that a run takes, as the scale's file says."""
         return self.minutes.get(run.training, self.minutes.get("", 30.0))
@@ -159,6 +196,12 @@ def _coefficient_in(file: str, method: str) -> float:
     return float(coefficient)
 
 
+@functools.cache
+def _form_in(files: tuple[str, ...], bindings: tuple[str, ...], method: str) -> str:
+    parameter, without, with_it = _FORMS[method]
+    return with_it if config.parse(files, bindings).table.value(*parameter.split(".")) else without
+
+
 def load(name: str) -> Scale:
     """Reads a scale.
 
@@ -173,5 +216,5 @@ def load(name: str) -> Scale:
     configuration = config.parse([f"gin/paper/{name}.gin" if name in SCALES else name])
     try:
         return configuration.table.make(Scale)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise config.ConfigError(f"--scale {name}: {config.one_line(error)}") from error
