@@ -89,12 +89,34 @@ def test_every_step_and_layer_has_its_own_rate(rematerialize):
     np.testing.assert_allclose(found[1], by_rates, rtol=2e-5, atol=1e-6)
 
 
-def float64_task(**options):
+def normalized(norm=None):
+    """A conv net with a normalisation layer between its convolutions, and without a kink."""
+    return keras.Sequential([
+        keras.Input((16, 16, 3)), keras.layers.Rescaling(1 / 127.5, -1), keras.layers.Conv2D(4, 5, strides=4),
+        norm or keras.layers.Identity(), keras.layers.Activation("gelu"), keras.layers.Conv2D(4, 2),
+        keras.layers.GlobalAveragePooling2D(),
+    ])  # fmt: skip
+
+
+NORMALIZED = {
+    "conv4": small_network,
+    "none": normalized,
+    "stock": lambda: normalized(keras.layers.BatchNormalization()),
+    "stock_rows": lambda: normalized(keras.layers.BatchNormalization(axis=1)),
+    "nested": lambda: normalized(keras.Sequential([keras.layers.BatchNormalization()])),
+    "ours": lambda: normalized(backbones.FusedBatchNormalization()),
+    "ours_rows": lambda: normalized(backbones.FusedBatchNormalization(axis=1)),
+    "group": lambda: normalized(keras.layers.GroupNormalization(2)),
+    "layer": lambda: normalized(keras.layers.LayerNormalization()),
+}
+
+
+def float64_task(network=small_network, **options):
     """A small conv net in float64 and one task: what finite differences need."""
     keras.config.set_dtype_policy("float64")
     try:
         keras.utils.set_random_seed(3)
-        learner = learners.MAML(small_network(), ways=2, inner_steps=2, inner_learning_rate=0.1, **options)
+        learner = learners.MAML(network(), ways=2, inner_steps=2, inner_learning_rate=0.1, **options)
         classifier = keras.layers.Dense(2, dtype="float64")
         learner.network = type(learner.network)(learner.backbone, 2, classifier)
         learner.adapts = learner.network.adapted("all")
@@ -106,9 +128,10 @@ def float64_task(**options):
     return learner, Episode(support, labels, query, labels)
 
 
-@pytest.mark.parametrize("rematerialize", [False, True])
-def test_meta_gradient_of_a_conv_net_is_that_of_finite_differences(rematerialize):
-    learner, episode = float64_task(rematerialize=rematerialize)
+@pytest.mark.parametrize(("network", "rematerialize"), [*((name, False) for name in NORMALIZED),
+                                                        ("conv4", True), ("stock", True)])
+def test_meta_gradient_of_a_conv_net_is_that_of_finite_differences(network, rematerialize):
+    learner, episode = float64_task(NORMALIZED[network], rematerialize=rematerialize)
     weights = [tf.cast(w, tf.float64) for w in learner.network.weights]
     rates = tf.constant(np.full((2, len(weights)), 0.1))
     by_weights, by_rates, _ = learner.task_gradients(weights, rates, episode)
