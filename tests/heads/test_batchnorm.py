@@ -211,7 +211,8 @@ def everything():
     norms = [NORMS["own"](), NORMS["stock"]()]
     for layer in norms:
         layer.trainable = False
-    return network(norms[0], LAYERS.Dropout(0.5, seed=2), keras.Sequential([norms[1], LAYERS.GaussianNoise(0.5, seed=4)]))
+    nested = keras.Sequential([norms[1], LAYERS.GaussianNoise(0.5, seed=4)])
+    return network(norms[0], LAYERS.Dropout(0.5, seed=2), nested)
 
 
 def classifier(**options):

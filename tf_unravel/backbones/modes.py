@@ -107,7 +107,8 @@ class _Replaced:
 
     def __init__(self, owner: Any, name: str, wrap: Callable[[Any], Any]):
         self._owner, self._name, self._wrap = owner, name, wrap
-        self._users, self._theirs, self._lock = 0, None, threading.Lock()
+        self._users, self._lock = 0, threading.Lock()
+        self._theirs: Any = None
 
     @contextlib.contextmanager
     def ours(self) -> Iterator[None]:

@@ -139,7 +139,7 @@ def _look(
 
 
 def _batch_norms_of(backbone: keras.Model) -> list[Any]:
-    """For each of the non-trainable variables the BatchNorm layer whose statistics it is; None for frozen and others."""
+    """For each non-trainable variable the BatchNorm layer whose statistics it is; None for frozen ones and others."""
     layers = [layer for layer in batch_norms(backbone) if layer.trainable and layer.built]
     owner = {id(variable): layer for layer in layers for variable in (layer.moving_mean, layer.moving_variance)}
     return [owner.get(id(variable)) for variable in backbone.non_trainable_variables]

@@ -182,7 +182,8 @@ class Network:
 
 def _check_linear(classifier: keras.layers.Dense) -> None:
     """Refuses a classifier with an activation, LoRA or quantised weights, which would be left out."""
-    more = [f"activation {classifier.activation.__name__}"] if classifier.activation is not keras.activations.linear else []
+    activation = classifier.activation
+    more = [] if activation is keras.activations.linear else [f"activation {activation.__name__}"]
     more += ["LoRA"] if getattr(classifier, "lora_enabled", False) else []
     more += [f"{mode} weights" for mode in [getattr(classifier, "quantization_mode", None)] if mode]
     if more:
