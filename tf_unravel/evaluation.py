@@ -47,7 +47,7 @@ from tf_unravel.gram import (
     feature_tasks_per_block,
     gram_is_worth_it,
 )
-from tf_unravel.heads import AnyHead, Head, Kernels
+from tf_unravel.heads import AnyHead, Head, Kernels, said_of
 
 INDUCTIVE = "inductive (running statistics)"
 IMAGE_TASKS_PER_BLOCK = 16
@@ -179,14 +179,15 @@ def evaluate_heads(
     others = {name: head for name, head in named.items() if name not in on_images}
     results: dict[str, dict[int, Accuracy]] = {name: {} for name in named}
     for name, head in on_images.items():
-        protocol = head.batchnorm, head.adaptation
+        protocol = said_of(head, backbone)
         for sampler in samplers:
             per_task = _image_accuracies(name, head, backbone, split, sampler, num_tasks)
             results[name][sampler.shots] = Accuracy.of(per_task, *protocol)
     if not others:
         return results
     if callable(backbone):
-        values, batchnorm = extract_features(backbone, split.images), INDUCTIVE
+        values = extract_features(backbone, split.images)
+        batchnorm, _ = said_of(next(iter(others.values())), backbone)
     else:
         values = np.asarray(backbone)
         if values.ndim != 2 or len(values) != len(split.images):

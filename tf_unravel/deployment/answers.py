@@ -15,8 +15,9 @@ from typing import Any, Protocol
 import keras
 import tensorflow as tf
 
+from tf_unravel.heads.batchnorm import query_logits, statistics_of
 from tf_unravel.heads.fine_tune import FineTune
-from tf_unravel.heads.inner_loop import Network, Weights, query_logits, statistics_of
+from tf_unravel.heads.inner_loop import Network, Weights
 from tf_unravel.heads.kernel import at_least_float32
 
 

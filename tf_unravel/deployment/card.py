@@ -31,8 +31,8 @@ import tensorflow as tf
 import tf_unravel
 from tf_unravel import heads
 from tf_unravel.data.decoding import Decoding
-from tf_unravel.evaluation import INDUCTIVE
 from tf_unravel.files import write_atomically
+from tf_unravel.heads.batchnorm import looks_at_batches
 
 CARD = "tf_unravel.json"
 FORMAT = 1
@@ -71,7 +71,7 @@ def card_of(
         "input": {"height": shape[0], "width": shape[1], "channels": shape[2], "pixels": "uint8, 0-255"},
         "decoding": {"resize": "bilinear", "crop": False, "background": [255, 255, 255]},
         "features": int(backbone.output_shape[-1]),
-        "head": described(head),
+        "head": described(head, backbone),
         "ways": ways,
         "class_names": list(support) if support else None,
         "support_per_class": list(support.values()) if support else None,
@@ -84,14 +84,15 @@ def card_of(
     }
 
 
-def described(head: Any) -> dict[str, Any]:
-    """A head as the card has it."""
+def described(head: Any, backbone: keras.Model) -> dict[str, Any]:
+    """A head on a backbone as the card has it."""
+    batchnorm, adaptation = heads.said_of(head, backbone)
     return {
         "name": getattr(head, "name", type(head).__name__),
         "settings": heads.settings_of(head),
-        "batchnorm": getattr(head, "batchnorm", INDUCTIVE),
-        "adaptation": getattr(head, "adaptation", ""),
-        "transductive": getattr(head, "protocol", "") == "transductive",
+        "batchnorm": batchnorm,
+        "adaptation": adaptation,
+        "transductive": getattr(head, "protocol", "") == "transductive" and looks_at_batches(backbone),
     }
 
 

@@ -24,10 +24,11 @@ import keras
 import tensorflow as tf
 
 from tf_unravel.arguments import refuse_below
+from tf_unravel.backbones.modes import batch_norms
 from tf_unravel.data.decoding import num_cores
+from tf_unravel.heads.batchnorm import PROTOCOLS, protocol_of, query_logits
 from tf_unravel.heads.inner_loop import (
     ADAPTED,
-    PROTOCOLS,
     SGD,
     InnerOptimizer,
     Moments,
@@ -36,7 +37,6 @@ from tf_unravel.heads.inner_loop import (
     Weights,
     check_optimizer,
     gradients_of,
-    query_logits,
 )
 
 
@@ -55,6 +55,30 @@ def batch_orders(steps: int, batch_size: int, examples: Any, seed: tf.Tensor) ->
     rounds = -(-steps * batch_size // examples)
     orders = tf.argsort(tf.random.stateless_uniform([rounds, examples], seed, alg="philox"), axis=1)
     return tf.reshape(tf.reshape(orders, [-1])[: steps * batch_size], [steps, batch_size])
+
+
+def adapted_of(backbone: keras.Model, classifier: keras.layers.Dense | None, which: str) -> str:
+    """What an inner loop changes of a network, parts of which may be frozen, as an accuracy says it.
+
+    Args:
+        backbone: keras.Model.
+        classifier: to start from; None for a new one.
+        which: a name in `ADAPTED`.
+    """
+    fixed = classifier is not None and not classifier.trainable
+    if which == "last_layer":
+        return "nothing; the classifier is frozen" if fixed else ADAPTED[which]
+    norms = batch_norms(backbone)
+    everything = {id(v) for layer in backbone._flatten_layers() for v in layer._trainable_variables}
+    trainable = {id(v) for v in backbone.trainable_variables}
+    kept = {id(v) for layer in norms for v in layer.trainable_variables} if which == "all_but_batch_norm" else set()
+    said, frozen = ADAPTED[which] if norms else ADAPTED["all"], len(everything - trainable)
+    if everything and not trainable - kept:
+        rest = "the rest is frozen or BatchNorm's" if trainable else "the backbone is frozen"
+        return f"nothing; the classifier is frozen, and {rest}" if fixed else f"the classifier alone; {rest}"
+    if frozen:
+        said += f", except {frozen} of the backbone's {len(everything)} weight tensors, which are frozen"
+    return f"{said}, except the classifier, which is frozen" if fixed else said
 
 
 class Start(NamedTuple):
@@ -81,7 +105,7 @@ class FineTune:
         adapted: "all", "all_but_batch_norm" or "last_layer".
         batch_size: support images a step, or all of them where there are fewer; None for all.
         batchnorm: how the queries are normalised: "transductive", "one_by_one", "support" or "running" (see
-            `inner_loop.query_logits`). The accuracy names it. Default "support": inductive, one pass.
+            `batchnorm.query_logits`). The accuracy names it. Default "support": inductive, one pass.
         classifier: Dense layer to start from; it fixes the ways. None starts at zero, with any ways.
         moments: a function that gives what the optimizer remembers at the start of every task; None for nothing.
         sum_over_batch: sum the loss over the images of a batch, as Reptile's code does, in place of the mean.
@@ -132,16 +156,24 @@ class FineTune:
 
     @property
     def batchnorm(self) -> str:
-        """The protocol, as an accuracy names it."""
+        """The protocol; what an accuracy says is that of a backbone, see `said_of`."""
         return PROTOCOLS[self.protocol]
 
     @property
     def adaptation(self) -> str:
-        """The inner loop, as an accuracy names it."""
+        """The inner loop of a network of which nothing is frozen."""
+        return f"{self._steps_said}, {ADAPTED[self.adapted]}"
+
+    def said_of(self, backbone: keras.Model) -> tuple[str, str]:
+        """What BatchNorm does and what the inner loop adapts in this backbone, as an accuracy says it."""
+        adapted = adapted_of(backbone, self.classifier, self.adapted)
+        return protocol_of(backbone, self.protocol), f"{self._steps_said}, {adapted}"
+
+    @property
+    def _steps_said(self) -> str:
         images = "all" if self.batch_size is None else f"up to {self.batch_size}"
         loss = "summed" if self.sum_over_batch else "mean"
-        steps = f"{self.steps} steps of {self.optimizer} on {images} support images, {loss} loss"
-        return f"{steps}, {ADAPTED[self.adapted]}"
+        return f"{self.steps} steps of {self.optimizer} on {images} support images, {loss} loss"
 
     def __call__(
         self, backbone: keras.Model, support: tf.Tensor, support_labels: tf.Tensor, query: tf.Tensor, ways: int,

@@ -28,6 +28,10 @@ Conventions of the original code, and the defaults here (`gin/run/mini_imagenet_
 The running statistics follow the first inner step's support images: those of the network that is not adapted, so
 that the backbone can be used, measured and exported as an extractor like any other.
 
+A frozen layer stays as it is: its weights are not adapted, and a frozen BatchNorm runs on its stored statistics. Freeze
+layers first, then build the learner, which has a rate for every weight. Keras's normalisation layers have their right
+second derivative here (`modes.twice_differentiable`).
+
 Degenerate cases: inner_steps=0 trains on the queries alone; inner_learning_rate=0 likewise.
 """
 
@@ -38,11 +42,12 @@ import keras
 import tensorflow as tf
 
 from tf_unravel.arguments import refuse_below, refuse_negative
-from tf_unravel.backbones.modes import synchronize
+from tf_unravel.backbones.modes import synchronize, twice_differentiable
 from tf_unravel.data.decoding import num_cores
 from tf_unravel.data.sampling import Episode
+from tf_unravel.heads.batchnorm import PROTOCOLS
 from tf_unravel.heads.fine_tune import FineTune
-from tf_unravel.heads.inner_loop import PROTOCOLS, Network, PerStepSGD, Weights, gradients_of
+from tf_unravel.heads.inner_loop import Moments, Network, PerStepSGD, Weights, gradients_of
 from tf_unravel.learners.learner import Learner, check_episodes, mean_over_replicas
 
 InnerStep: TypeAlias = Callable[[Weights, tf.Tensor, tf.Tensor, tf.Tensor, Weights], tuple[Weights, tf.Tensor, Weights]]
@@ -133,7 +138,8 @@ class MAML(Learner):
         self, weights: Weights, rates: tf.Tensor, images: tf.Tensor, labels: tf.Tensor, state: Weights
     ) -> tuple[Weights, tf.Tensor, Weights]:
         """theta_{j+1} = theta_j - a_j * grad L(theta_j), with the loss and the state that it saw on the way."""
-        step = gradients_of(self.network, weights, images, labels, self.adapts, state)
+        with twice_differentiable(not self.first_order):
+            step = gradients_of(self.network, weights, images, labels, self.adapts, state)
         gradients = [tf.stop_gradient(g) for g in step.gradients] if self.first_order else step.gradients
         factors = tf.unstack(self.loss_scale * rates)
         fast = [w - a * g if one else w for w, a, g, one in zip(weights, factors, gradients, self.adapts, strict=True)]
@@ -185,6 +191,7 @@ class MAML(Learner):
         self, weights: Weights, rates: tf.Tensor, episodes: Episode
     ) -> tuple[Weights, tf.Tensor, dict[str, Any]]:
         """The mean of `task_gradients` over the tasks of a batch, `parallel_tasks` of them at a time."""
+        self.network.check_frozen("MAML")
         values = dict.fromkeys(self.tracked, tf.constant(0.0))
         result = (weights, rates, {"values": values, "state": self.network.state})
         results = tf.map_fn(
@@ -209,8 +216,14 @@ class MAML(Learner):
                 adapted=self.arguments["adapted"],
                 batchnorm=self.arguments["batchnorm"],
                 classifier=self.classifier,
+                moments=lambda: self._moments(),
             )
         return self.head
+
+    def _moments(self) -> Moments:
+        """SGD remembers nothing, but its rates are those of the weights that the learner was built with."""
+        self.network.check_frozen("MAML")
+        return Moments([], tf.constant(0.0))
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), **self.arguments}

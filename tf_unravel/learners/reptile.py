@@ -187,7 +187,8 @@ class Reptile(Learner):
 
     @property
     def moments(self) -> Moments:
-        """What the inner optimizer remembers between meta-steps."""
+        """What the inner optimizer remembers between meta-steps, of each weight that the learner was built with."""
+        self.network.check_frozen("Reptile")
         return Moments([variable.value for variable in self.second_moments], self.steps_taken.value)
 
     def task_gradients(

@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from tf_unravel import analysis, data, evaluation
+from tf_unravel.heads import said_of
 from tf_unravel.runs import FinishedRun, RunFolder, config
 from tf_unravel.runs.figures import projection
 
@@ -384,7 +385,7 @@ class _Taking:
                 self.run.backbone, head, self.split, Accuracy.ways, each.shots, each.tasks, SEED
             )
             yield {"values": {"distance": _short(travelled)}, "unit": "tasks",
-                   "protocol": f"{head.batchnorm}; {head.adaptation}"}
+                   "protocol": "; ".join(said_of(head, self.run.backbone))}
 
     def projection(self, wanted: Sequence[Projection]) -> Iterator[dict[str, Any]]:
         for _ in wanted:
