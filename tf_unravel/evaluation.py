@@ -36,6 +36,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tf_unravel.backbones.graphs import GraphCache
 from tf_unravel.data.class_images import ClassImages
 from tf_unravel.data.sampling import TaskSampler
 from tf_unravel.gram import (
@@ -47,7 +48,7 @@ from tf_unravel.gram import (
     feature_tasks_per_block,
     gram_is_worth_it,
 )
-from tf_unravel.heads import AnyHead, Head, Kernels
+from tf_unravel.heads import SVM, AnyHead, Head, Kernels, Linear, Prototypes, Ridge
 
 INDUCTIVE = "inductive (running statistics)"
 IMAGE_TASKS_PER_BLOCK = 16
@@ -242,31 +243,40 @@ def extract_features(backbone: keras.Model, images: np.ndarray, batch_size: int 
     return features
 
 
-_forwards: weakref.WeakKeyDictionary[Any, Callable[[tf.Tensor], tf.Tensor]] = weakref.WeakKeyDictionary()
+_forwards = GraphCache()
 
 
 def _compiled(backbone: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
-    """The backbone's inference as one graph, traced once for each backbone and kept as long as it lives."""
-    if backbone not in _forwards:
-        reference: Callable[[], Any] = weakref.ref(backbone)  # the cache must not keep alive what it is keyed by
+    """The backbone's inference as one graph; that of a Keras model is kept as long as it fits the model."""
 
+    def traced(model: Callable[[], Any]) -> Callable[[tf.Tensor], tf.Tensor]:
         @tf.function(reduce_retracing=True)
         def forward(images: tf.Tensor) -> tf.Tensor:
-            return tf.cast(reference()(tf.cast(images, tf.float32), training=False), tf.float32)
+            return tf.cast(model()(tf.cast(images, tf.float32), training=False), tf.float32)
 
-        _forwards[backbone] = forward
-    return _forwards[backbone]
+        return forward
+
+    if isinstance(backbone, keras.Layer):
+        return _forwards.get(backbone, "features", lambda: traced(weakref.ref(backbone)))
+    return traced(lambda: backbone)  # what changes another callable cannot be seen
 
 
 def _kernel_accuracies(
     heads: Mapping[str, Any], products: GramProducts | TaskProducts, sampler: TaskSampler, num_tasks: int
 ) -> dict[str, np.ndarray]:
     """Returns the per-task accuracy [num_tasks] of every kernel head."""
-    # Values can be remembered by: a head that may change after it was traced must be traced anew
-    values = all(getattr(getattr(head, "__dataclass_params__", None), "frozen", False) for head in heads.values())
-    compiled = _compiled_heads if values else _compiled_heads.__wrapped__
+    compiled = _compiled_heads if all(map(_is_value, heads.values())) else _compiled_heads.__wrapped__
     count = compiled(tuple(heads.items()), sampler.ways, sampler.shots, sampler.queries, products.dimension)
     return _accuracies(count, products, sampler, num_tasks, products.tasks_per_block(sampler))
+
+
+def _is_value(head: Any) -> bool:
+    """Whether a head is one of this package with plain numbers for settings, so that equal ones have one graph.
+
+    What else decides the logits of another head cannot be seen; it is traced anew by every evaluation.
+    """
+    settings = vars(head).values() if type(head) in (Prototypes, Ridge, SVM, Linear) else (head,)
+    return all(isinstance(value, int | float | np.number) for value in settings)
 
 
 @functools.lru_cache(maxsize=32)
