@@ -183,7 +183,7 @@ def test_new_values_and_training_need_no_new_trace(kind):
     tasks = images[None, :60:10], np.array([[0, 0, 0, 1, 1, 2]]), images[None, 60:62]
     learner = learners.Classical(backbone, 6)
     learner.compile(optimizer=keras.optimizers.SGD(0.1))
-    forward, run = evaluation._compiled(backbone), head._compiled(backbone, 3, head._logits)
+    forward, run = evaluation._compiled(backbone), head._compiled(backbone, 3, head.answers)
     head(backbone, *tasks, 3)
     before = evaluation.extract_features(backbone, images[:8])
     learner.fit(images[:60], SPLIT.class_ids[:60], batch_size=30, verbose=0)
@@ -191,7 +191,7 @@ def test_new_values_and_training_need_no_new_trace(kind):
     head(backbone, *tasks, 3)
     assert not np.array_equal(evaluation.extract_features(backbone, images[:8]), before)
     assert evaluation._compiled(backbone) is forward and forward.experimental_get_tracing_count() == 1
-    assert head._compiled(backbone, 3, head._logits) is run and run.experimental_get_tracing_count() == 1
+    assert head._compiled(backbone, 3, head.answers) is run and run.experimental_get_tracing_count() == 1
 
 
 def test_a_setting_of_a_subclassed_network_counts():

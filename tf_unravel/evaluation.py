@@ -49,6 +49,7 @@ from tf_unravel.gram import (
     gram_is_worth_it,
 )
 from tf_unravel.heads import SVM, AnyHead, Head, Kernels, Linear, Prototypes, Ridge
+from tf_unravel.heads.labels import labels_checked
 
 INDUCTIVE = "inductive (running statistics)"
 IMAGE_TASKS_PER_BLOCK = 16
@@ -300,7 +301,9 @@ def _compiled_heads(
         counts = {}
         for name, head in heads:
             invariant = getattr(head, "translation_invariant", False)
-            counts[name] = _correct(head.logits(centred if invariant else raw, labels, ways), query_labels)
+            with labels_checked():
+                logits = head.logits(centred if invariant else raw, labels, ways)
+            counts[name] = _correct(logits, query_labels)
         return counts
 
     return count
@@ -319,7 +322,8 @@ def _feature_accuracies(
     def count(block: tuple[tf.Tensor, tf.Tensor]) -> _Counts:
         support, query = block
         labels = tf.tile(support_labels[None], (len(support), 1))  # [T, S]
-        logits = {name: head(support, labels, query, sampler.ways) for name, head in heads.items()}
+        with labels_checked():
+            logits = {name: head(support, labels, query, sampler.ways) for name, head in heads.items()}
         return {name: _correct(values, query_labels) for name, values in logits.items()}
 
     together = feature_tasks_per_block(sampler, features.values.shape[1])

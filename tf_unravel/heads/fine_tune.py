@@ -42,6 +42,7 @@ from tf_unravel.heads.inner_loop import (
     gradients_of,
     query_logits,
 )
+from tf_unravel.heads.labels import checked_support
 
 
 def batch_orders(steps: int, batch_size: int, examples: Any, seed: tf.Tensor) -> tf.Tensor:
@@ -203,10 +204,9 @@ class FineTune:
             float32 [T, Q, W]
 
         Raises:
-            ValueError: the classifier was learned for another number of ways; in an eager call, logits that are not
-                finite.
+            ValueError: as `adapt_each`; in an eager call, logits that are not finite.
         """
-        logits = self.adapt_each(backbone, ways, (support, support_labels, query), self._logits, first_task)
+        logits = self.adapt_each(backbone, ways, (support, support_labels, query), self.answers, first_task)
         if tf.executing_eagerly() and not bool(tf.reduce_all(tf.math.is_finite(logits))):
             raise ValueError(
                 f"The logits of {self.name} are not finite: it diverged, or the backbone or the images hold NaN; lower "
@@ -237,12 +237,14 @@ class FineTune:
             float32 [T, ...]: what `then` gives of each task.
 
         Raises:
-            ValueError: the classifier was learned for another number of ways.
+            ValueError: the classifier was learned for another number of ways; labels outside 0..ways-1, or a class
+                of a task without a support image (in a graph an InvalidArgumentError, when it runs).
 
         Example:
             >>> first_bias = lambda network, start, weights, images, labels: weights[1]
             >>> biases = head.adapt_each(backbone, 5, (support, support_labels), first_bias)
         """
+        tasks = [tasks[0], checked_support(tasks[1], ways), *tasks[2:]]
         run = self._compiled(backbone, ways, then)
         numbers = tf.convert_to_tensor(first_task, tf.int32) + tf.range(tf.shape(tasks[0])[0])
         arguments = (numbers, *(tf.convert_to_tensor(each) for each in tasks))
@@ -339,7 +341,7 @@ class FineTune:
             weights, _ = self.adapt(network, start, support, labels, tf.stack([self.seed, number]))
             return then(network, start, weights, support, labels, *others)
 
-        return self._graphs.get(backbone, (ways, then), lambda: run, self._settings())
+        return self._graphs.get(backbone, (ways, then), lambda: run, self._settings(), self.classifier)
 
     def _settings(self) -> dict[str, Any]:
         """What a graph is traced with: every attribute, and those of the optimizer, but for the graphs themselves."""
@@ -358,7 +360,8 @@ class FineTune:
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, _graphs=GraphCache())
 
-    def _logits(
+    def answers(
         self, network: Network, start: Start, weights: Weights, support: tf.Tensor, labels: tf.Tensor, query: tf.Tensor
     ) -> tf.Tensor:
+        """Logits [Q, W] of one task's queries by the adapted weights, for `adapt_each`."""
         return query_logits(network, weights, start.state, support, query, self.protocol)
