@@ -67,7 +67,7 @@ class Snapshot:
         if isinstance(value, float):
             return float, repr(value)  # NaN too equals itself
         if isinstance(value, np.ndarray) and not value.dtype.hasobject:
-            return value.shape, value.dtype, hashlib.sha256(np.ascontiguousarray(value)).digest()
+            return value.shape, value.dtype, hashlib.sha256(value.tobytes()).digest()
         if isinstance(value, _BY_IDENTITY) or depth == 0:
             return self._identity(value)
         if isinstance(value, list | tuple):
@@ -79,8 +79,7 @@ class Snapshot:
         if type(value).__module__.partition(".")[0] in _LIBRARIES or not hasattr(value, "__dict__"):
             return self._identity(value)
         inside = tuple((name, self._fact(each, depth - 1)) for name, each in vars(value).items())
-        frozen = dataclasses.is_dataclass(value) and type(value).__dataclass_params__.frozen
-        return type(value) if frozen else self._identity(value), inside
+        return type(value) if dataclasses.is_dataclass(value) else self._identity(value), inside
 
     def _identity(self, value: Any) -> int:
         try:
