@@ -160,7 +160,7 @@ class Episodic(Learner):
 
 def _ways(episode: Episode) -> tf.Tensor:
     """W, read off the labels."""
-    return tf.cast(tf.reduce_max(episode.support_labels), tf.int32) + 1
+    return tf.maximum(tf.cast(tf.reduce_max(episode.support_labels), tf.int32), 0) + 1  # 0: where there is no task
 
 
 def _through(backbone: keras.Model, images: tf.Tensor, training: bool) -> tf.Tensor:

@@ -192,7 +192,10 @@ class Learner(keras.Model):
                 steps.
         """
         for tracker in self.trackers:
-            tracker.update_state(values[tracker.name], sample_weight=weight)
+            value = values[tracker.name]
+            if weight is not None:  # a replica may get nothing of a short batch, and has no mean then
+                value = tf.where(weight > 0, value, tf.zeros_like(value))
+            tracker.update_state(value, sample_weight=weight)
         return {tracker.name: tracker.result() for tracker in self.trackers}
 
     def get_config(self) -> dict[str, Any]:
