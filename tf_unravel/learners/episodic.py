@@ -34,7 +34,8 @@ from tf_unravel.backbones.modes import synchronize
 from tf_unravel.data.sampling import Episode
 from tf_unravel.heads import Head, by_name, check_reads_features
 from tf_unravel.heads.kernel import at_least_float32
-from tf_unravel.learners.learner import Learner, check_episodes
+from tf_unravel.heads.labels import labels_checked
+from tf_unravel.learners.learner import Learner, check_episodes, checked_episodes
 
 
 def smoothed_cross_entropy(labels: tf.Tensor, logits: tf.Tensor, epsilon: float) -> tf.Tensor:
@@ -126,13 +127,13 @@ class Episodic(Learner):
     def logits(self, episode: Episode, training: bool) -> tf.Tensor:
         """scale * head + bias, [T, WQ, W]."""
         support, query = self.features(episode, training)
-        ways = tf.cast(tf.reduce_max(episode.support_labels), tf.int32) + 1
-        logits = self.head(support, episode.support_labels, query, ways)
+        with labels_checked():
+            logits = self.head(support, episode.support_labels, query, _ways(episode))
         scale, bias = (tf.cast(v, logits.dtype) for v in (self.scale, 0.0 if self.bias is None else self.bias))
         return scale * logits + bias
 
     def objective(self, data: Episode, training: bool) -> dict[str, tf.Tensor]:
-        episode = Episode(*data)
+        episode = checked_episodes(data, _ways(Episode(*data)))
         logits = self.logits(episode, training)
         loss = smoothed_cross_entropy(episode.query_labels, logits, self.label_smoothing)
         hits = tf.equal(tf.argmax(logits, axis=-1, output_type=tf.int32), tf.cast(episode.query_labels, tf.int32))
@@ -155,6 +156,11 @@ class Episodic(Learner):
     def from_config(cls, config: dict[str, Any]) -> "Episodic":
         saved = config["head"]
         return super().from_config({**config, "head": by_name[saved["name"]](**saved["arguments"])})
+
+
+def _ways(episode: Episode) -> tf.Tensor:
+    """W, read off the labels."""
+    return tf.maximum(tf.cast(tf.reduce_max(episode.support_labels), tf.int32), 0) + 1  # 0: where there is no task
 
 
 def _through(backbone: keras.Model, images: tf.Tensor, training: bool) -> tf.Tensor:

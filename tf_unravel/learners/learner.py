@@ -16,6 +16,8 @@ import tensorflow as tf
 from tf_unravel.arguments import refuse_negative
 from tf_unravel.data.sampling import Episode
 from tf_unravel.heads import AnyHead
+from tf_unravel.heads.labels import checked_range, checked_support
+from tf_unravel.heads.protocol import Ways
 
 
 def num_replicas() -> int:
@@ -77,6 +79,23 @@ def check_episodes(learner: str, spec: Any) -> None:
             f"{learner} trains on batches of episodes: run.batches = @Episodes(), or data.episodes(..., "
             f"tasks_per_batch=...). Received: {shapes_of(spec)}."
         )
+
+
+def checked_episodes(data: Any, ways: Ways) -> Episode:
+    """A batch of episodes whose labels are those of tasks of W ways.
+
+    Raises:
+        ValueError: labels outside 0..ways-1, or a class of a task without a support image; where a graph runs, an
+            InvalidArgumentError.
+    """
+    support, support_labels, query, query_labels = data
+    return Episode(support, checked_support(support_labels, ways), query,
+                   checked_range("query_labels", query_labels, ways))
+
+
+def size_of(data: Any) -> tf.Tensor:
+    """How many images or tasks a batch holds, float32 scalar."""
+    return tf.cast(tf.shape(tf.nest.flatten(data)[0])[0], tf.float32)
 
 
 def shapes_of(spec: Any) -> str:
@@ -146,7 +165,7 @@ class Learner(keras.Model):
         """
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
-        return self.track(self.objective(data, training=False))
+        return self.track(self.objective(data, training=False), size_of(data))
 
     def descend(self, gradients: Sequence[tf.Tensor]) -> None:
         """One step of the optimizer along the gradients of this replica's mean loss, and of the weight decay.
@@ -163,10 +182,20 @@ class Learner(keras.Model):
         gradients = [gradient * tf.cast(share, gradient.dtype) for gradient in mean_over_replicas(list(gradients))]
         self.optimizer.apply_gradients(zip(gradients, weights, strict=True))
 
-    def track(self, values: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Adds the values to the metrics and returns these."""
+    def track(self, values: dict[str, tf.Tensor], weight: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
+        """Adds the values to the metrics and returns these.
+
+        Args:
+            values: `tracked` name -> scalar.
+            weight: of the batch in the mean over all batches: in evaluation the number of its images or tasks, so
+                that a short last batch counts for what it holds. None in training, where a metric is the mean over
+                steps.
+        """
         for tracker in self.trackers:
-            tracker.update_state(values[tracker.name])
+            value = values[tracker.name]
+            if weight is not None:  # a replica may get nothing of a short batch, and has no mean then
+                value = tf.where(weight > 0, value, tf.zeros_like(value))
+            tracker.update_state(value, sample_weight=weight)
         return {tracker.name: tracker.result() for tracker in self.trackers}
 
     def get_config(self) -> dict[str, Any]:

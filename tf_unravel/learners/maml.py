@@ -46,9 +46,9 @@ from tf_unravel.backbones.modes import synchronize, twice_differentiable
 from tf_unravel.data.decoding import num_cores
 from tf_unravel.data.sampling import Episode
 from tf_unravel.heads.batchnorm import PROTOCOLS
-from tf_unravel.heads.fine_tune import FineTune
+from tf_unravel.heads.fine_tune import FineTune, Start
 from tf_unravel.heads.inner_loop import Moments, Network, PerStepSGD, Weights, gradients_of
-from tf_unravel.learners.learner import Learner, check_episodes, mean_over_replicas
+from tf_unravel.learners.learner import Learner, check_episodes, checked_episodes, mean_over_replicas, size_of
 
 InnerStep: TypeAlias = Callable[[Weights, tf.Tensor, tf.Tensor, tf.Tensor, Weights], tuple[Weights, tf.Tensor, Weights]]
 
@@ -175,8 +175,7 @@ class MAML(Learner):
 
     def train_step(self, data: Episode) -> dict[str, tf.Tensor]:
         weights, rates = self.network.weights, self.rates.value
-
-        by_weights, by_rates, seen = self.mean_over_tasks(weights, rates, data)
+        by_weights, by_rates, seen = self.mean_over_tasks(weights, rates, checked_episodes(data, self.ways))
         self.network.assign_state(mean_over_replicas(seen["state"]))
         by_variable = {id(v): g for v, g in zip(self.network.variables, by_weights, strict=True)}
         by_variable[id(self.rates)] = by_rates
@@ -184,8 +183,24 @@ class MAML(Learner):
         return self.track(seen["values"])
 
     def test_step(self, data: Episode) -> dict[str, tf.Tensor]:
-        weights, rates = self.network.weights, self.rates.value
-        return self.track(self.mean_over_tasks(weights, rates, data)[-1]["values"])
+        """As `own_head` answers: its steps, its BatchNorm protocol, so that there is one accuracy of a name."""
+        values = self.own_head().adapt_each(self.backbone, self.ways, checked_episodes(data, self.ways), self._watched)
+        means = tf.unstack(tf.reduce_mean(values, axis=0))
+        return self.track(dict(zip(("loss", "accuracy", "support_loss"), means, strict=True)), size_of(data))
+
+    def _watched(
+        self, network: Network, start: Start, weights: Weights, support: tf.Tensor, support_labels: tf.Tensor,
+        query: tf.Tensor, query_labels: tf.Tensor,
+    ) -> tf.Tensor:
+        """[3]: loss and accuracy of a task's queries by the adapted weights, loss of the support set before."""
+        head = self.own_head()
+        logits = head.answers(network, start, weights, support, support_labels, query)
+        hits = tf.equal(tf.argmax(logits, axis=-1, output_type=tf.int32), tf.cast(query_labels, tf.int32))
+        before = tf.constant(0.0)  # as in training, where there is no inner step
+        if head.steps:
+            before = network.loss(network.logits(start.weights, support, start.state)[0], support_labels)
+        found = network.loss(logits, query_labels), tf.reduce_mean(tf.cast(hits, tf.float32)), before
+        return tf.stack([tf.cast(value, tf.float32) for value in found])
 
     def mean_over_tasks(
         self, weights: Weights, rates: tf.Tensor, episodes: Episode

@@ -34,7 +34,9 @@ The inner optimizer is Adam with beta1 = 0, whose second moments and step count 
 code (they go on into the next task and into evaluation). The original runs its tasks one after the other; here they
 run in lockstep, every task from the same moments, and what is kept is the mean over the tasks.
 
-A step reports `travelled`, the mean squared distance of the tasks' weights from where they began, and with a penalty
+A step reports the losses of the inner loop, in evaluation (`learner.evaluate`) too: inner batches have no queries, and
+there is no accuracy. That is what `tf_unravel.evaluate(learner.backbone, learner.own_head(), split)` gives. It reports
+`travelled`, the mean squared distance of the tasks' weights from where they began, and with a penalty
 `pull`, its gradient's size relative to that of the loss, over tasks and inner steps.
 
 Degenerate cases: weight_clustering=0 is Reptile, bit for bit, and no mean is computed; m=1 has nothing to be pulled
@@ -53,7 +55,8 @@ from tf_unravel.data.decoding import num_cores
 from tf_unravel.heads.fine_tune import FineTune
 from tf_unravel.heads.inner_loop import SGD, Adam, Moments, Network, Weights, check_optimizer, gradients_of
 from tf_unravel.heads.inner_loop import by_name as optimizers
-from tf_unravel.learners.learner import Learner, mean_over_replicas
+from tf_unravel.heads.labels import checked_range
+from tf_unravel.learners.learner import Learner, mean_over_replicas, size_of
 
 
 def clustering_gradient(fast: Weights, means: Weights) -> Weights:
@@ -244,9 +247,7 @@ class Reptile(Learner):
         return InnerLoop(fast, moments, losses, kept, sizes)
 
     def train_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
-        images, labels = data[:2]
-        self.check_batch((images, labels))
-        end = self.inner_loop(images, labels)
+        end = self.inner_loop(*self._checked(data))
         means = [tf.reduce_mean(weight, axis=0) for weight in end.weights]
         kept = [tf.reduce_mean(second, axis=0) for second in end.moments.second]
         state = [tf.reduce_mean(s, axis=0) if s.dtype.is_floating else s[0] for s in end.states]
@@ -261,7 +262,14 @@ class Reptile(Learner):
         return self.track(values)
 
     def test_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
-        return self.track(self._values(self.inner_loop(*data[:2])))
+        return self.track(self._values(self.inner_loop(*self._checked(data))), size_of(data))
+
+    def _checked(self, data: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        """Images and labels of inner batches that the learner can use; not every inner batch has every class."""
+        images, labels = data[:2]
+        self.check_batch((images, labels))
+        is_class = labels.shape.rank == 3  # and no vector, for a loss of another kind
+        return images, checked_range("labels", labels, self.ways) if is_class else labels
 
     def _values(self, end: "InnerLoop") -> dict[str, tf.Tensor]:
         """What a step reports (see the module)."""
