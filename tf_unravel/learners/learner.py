@@ -224,7 +224,7 @@ class Learner(keras.Model):
     def predict_step(self, data: Any) -> tf.Tensor:
         images = data[0] if isinstance(data, tuple) and not isinstance(data, Episode) else data
         rank = len(image_shape(self.backbone)) + 1
-        if isinstance(images, Episode) or images.shape.rank not in (None, rank):
+        if isinstance(images, Episode) or tf.TensorShape(images.shape).rank not in (None, rank):
             raise ValueError("predict takes images [B, H, W, C]; learner.own_head() answers for tasks. "
                              f"Received: {shapes_of(images)}.")
         return self(images, training=False)
