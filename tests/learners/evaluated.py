@@ -10,7 +10,6 @@ import json
 import tensorflow as tf
 
 
-
 def main() -> None:
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)

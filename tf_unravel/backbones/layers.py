@@ -12,6 +12,9 @@ import tensorflow as tf
 Normalization = tuple[Sequence[float], Sequence[float]]
 """(mean per channel, standard deviation per channel), in units of 0..255."""
 
+IMAGE_FORMAT = "channels_last"
+"""Images and feature maps are [B, H, W, C], whatever `keras.config.image_data_format()` says."""
+
 NEUTRAL_NORMALIZATION: Normalization = ((127.5,), (127.5,))
 """Maps 0..255 to -1..1, whatever the images are; used where no normalization is given."""
 

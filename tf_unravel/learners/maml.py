@@ -42,13 +42,21 @@ import keras
 import tensorflow as tf
 
 from tf_unravel.arguments import refuse_below, refuse_negative
+from tf_unravel.backbones.checks import check_unregularized
 from tf_unravel.backbones.modes import synchronize, twice_differentiable
 from tf_unravel.data.decoding import num_cores
 from tf_unravel.data.sampling import Episode
 from tf_unravel.heads.batchnorm import PROTOCOLS
 from tf_unravel.heads.fine_tune import FineTune, Start
 from tf_unravel.heads.inner_loop import Moments, Network, PerStepSGD, Weights, gradients_of
-from tf_unravel.learners.learner import Learner, check_episodes, checked_episodes, mean_over_replicas, size_of
+from tf_unravel.learners.learner import (
+    Learner,
+    check_episodes,
+    checked_episodes,
+    episode_of,
+    mean_over_replicas,
+    size_of,
+)
 
 InnerStep: TypeAlias = Callable[[Weights, tf.Tensor, tf.Tensor, tf.Tensor, Weights], tuple[Weights, tf.Tensor, Weights]]
 
@@ -105,6 +113,7 @@ class MAML(Learner):
         **kwargs: Any,
     ):
         super().__init__(backbone, weight_decay, **kwargs)
+        check_unregularized("MAML", backbone)
         refuse_below(2, "MAML", ways=ways)
         refuse_below(0, "MAML", inner_steps=inner_steps, evaluation_steps=evaluation_steps)
         refuse_below(1, "MAML", parallel_tasks=parallel_tasks)
@@ -120,13 +129,16 @@ class MAML(Learner):
         self.ways, self.inner_steps = ways, inner_steps
         self.first_order, self.rematerialize, self.parallel_tasks = first_order, rematerialize, parallel_tasks
         self.loss_scale = float(ways) if sum_over_ways else 1.0
-        self.classifier = keras.layers.Dense(ways, dtype="float32", name="classifier")
+        self.classifier = keras.layers.Dense(ways, dtype=self.head_dtype, name="classifier")
+        self.classifier.build((None, self.feature_size))
         synchronize(backbone, False)  # each task is normalised by itself, wherever it runs
         self.network = Network(backbone, ways, self.classifier)
         self.adapts = self.network.adapted(adapted)
         shape = (max(inner_steps, 1), len(self.adapts))
         initial = keras.initializers.Constant(inner_learning_rate)
-        self.rates = self.add_weight(shape=shape, initializer=initial, trainable=learn_rates, name="inner_rates")
+        self.rates = self.add_weight(
+            shape=shape, initializer=initial, trainable=learn_rates, name="inner_rates", dtype=self.head_dtype
+        )
         self.head: FineTune | None = None
         self.build()
 
@@ -153,7 +165,7 @@ class MAML(Learner):
         The two tapes of MAML: the outer one here, the inner one in `gradients_of`.
         """
         inner_step = _recomputed(self.inner_step) if self.rematerialize else self.inner_step
-        support_loss, states = tf.constant(0.0), [self.network.state]
+        support_loss, states = tf.constant(0.0, self.head_dtype), [self.network.state]
         with tf.GradientTape() as outer:
             outer.watch([weights, rates])
             fast = weights
@@ -168,12 +180,13 @@ class MAML(Learner):
         gradients = self.network.unscaled(outer.gradient(scaled, [*weights, rates], unconnected_gradients=none))
         by_weights, by_rates = gradients[:-1], gradients[-1]
         hits = tf.equal(tf.argmax(logits, axis=-1, output_type=tf.int32), tf.cast(episode.query_labels, tf.int32))
-        values = {"loss": loss, "accuracy": tf.reduce_mean(tf.cast(hits, tf.float32)), "support_loss": support_loss}
+        values = {"loss": loss, "accuracy": tf.reduce_mean(tf.cast(hits, loss.dtype)), "support_loss": support_loss}
         # Running statistics after the first look, by the weights that are not adapted; counters after the last.
         kept = [a if a.dtype.is_floating else b for a, b in zip([*states, state][1], state, strict=True)]
         return by_weights, by_rates, {"values": values, "state": kept}
 
     def train_step(self, data: Episode) -> dict[str, tf.Tensor]:
+        data = episode_of("MAML", data)
         weights, rates = self.network.weights, self.rates.value
         by_weights, by_rates, seen = self.mean_over_tasks(weights, rates, checked_episodes(data, self.ways))
         self.network.assign_state(mean_over_replicas(seen["state"]))
@@ -184,6 +197,7 @@ class MAML(Learner):
 
     def test_step(self, data: Episode) -> dict[str, tf.Tensor]:
         """As `own_head` answers: its steps, its BatchNorm protocol, so that there is one accuracy of a name."""
+        data = episode_of("MAML", data)
         values = self.own_head().adapt_each(self.backbone, self.ways, checked_episodes(data, self.ways), self._watched)
         means = tf.unstack(tf.reduce_mean(values, axis=0))
         return self.track(dict(zip(("loss", "accuracy", "support_loss"), means, strict=True)), size_of(data))
@@ -207,7 +221,7 @@ class MAML(Learner):
     ) -> tuple[Weights, tf.Tensor, dict[str, Any]]:
         """The mean of `task_gradients` over the tasks of a batch, `parallel_tasks` of them at a time."""
         self.network.check_frozen("MAML")
-        values = dict.fromkeys(self.tracked, tf.constant(0.0))
+        values = dict.fromkeys(self.tracked, tf.constant(0.0, self.head_dtype))
         result = (weights, rates, {"values": values, "state": self.network.state})
         results = tf.map_fn(
             lambda episode: self.task_gradients(weights, rates, Episode(*episode)),

@@ -50,13 +50,15 @@ import keras
 import tensorflow as tf
 
 from tf_unravel.arguments import refuse_below, refuse_negative
+from tf_unravel.backbones.checks import check_unregularized
 from tf_unravel.backbones.modes import synchronize
 from tf_unravel.data.decoding import num_cores
 from tf_unravel.heads.fine_tune import FineTune
 from tf_unravel.heads.inner_loop import SGD, Adam, Moments, Network, Weights, check_optimizer, gradients_of
 from tf_unravel.heads.inner_loop import by_name as optimizers
 from tf_unravel.heads.labels import checked_range
-from tf_unravel.learners.learner import Learner, mean_over_replicas, size_of
+from tf_unravel.learners.keras_arguments import unweighted
+from tf_unravel.learners.learner import Learner, mean_over_replicas, remade, shapes_of, size_of
 
 
 def clustering_gradient(fast: Weights, means: Weights) -> Weights:
@@ -159,6 +161,7 @@ class Reptile(Learner):
         if weight_clustering:
             self.tracked = (*self.tracked, "pull")
         super().__init__(backbone, weight_decay, **kwargs)
+        check_unregularized("Reptile", backbone)
         inner_optimizer = Adam() if inner_optimizer is None else inner_optimizer
         refuse_below(2, "Reptile", ways=ways)
         refuse_below(1, "Reptile", inner_steps=inner_steps, inner_batch=inner_batch,
@@ -171,16 +174,21 @@ class Reptile(Learner):
         self.weight_clustering, self.transductive = weight_clustering, transductive
         self.evaluation_steps, self.evaluation_batch = evaluation_steps, evaluation_batch
         self.sum_over_batch, self.parallel_tasks = sum_over_batch, parallel_tasks
-        self.classifier = keras.layers.Dense(ways, dtype="float32", name="classifier")
+        self.classifier = keras.layers.Dense(ways, dtype=self.head_dtype, name="classifier")
+        self.classifier.build((None, self.feature_size))
         synchronize(backbone, False)  # each task is normalised by itself, wherever it runs
         self.network = Network(backbone, ways, self.classifier, sum_over_batch)
         self.adapts = self.network.adapted("all")
         memory = self.inner_optimizer.start(self.network.weights)
         self.second_moments = [
-            self.add_weight(shape=s.shape, initializer="zeros", trainable=False, name=f"second_moment_{i}")
+            self.add_weight(
+                shape=s.shape, initializer="zeros", trainable=False, name=f"second_moment_{i}", dtype=self.head_dtype
+            )
             for i, s in enumerate(memory.second)
         ]
-        self.steps_taken = self.add_weight(shape=(), initializer="zeros", trainable=False, name="inner_steps_taken")
+        self.steps_taken = self.add_weight(
+            shape=(), initializer="zeros", trainable=False, name="inner_steps_taken", dtype=self.head_dtype
+        )
         self.head: FineTune | None = None
         self.build()
 
@@ -204,7 +212,7 @@ class Reptile(Learner):
             step = gradients_of(self.network, weights, seen, known, self.adapts, state)
             return step.gradients, step.loss, step.state
 
-        result = (self.network.weights, tf.constant(0.0), self.network.state)
+        result = (self.network.weights, tf.constant(0.0, self.head_dtype), self.network.state)
         specs = tf.nest.map_structure(lambda value: tf.TensorSpec(value.shape, value.dtype), result)
         return tf.map_fn(
             one,
@@ -247,7 +255,7 @@ class Reptile(Learner):
         return InnerLoop(fast, moments, losses, kept, sizes)
 
     def train_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
-        end = self.inner_loop(*self._checked(data))
+        end = self.inner_loop(*self._batch(data))
         means = [tf.reduce_mean(weight, axis=0) for weight in end.weights]
         kept = [tf.reduce_mean(second, axis=0) for second in end.moments.second]
         state = [tf.reduce_mean(s, axis=0) if s.dtype.is_floating else s[0] for s in end.states]
@@ -262,12 +270,13 @@ class Reptile(Learner):
         return self.track(values)
 
     def test_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
-        return self.track(self._values(self.inner_loop(*self._checked(data))), size_of(data))
+        return self.track(self._values(self.inner_loop(*self._batch(data))), size_of(data))
 
-    def _checked(self, data: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-        """Images and labels of inner batches that the learner can use; not every inner batch has every class."""
-        images, labels = data[:2]
-        self.check_batch((images, labels))
+    def _batch(self, data: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        """(images, labels) of inner batches that the learner can use; not every inner batch has every class."""
+        batch = unweighted("Reptile", data)
+        self.check_batch(batch)
+        images, labels = batch
         is_class = labels.shape.rank == 3  # and no vector, for a loss of another kind
         return images, checked_range("labels", labels, self.ways) if is_class else labels
 
@@ -283,14 +292,14 @@ class Reptile(Learner):
         return values
 
     def check_batch(self, spec: Any) -> None:
-        expected, got = (self.inner_steps, self.inner_batch), tuple(spec[0].shape[1:3])
-        if got != expected:
+        expected = self.inner_steps, self.inner_batch
+        if not isinstance(spec, tuple) or len(spec) != 2 or tuple(spec[0].shape[1:3]) != expected:
             steps, batch = expected
             raise ValueError(
                 "Reptile's batches are images [tasks, inner_steps, inner_batch, H, W, C]: run.batches = "
                 "@InnerBatches(), told of both together by the gin macros, here "
                 f"'inner_steps = {steps}' and 'inner_batch = {batch}'. "
-                f"Received: shape {tuple(spec[0].shape)}, with inner_steps={steps}, inner_batch={batch}."
+                f"Received: {shapes_of(spec)}, with inner_steps={steps}, inner_batch={batch}."
             )
 
     def own_head(self) -> FineTune:
@@ -321,5 +330,6 @@ class Reptile(Learner):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Reptile":
-        saved = config["inner_optimizer"]
-        return super().from_config({**config, "inner_optimizer": optimizers[saved["name"]](**saved["arguments"])})
+        known = "tf_unravel.heads.inner_loop.by_name"
+        inner_optimizer = remade("Reptile.inner_optimizer", optimizers, config["inner_optimizer"], known)
+        return super().from_config({**config, "inner_optimizer": inner_optimizer})

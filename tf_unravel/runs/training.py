@@ -23,6 +23,7 @@ from tf_unravel import analysis, data, evaluation
 from tf_unravel.heads import FineTune
 from tf_unravel.learners import Learner
 from tf_unravel.runs import config, distribution
+from tf_unravel.runs.checkpoints import averaged
 from tf_unravel.runs.figures import projection, projection_figure
 from tf_unravel.runs.folder import RunFolder
 from tf_unravel.runs.logs import Logs, progress_bar
@@ -300,13 +301,14 @@ class _Loop:
 
     def _validate(self, epoch: int) -> None:
         progress, watch, split = self.progress, self.plan.validation, self.splits["val"]
-        features = evaluation.extract_features(self.learner.backbone, split.images)
         head = self.learner.own_head() if watch.head is None else watch.head
         adapts = getattr(head, "on_images", False)
-        table = evaluation.evaluate_heads(
-            self.learner.backbone if adapts else features, {"head": head}, split, ways=watch.ways, shots=watch.shots,
-            queries=watch.queries, num_tasks=watch.num_tasks, seed=self.plan.seed,
-        )
+        with averaged(self.learner):  # the weights that checkpoints hold
+            features = evaluation.extract_features(self.learner.backbone, split.images)
+            table = evaluation.evaluate_heads(
+                self.learner.backbone if adapts else features, {"head": head}, split, ways=watch.ways,
+                shots=watch.shots, queries=watch.queries, num_tasks=watch.num_tasks, seed=self.plan.seed,
+            )
         accuracies = {shots: accuracy.mean for shots, accuracy in table["head"].items()}
         progress.protocol = next(iter(table["head"].values())).protocol
         separation = analysis.class_separation(features, split.class_ids, num_pairs=2000)
