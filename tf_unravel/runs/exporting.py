@@ -12,7 +12,7 @@ from tf_unravel.runs.config import heads_named, may_adapt
 from tf_unravel.runs.reading import FinishedRun
 from tf_unravel.runs.records import damaged
 
-_DECODING = ("resize", "crop", "background")
+_DECODING = ("resize", "crop", "background", "bits")
 
 
 def export_run(
@@ -59,7 +59,7 @@ def export_run(
 def _decoding() -> dict[str, Any]:
     """How the run's pictures became pixels: those to classify should become so too."""
     given = gin.get_bindings("load", resolve_references=False)
-    chosen: dict[str, Any] = {"resize": "bilinear", "crop": False, "background": (255, 255, 255)}
+    chosen: dict[str, Any] = {"resize": "bilinear", "crop": False, "background": (255, 255, 255), "bits": None}
     chosen |= {name: given[name] for name in _DECODING if name in given}
     return {**chosen, "background": list(chosen["background"])}
 
