@@ -36,6 +36,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tf_unravel.arguments import warn_of_scaled_images
 from tf_unravel.data.class_images import ClassImages
 from tf_unravel.data.sampling import TaskSampler
 from tf_unravel.gram import (
@@ -227,6 +228,7 @@ def extract_features(backbone: keras.Model, images: np.ndarray, batch_size: int 
     Raises:
         ValueError: the backbone does not return [B, D], or returns a value that is not finite.
     """
+    warn_of_scaled_images("extract_features", images)
     forward = _compiled(backbone)
     features = None
     for start in range(0, len(images), batch_size):

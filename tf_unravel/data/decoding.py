@@ -27,12 +27,12 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import IO, NamedTuple, cast
+from typing import IO, Any, NamedTuple, cast
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 FILTERS = {
     "nearest": Image.Resampling.NEAREST,
@@ -121,7 +121,7 @@ def decode(data: bytes, how: Decoding) -> np.ndarray:
             allow, larger than Pillow's limit against decompression bombs, or longer than 32,768 pixels on a side.
     """
     pixels, brightest = decode_counted(data, how)
-    warn_of_dim("an image", {0: brightest} if brightest is not None else {}, how, "bits = {bits}")
+    warn_of_dim("decode", [] if brightest is None else [brightest], how, "Decoding(bits={bits})")
     return pixels
 
 
@@ -159,26 +159,26 @@ def decode_counted(data: bytes, how: Decoding) -> tuple[np.ndarray, int | None]:
         raise UnusableImage(f"it is damaged ({what})") from error
 
 
-def is_dim(brightest: np.ndarray) -> bool:
+def is_dim(brightest: Collection[int]) -> bool:
     """Whether none of some 16-bit images, of each the brightest value, reaches a quarter of the full brightness."""
-    return bool(len(brightest)) and int(brightest.max()) < _DIM
+    return bool(brightest) and max(brightest) < _DIM
 
 
-def warn_of_dim(name: str, brightest: Mapping[int, int], how: Decoding, say: str) -> None:
+def warn_of_dim(name: str, brightest: Collection[int], how: Decoding, setting: str) -> None:
     """Warns of 16-bit images none of which reaches a quarter of the full brightness, unless `how.bits` is given.
 
     Args:
-        name: what they are, for the message.
-        brightest: of each 16-bit image of one kind, such as a class, the brightest value stored; the key does not count.
+        name: where they are, for the message.
+        brightest: the brightest value stored of each 16-bit image of one kind, such as a class.
         how: what they were decoded by.
-        say: how to give the number of bits, with "{bits}" in its place.
+        setting: what sets the number of bits, with "{bits}" in its place.
     """
-    if how.bits is None and is_dim(np.array(list(brightest.values()))):
-        most = max(brightest.values())
+    if how.bits is None and is_dim(brightest):
+        most = max(brightest)
         bits = next(bits for bits in (8, 10, 12, 14) if most < 1 << bits)
-        _log.warning("%s: %d with 16 bits a channel come out nearly black: their brightest value is %d of 65535. If they "
-                     "hold %d bits, say so: %s; %s says that they are meant so.",
-                     name, len(brightest), most, bits, say.format(bits=bits), say.format(bits=16))  # fmt: skip
+        _log.warning("%s: 16-bit images come out nearly black (%d of them, with no value above %d of 65535); if they "
+                     "hold %d bits, set %s; if they are this dark, %s.",
+                     name, len(brightest), most, bits, setting.format(bits=bits), setting.format(bits=16))  # fmt: skip
 
 
 def read_image_file(path: str | os.PathLike) -> bytes:
@@ -212,11 +212,11 @@ def _resized(image: Image.Image, how: Decoding) -> Image.Image:
     return image.resize((width, height), FILTERS[how.resize])
 
 
-def _sixteen_bit_layout(image: Image.Image) -> str:
-    """How an image not loaded yet stores samples of 16 bits; "" where there are 8, or where the file says its maximum."""
+def _sixteen_bit_layout(image: ImageFile.ImageFile) -> str:
+    """How a file that is not loaded yet stores 16-bit samples; "" where there are 8, or where it says its maximum."""
     if not image.tile:
         return ""
-    codec, arguments = image.tile[0][0], image.tile[0][3]
+    codec, _, _, arguments = image.tile[0]
     layout, *more = arguments if isinstance(arguments, tuple) else (arguments,)
     if codec.startswith("ppm"):
         return f"{layout};ppm" if more[:1] == [65535] else ""
@@ -251,7 +251,7 @@ def _eight_bits(
     if bits == 16:
         return image, int(high[..., :3].max()) << 8 | 255
     if layout not in ("RGB;16B", "RGBA;16B"):
-        raise UnusableImage(f"bits={bits} is for 16-bit PNG files that are grey, RGB or RGBA, and 16-bit PGM; convert it")
+        raise UnusableImage(f"bits={bits} is for grey, RGB and RGBA PNG files and for PGM; convert it")
     values = high[..., :3].astype(np.int64) << 8 | np.asarray(low_bytes())[..., :3]
     return Image.fromarray(np.concatenate([_shifted(values, bits), high[..., 3:]], axis=-1)), int(values.max())
 
@@ -263,11 +263,10 @@ def _shifted(values: np.ndarray, bits: int) -> np.ndarray:
 
 
 def _low_bytes(data: bytes) -> Image.Image:
-    """The low bytes of a 16-bit RGB or RGBA PNG: what would be the high ones, were it stored in the other byte order."""
+    """The low bytes of a 16-bit RGB or RGBA PNG: the high ones, if it were stored in the other byte order."""
     image = Image.open(io.BytesIO(data), formats=("PNG",))
-    codec, extents, offset, layout = image.tile[0]
-    image.tile = [type(image.tile[0])(*_tile) if hasattr(image.tile[0], "_fields") else _tile
-                  for _tile in [(codec, extents, offset, str(layout).replace("16B", "16L"))]]
+    other_order: Any = [(*tile[:3], str(tile[3]).replace("16B", "16L")) for tile in image.tile]
+    image.tile = other_order
     image.load()
     return image
 
@@ -401,7 +400,9 @@ def _work() -> None:
     settings = json.loads(sys.stdin.readline())
     shape, how = tuple(settings["shape"]), settings["how"]
     out = np.memmap(settings["file"], np.uint8, "r+", settings["offset"], shape)
-    how = Decoding(how["size"] and tuple(how["size"]), how["resize"], how["crop"], tuple(how["background"]), how["bits"])
+    how = Decoding(
+        how["size"] and tuple(how["size"]), how["resize"], how["crop"], tuple(how["background"]), how["bits"]
+    )
     for line in sys.stdin:
         start, paths = json.loads(line)
         sys.stdout.write(json.dumps(_decode_rows(paths, start, out, how)) + "\n")

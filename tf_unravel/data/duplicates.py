@@ -122,13 +122,14 @@ def _is_asked(name: str, on_duplicates: str) -> bool:
 
 
 def _say(name: str, found: Duplicates, pair: str, on_duplicates: str) -> None:
-    copies = f"{found.within} copies within a class"
+    one = found.within == 1
+    copies = f"{found.within} image{' is a copy within its' if one else 's are copies within their'} class"
     if not found.across:
-        _log.warning("%s: %s, which may be support and query of one task; the first: %s.", name, copies, pair)
+        _log.warning("%s: %s, so that one may be support and query of a task; the first pair: %s.", name, copies, pair)
         return
+    count = f"{found.across} image{' has' if found.across == 1 else 's have'}"
     more = f" (and {copies})" if found.within else ""
-    text = (f"{name}: {found.across} images are the same, byte for byte, as one of another class or split{more}; the "
-            f"first: {pair}")
+    text = f"{name}: {count} a byte-for-byte copy in another class or split{more}; the first pair: {pair}"
     if on_duplicates == "error":
         raise ValueError(f"{text}; remove one of each, or load them all the same with on_duplicates='warn'.")
-    _log.warning("%s; load.on_duplicates = 'error' refuses such, 'ignore' does not look.", text)
+    _log.warning("%s; load.on_duplicates = 'error' refuses such images, 'ignore' does not look for them.", text)

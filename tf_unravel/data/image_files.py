@@ -97,11 +97,10 @@ def load_files(
 
 def _warn_of_dim(files: ImageFiles, class_ids: np.ndarray, brightest: np.ndarray, how: decoding.Decoding) -> None:
     """Warns once, of all classes whose 16-bit images are all dark; brightest [n] is -1 for images of 8 bits."""
-    dim: dict[int, int] = {}
+    dim: list[int] = []
     for label in np.unique(class_ids[brightest >= 0]).tolist():
-        rows = np.flatnonzero((class_ids == label) & (brightest >= 0))
-        if decoding.is_dim(brightest[rows]):
-            dim |= dict(zip(rows.tolist(), brightest[rows].tolist(), strict=True))
+        values = brightest[(class_ids == label) & (brightest >= 0)].tolist()
+        dim += values if decoding.is_dim(values) else []
     decoding.warn_of_dim(files.name, dim, how, "load.bits = {bits}")
 
 

@@ -61,7 +61,7 @@ def load(
         min_images: the least number of usable images a class must have.
         on_corrupt: "error" raises for a damaged image and names it, "skip" leaves it out and warns with the count.
         bits: how many bits of 16-bit PNG and PGM images hold their values, 8 to 16, such as 12 for many cameras and
-            microscopes: values are scaled by 2^bits - 1. None takes 16, and warns of classes that are then dark.
+            microscopes; the highest 8 of these are kept. None takes 16, and warns of classes that are then dark.
         on_duplicates: what to do about images that are in two classes or splits, byte for byte: "warn" with the number
             and the first pair, "error" refuses them, "ignore" does not look.
 
@@ -154,8 +154,10 @@ def class_folders(folder: pathlib.Path) -> dict[str, str]:
     for name in subfolders(folder):
         other = found.setdefault(content.composed(name), name)
         if other != name:
-            raise ValueError(f"{folder} has two folders for one class: {other!a} and {name!a} are the same text, composed "
-                             f"in two ways; move the images of one into the other.")
+            raise ValueError(
+                f"{folder} has two folders for one class: {other!a} and {name!a} are the same text, which Unicode "
+                f"composes in two ways; move the images of one into the other."
+            )
     return dict(sorted(found.items()))
 
 
@@ -164,7 +166,8 @@ def split_classes(
 ) -> list[str]:
     """The classes of one split when a seed deals them out; the same for every version of Python and NumPy.
 
-    Classes are put in the order of SHA-256("<seed>:<name in NFC>"); the first go to train, the next to val, the rest to test.
+    Classes are put in the order of SHA-256("<seed>:<name>"), names in NFC; the first go to train, the next to val, the
+    rest to test.
 
     Args:
         classes: all class names.
@@ -260,8 +263,8 @@ def warn_of_passed_over(files: ImageFiles) -> None:
         _log.warning("%s: passed over %d pictures, of kinds that are not read (%s are) or not at <class>/<image>; the "
                      "first: %s.", files.name, len(found), formats.READ, content.printable(min(found)))  # fmt: skip
     if files.others:
-        _log.warning("%s: %d files in class folders are no images; the first: %s.", files.name, len(files.others),
-                     content.printable(min(files.others)))  # fmt: skip
+        _log.warning("%s: %d files in class folders are not images and are ignored; the first: %s.",
+                     files.name, len(files.others), content.printable(min(files.others)))  # fmt: skip
 
 
 def _is_picture(path: str) -> bool:

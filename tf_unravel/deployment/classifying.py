@@ -175,7 +175,7 @@ def classify(
         skipped |= damaged
         if len(kept):
             answers += _answers(loaded, images, [block[row] for row in kept], known, root)
-    decoding.warn_of_dim(str(root), brightest, decoding_of(loaded.card), BITS)
+    decoding.warn_of_dim(str(root), brightest.values(), decoding_of(loaded.card), BITS)
     if not answers:
         raise ValueError(f"None of the {len(paths)} pictures to classify can be read. Received: {query}.")
     counts = _support_counts(loaded, known)

@@ -64,7 +64,7 @@ def read_labelled(root: str | os.PathLike, card: Mapping[str, Any], on_corrupt: 
     paths = [os.path.join(folder, path) for path in files.paths]
     brightest: dict[str, int] = {}
     images, kept, skipped = read_pictures(paths, card, on_corrupt, brightest)
-    decoding.warn_of_dim(str(folder), brightest, decoding_of(card), BITS)
+    decoding.warn_of_dim(str(folder), brightest.values(), decoding_of(card), BITS)
     labels = files.class_ids[kept]
     empty = sorted(set(range(len(classes))) - set(labels.tolist()))
     if empty:
@@ -101,7 +101,8 @@ class Found(NamedTuple):
         files = [(os.path.join(root, path), kind) for path, kind in image_folder.walk(root)]
         others = [path for path, kind in files if kind is Kind.OTHER]
         if others:
-            _log.warning("%s: %d files are no images; the first: %s.", root, len(others), printable(min(others)))
+            _log.warning("%s: %d files are not images and are ignored; the first: %s.", root, len(others),
+                         printable(min(others)))
         skipped = sorted(printable(path) for path, kind in files if kind is Kind.OTHER_IMAGE)
         return cls(sorted(path for path, kind in files if kind is Kind.IMAGE), dict.fromkeys(skipped, _OTHER))
 
@@ -142,7 +143,7 @@ def read_pictures(
         paths: the files.
         card: of the model: their size, and how they become of that size.
         on_corrupt: "error" or "skip".
-        brightest: takes {file: its brightest value} of 16-bit images, for one warning of several calls; None warns here.
+        brightest: takes {file: brightest value} of 16-bit images, for one warning of several calls; None warns here.
 
     Returns:
         (images uint8 [n, H, W, C], int [n] which of the paths they are, {file: why it was left out}).
@@ -159,7 +160,7 @@ def read_pictures(
     images = np.empty((len(paths), height, width, 3), np.uint8)
     failures, deep = decoding.told_apart(decoding.decode_files(paths, images, how))
     if brightest is None:
-        decoding.warn_of_dim(printable(os.path.dirname(paths[0])) if paths else "", deep, how, BITS)
+        decoding.warn_of_dim(printable(os.path.dirname(paths[0])) if paths else "", deep.values(), how, BITS)
     else:
         brightest |= {paths[row]: value for row, value in deep.items()}
     for failure in failures:

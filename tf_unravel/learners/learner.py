@@ -7,13 +7,14 @@ On several replicas each one holds its share of the batch. Gradients are added u
 contributes its share of the mean; what has to be a mean over *all* replicas goes through `mean_over_replicas`.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import keras
 import tensorflow as tf
 
-from tf_unravel.arguments import refuse_negative
+from tf_unravel.arguments import refuse_negative, warn_of_scaled_images
 from tf_unravel.data.sampling import Episode
 from tf_unravel.heads import AnyHead
 
@@ -117,6 +118,21 @@ class Learner(keras.Model):
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
         return self.trackers
+
+    @functools.wraps(keras.Model.fit)
+    def fit(self, *args: Any, **kwargs: Any) -> Any:
+        warn_of_scaled_images(type(self).__name__, args[0] if args else kwargs.get("x"))
+        return super().fit(*args, **kwargs)
+
+    @functools.wraps(keras.Model.evaluate)
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        warn_of_scaled_images(type(self).__name__, args[0] if args else kwargs.get("x"))
+        return super().evaluate(*args, **kwargs)
+
+    @functools.wraps(keras.Model.predict)
+    def predict(self, *args: Any, **kwargs: Any) -> Any:
+        warn_of_scaled_images(type(self).__name__, args[0] if args else kwargs.get("x"))
+        return super().predict(*args, **kwargs)
 
     def objective(self, data: Any, training: bool) -> dict[str, tf.Tensor]:
         """What a batch gives: `tracked` name -> scalar; "loss" is what training minimises, before weight decay."""
