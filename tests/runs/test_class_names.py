@@ -1,4 +1,4 @@
-"""Class names of earlier runs, which kept what the file system gave: composed or decomposed, they are the same names."""
+"""Class names of earlier runs, as the file system gave them: composed or decomposed, they are the same names."""
 
 import json
 import unicodedata

@@ -241,7 +241,7 @@ def _eight_bits(
     if image.mode == "F":
         raise UnusableImage("it holds floating-point values; convert it to 8 or 16 bits")
     if image.mode.startswith("I"):  # Pillow's own conversion clips at 255
-        values = np.clip(np.asarray(image, np.int64), 0, 65535)
+        values = np.clip(np.asarray(image, np.int32), 0, 65535)
         if not layout:  # Pillow scaled them by the file's own maximum
             return Image.fromarray((values >> 8).astype(np.uint8)), None
         return Image.fromarray(_shifted(values, bits)), int(values.max())
@@ -252,7 +252,7 @@ def _eight_bits(
         return image, int(high[..., :3].max()) << 8 | 255
     if layout not in ("RGB;16B", "RGBA;16B"):
         raise UnusableImage(f"bits={bits} is for grey, RGB and RGBA PNG files and for PGM; convert it")
-    values = high[..., :3].astype(np.int64) << 8 | np.asarray(low_bytes())[..., :3]
+    values = high[..., :3].astype(np.int32) << 8 | np.asarray(low_bytes())[..., :3]
     return Image.fromarray(np.concatenate([_shifted(values, bits), high[..., 3:]], axis=-1)), int(values.max())
 
 
