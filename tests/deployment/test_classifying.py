@@ -152,6 +152,27 @@ def test_queries_that_are_labelled_or_not_read_are_said(place, tmp_path):
     assert f"left out {tmp_path}/more/ape/telephone.HEIC: it is not one of JPEG, PNG, BMP, WebP and PPM." in str(found)
 
 
+def test_queries_are_what_their_bytes_say_and_their_folders_what_they_mean(place, tmp_path, caplog):
+    """Without a suffix, of 16 bits, in folders that macOS named; what is none is counted once."""
+    for name, label in (("cafe\u0301", 0), ("tea", 1)):  # decomposed
+        for i in range(2):
+            save(PICTURES[label, i], tmp_path / "photos" / name / f"{i}.png")
+    (tmp_path / "more" / "caf\u00e9").mkdir(parents=True)  # composed
+    for i in range(10, 13):
+        save(PICTURES[0, i], tmp_path / "more" / f"{i}.png")
+        (tmp_path / "more" / f"{i}.png").rename(tmp_path / "more" / "caf\u00e9" / f"IMG {i}")
+    for i in range(300):  # more than a block
+        save((PICTURES[1, i % 20, ..., 0] * 16).astype(np.uint16), tmp_path / "more" / f"deep{i}.png")
+    for name in ("notes.txt", "more.csv"):
+        (tmp_path / "more" / name).write_text("none")
+    found = deployment.classify(place / "model", tmp_path / "more", tmp_path / "photos", tmp_path / "out")
+    told = [answer for answer in found.answers if answer.folder_class]
+    assert [answer.file for answer in told] == [f"caf\u00e9/IMG {i}" for i in (10, 11, 12)]
+    assert all(answer.class_name == "caf\u00e9" == answer.folder_class for answer in told)
+    assert len(found.answers) == 303 and not found.skipped and caplog.text.count("WARNING") == 2
+    assert "2 files are not images" in caplog.text and "16-bit images come out nearly black (300 of them" in caplog.text
+
+
 def test_linked_class_folders_are_class_folders(place, tmp_path):
     for name in ("ape", "bee", "cat"):
         (tmp_path / "linked").mkdir(exist_ok=True)
