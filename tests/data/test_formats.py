@@ -168,7 +168,7 @@ def test_raw_bitmaps_are_told_from_text():
 # 16 bits
 
 
-def deep_png(values: np.ndarray) -> bytes:
+def deep_png(values: np.ndarray, exif: bytes = b"") -> bytes:
     """16-bit PNG of values [H, W] or [H, W, C] with 2, 3 or 4 channels, written here: Pillow writes grey alone."""
     height, width, *channels = values.shape
     kind = {0: 0, 2: 4, 3: 2, 4: 6}[channels[0] if channels else 0]
@@ -178,7 +178,8 @@ def deep_png(values: np.ndarray) -> bytes:
         return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
 
     header = struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    begin = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + (chunk(b"eXIf", exif) if exif else b"")
+    return begin + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
 def deep_pgm(values: np.ndarray, most: int = 65535) -> bytes:
@@ -228,6 +229,19 @@ def test_a_maximum_in_the_file_is_taken_and_floats_are_refused(caplog):
 def test_bits_that_cannot_be(bits):
     with pytest.raises(ValueError, match="bits must be None or a whole number from 8 to 16. Received: "):
         Decoding(bits=bits)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("bits", [12, 16])
+def test_16_bit_images_are_turned_upright(channels, bits):
+    values = sensor(bits, channels)[:4]  # [4, 8]
+    if channels == 4:
+        values[..., 3] = 65535
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned right
+    decoded = decode(deep_png(values, exif.tobytes()[6:]), Decoding(bits=bits))
+    upright = np.rot90(values, -1) >> (bits - 8)
+    np.testing.assert_array_equal(decoded[..., 0], upright if channels == 1 else upright[..., 0])
 
 
 def test_16_bit_images_of_8_bit_colours_stay_as_they_were():
