@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_unravel import backbones
-from tf_unravel.arguments import shown
+from tf_unravel.arguments import shown, warn_of_scaled_images
 from tf_unravel.backbones.graphs import GraphCache
 from tf_unravel.gram import check_finite
 
@@ -51,6 +51,7 @@ def extract_features(backbone: keras.Model, images: np.ndarray, batch_size: int 
         ValueError: no backbone; it does not return [B, D], or returns a value that is not finite.
     """
     check_backbone(backbone)
+    warn_of_scaled_images("extract_features", images)
     forward = _compiled(backbone)
     features = None
     for start in range(0, len(images), batch_size):

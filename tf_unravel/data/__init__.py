@@ -70,7 +70,9 @@ def load(name: str, split: str = "train", root: str | os.PathLike[str] | None = 
         split: "train", "val" or "test"; their classes are disjoint.
         root: the folder with the dataset's files; not needed for glyphs, and for cifar_fs only when the archive
             should not be downloaded.
-        **options: the source's own, see the `load` of its module.
+        **options: the source's own, see the `load` of its module. Image files are JPEG, PNG, BMP, WebP or PPM under any
+            suffix; `bits` says how many bits of 16-bit ones hold values, `on_corrupt` and `on_duplicates` what to do
+            about damaged images and about images that are in two classes or splits.
 
     Returns:
         The split's images, class ids and class names.

@@ -4,7 +4,7 @@
 |--------------|----------------------------------------------------------------------------------------|
 | format       | of the card, 1                                                                         |
 | input        | height, width, channels; pixels are uint8 0-255                                        |
-| decoding     | how image files become pixels of that size: filter, crop, background                   |
+| decoding     | how image files become pixels of that size: filter, crop, background, bits             |
 | features     | D                                                                                      |
 | head         | name, settings, batchnorm, adaptation; `transductive`: queries of a call influence each other |
 | ways         | the number of classes where it is fixed, else null                                     |
@@ -30,7 +30,7 @@ import tensorflow as tf
 
 import tf_unravel
 from tf_unravel import heads
-from tf_unravel.data.decoding import Decoding
+from tf_unravel.deployment.pictures import decoding_of
 from tf_unravel.files import write_atomically
 from tf_unravel.heads.batchnorm import looks_at_batches
 
@@ -69,7 +69,7 @@ def card_of(
         "format": FORMAT,
         "exported": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "input": {"height": shape[0], "width": shape[1], "channels": shape[2], "pixels": "uint8, 0-255"},
-        "decoding": {"resize": "bilinear", "crop": False, "background": [255, 255, 255]},
+        "decoding": {"resize": "bilinear", "crop": False, "background": [255, 255, 255], "bits": None},
         "features": int(backbone.output_shape[-1]),
         "head": described(head, backbone),
         "ways": ways,
@@ -158,7 +158,7 @@ def _fits(card: Any) -> bool:
     names, counts, head, how = card["class_names"], card["support_per_class"], card["head"], card["decoding"]
     if not all(type(value) is int for value in (*size, *how["background"], *(counts or ()))):
         return False
-    Decoding((size[0], size[1]), how["resize"], how["crop"], tuple(how["background"]))
+    decoding_of(card)
     return (
         card["format"] == FORMAT
         and all(1 <= value <= _LARGEST for value in size)

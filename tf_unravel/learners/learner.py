@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import keras
 import tensorflow as tf
 
-from tf_unravel.arguments import refuse_negative
+from tf_unravel.arguments import refuse_negative, warn_of_scaled_images
 from tf_unravel.backbones.checks import check_backbone, image_shape
 from tf_unravel.data.sampling import Episode
 from tf_unravel.heads import AnyHead
@@ -202,13 +202,19 @@ class Learner(keras.Model):
         return super().test_on_batch(*args, **kwargs)
 
     def _check_call(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Refuses arguments that would be ignored, and training without an optimizer."""
+        """Refuses arguments that would be ignored, and training without an optimizer; warns of images in 0..1."""
+        warn_of_scaled_images(type(self).__name__, args[0] if args else kwargs.get("x"))
         if "sample_weight" not in self.honours:
             arguments = keras_arguments.given(method, self, args, kwargs)
             keras_arguments.check_weights(type(self).__name__, arguments)
         if method in ("fit", "train_on_batch") and self.compiled and self.optimizer is None:
             raise ValueError("Compiled without an optimizer, a learner can be evaluated, not trained: give "
                              "compile(optimizer=...) one. Received: optimizer=None.")
+
+    @functools.wraps(keras.Model.predict)
+    def predict(self, *args: Any, **kwargs: Any) -> Any:
+        warn_of_scaled_images(type(self).__name__, args[0] if args else kwargs.get("x"))
+        return super().predict(*args, **kwargs)
 
     def objective(self, data: Any, training: bool) -> dict[str, tf.Tensor]:
         """What a batch gives: `tracked` name -> scalar; "loss" is what training minimises, before weight decay."""

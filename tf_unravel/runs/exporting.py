@@ -11,7 +11,7 @@ from tf_unravel.runs.config import heads_named, may_adapt, parse
 from tf_unravel.runs.reading import FinishedRun
 from tf_unravel.runs.records import damaged
 
-_DECODING = {"resize": "bilinear", "crop": False, "background": (255, 255, 255)}
+_DECODING = {"resize": "bilinear", "crop": False, "background": (255, 255, 255), "bits": None}
 
 
 def export_run(

@@ -20,6 +20,7 @@ import tensorflow as tf
 
 import tf_unravel
 from tf_unravel import data
+from tf_unravel.data.content import composed
 from tf_unravel.files import NotWritten, write_atomically
 from tf_unravel.runs.checkpoints import Checkpoints
 from tf_unravel.runs.config import ConfigError, Configuration, DataFacts, parse
@@ -149,6 +150,7 @@ class RunFolder:
         then, now = read_record(self.environment).get("dealt"), split.dealt
         if not then or not now:
             return
+        then = {part: [composed(each) for each in classes] for part, classes in then.items()}  # earlier runs did not
         strangers = sorted(set(split.class_names) - set(then.get(name, ())))
         other_data = elsewhere and not set().union(*then.values()) & set().union(*now.values())
         if strangers and not other_data:
