@@ -115,5 +115,6 @@ def _adds_loss(backbone: keras.Model) -> str | None:
         found: list[tf.Tensor] = backbone.stateless_call(weights, state, images, training=True, return_losses=True)[2]
         return found
 
-    traced = tf.function(losses).get_concrete_function(tf.TensorSpec((None, *image_shape(backbone)), tf.float32))
+    images = tf.TensorSpec((None, *(image_shape(backbone) or ())), tf.float32)
+    traced = tf.function(losses).get_concrete_function(images)
     return backbone.name if traced.structured_outputs else None

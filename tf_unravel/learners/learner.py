@@ -8,8 +8,8 @@ contributes its share of the mean; what has to be a mean over *all* replicas goe
 """
 
 import functools
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, TypeVar
 
 import keras
 import tensorflow as tf
@@ -21,6 +21,9 @@ from tf_unravel.heads import AnyHead
 from tf_unravel.heads.labels import checked_range, checked_support
 from tf_unravel.heads.protocol import Ways
 from tf_unravel.learners import keras_arguments
+
+
+Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 def num_replicas() -> int:
@@ -111,7 +114,7 @@ def episode_of(learner: str, data: Any) -> Episode:
     if isinstance(batch, tuple) and len(batch) == 4:
         batch = Episode(*(tf.convert_to_tensor(part) for part in batch))
     check_episodes(learner, batch)
-    return batch  # type: ignore[no-any-return]
+    return batch
 
 
 def with_added(loss: tf.Tensor, added: Sequence[tf.Tensor]) -> tf.Tensor:
@@ -124,6 +127,11 @@ def with_added(loss: tf.Tensor, added: Sequence[tf.Tensor]) -> tf.Tensor:
 def shapes_of(spec: Any) -> str:
     """What a batch holds, for an error: the shapes of its tensors."""
     return "batches of shapes " + ", ".join(str(tuple(each.shape)) for each in tf.nest.flatten(spec))
+
+
+def _as(method: Any) -> Callable[[Method], Method]:
+    """The signature and the documentation of a method of keras.Model, for the one that takes its place."""
+    return functools.wraps(method)  # type: ignore[return-value]  # it gives back what it is given
 
 
 class Learner(keras.Model):
@@ -169,7 +177,7 @@ class Learner(keras.Model):
     def metrics(self) -> list[keras.metrics.Metric]:
         return [*self.trackers, *([] if self._compile_metrics is None else [self._compile_metrics])]
 
-    @functools.wraps(keras.Model.compile)
+    @_as(keras.Model.compile)
     def compile(self, *args: Any, **kwargs: Any) -> None:
         arguments = keras_arguments.given("compile", self, args, kwargs)
         keras_arguments.check_compile(type(self).__name__, self.honours, arguments, self.supports_jit)
@@ -181,22 +189,22 @@ class Learner(keras.Model):
         if self.optimizer is not None:
             self.optimizer.build(self.trainable_variables)
 
-    @functools.wraps(keras.Model.fit)
+    @_as(keras.Model.fit)
     def fit(self, *args: Any, **kwargs: Any) -> Any:
         self._check_call("fit", args, kwargs)
         return super().fit(*args, **kwargs)
 
-    @functools.wraps(keras.Model.train_on_batch)
+    @_as(keras.Model.train_on_batch)
     def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         self._check_call("train_on_batch", args, kwargs)
         return super().train_on_batch(*args, **kwargs)
 
-    @functools.wraps(keras.Model.evaluate)
+    @_as(keras.Model.evaluate)
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         self._check_call("evaluate", args, kwargs)
         return super().evaluate(*args, **kwargs)
 
-    @functools.wraps(keras.Model.test_on_batch)
+    @_as(keras.Model.test_on_batch)
     def test_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         self._check_call("test_on_batch", args, kwargs)
         return super().test_on_batch(*args, **kwargs)
@@ -211,7 +219,7 @@ class Learner(keras.Model):
             raise ValueError("Compiled without an optimizer, a learner can be evaluated, not trained: give "
                              "compile(optimizer=...) one. Received: optimizer=None.")
 
-    @functools.wraps(keras.Model.predict)
+    @_as(keras.Model.predict)
     def predict(self, *args: Any, **kwargs: Any) -> Any:
         warn_of_scaled_images(type(self).__name__, args[0] if args else kwargs.get("x"))
         return super().predict(*args, **kwargs)
@@ -248,8 +256,9 @@ class Learner(keras.Model):
 
     def predict_step(self, data: Any) -> tf.Tensor:
         images = data[0] if isinstance(data, tuple) and not isinstance(data, Episode) else data
-        rank = len(image_shape(self.backbone)) + 1
-        if isinstance(images, Episode) or tf.TensorShape(images.shape).rank not in (None, rank):
+        shape = image_shape(self.backbone)
+        ranks = (None, len(shape) + 1) if shape else (None, tf.TensorShape(images.shape).rank)
+        if isinstance(images, Episode) or tf.TensorShape(images.shape).rank not in ranks:
             raise ValueError("predict takes images [B, H, W, C]; learner.own_head() answers for tasks. "
                              f"Received: {shapes_of(images)}.")
         return self(images, training=False)

@@ -199,7 +199,8 @@ def _coefficient_in(file: str, method: str) -> float:
 @functools.cache
 def _form_in(files: tuple[str, ...], bindings: tuple[str, ...], method: str) -> str:
     parameter, without, with_it = _FORMS[method]
-    return with_it if config.parse([*files], [*bindings]).table.value(*parameter.split(".")) else without
+    name, option = parameter.split(".")
+    return with_it if config.parse(files, bindings).table.value(name, option) else without
 
 
 def load(name: str) -> Scale:

@@ -56,7 +56,7 @@ def averaged(learner: keras.Model) -> Iterator[list[np.ndarray]]:
     """
     optimizer = getattr(learner, "optimizer", None)
     inner = getattr(optimizer, "inner_optimizer", optimizer)  # of one that scales the loss
-    if not getattr(inner, "use_ema", False) or not int(inner.iterations):
+    if optimizer is None or inner is None or not getattr(inner, "use_ema", False) or not int(inner.iterations):
         yield []
         return
     weights = learner.trainable_variables
