@@ -285,11 +285,13 @@ def test_accuracies_of_something_else_are_not_the_models(more, why, run_dirs, tm
 
 def test_a_support_folder_is_built_in(run_dirs, photographs, tmp_path, capsys):
     out = f"--out={tmp_path / 'model'}"
-    arguments = ["export", f"--run_dir={run_dirs / 'classical'}", "--head=own", out, "--gin_bindings=load.crop = True"]
+    arguments = ["export", f"--run_dir={run_dirs / 'classical'}", "--head=own", out, "--gin_bindings=load.crop = True",
+                 "--gin_bindings=load.bits = 12"]
     assert cli.main([*arguments, f"--support={photographs / 'test'}"]) == 0
     assert "classes: 'test0', 'test1', 'test2', 'test3', 'test4'" in capsys.readouterr().out
     card = json.loads((tmp_path / "model" / "tf_unravel.json").read_text())
-    assert card["support_per_class"] == [24] * 5 and card["head"]["name"] == "linear" and card["decoding"]["crop"]
+    assert card["support_per_class"] == [24] * 5 and card["head"]["name"] == "linear"
+    assert card["decoding"]["crop"] and card["decoding"]["bits"] == 12
     query = f"--query={photographs / 'test' / 'test1'}"
     assert cli.main(["classify", f"--model={tmp_path / 'model'}", query, f"--out={tmp_path / 'out'}"]) == 0
     assert capsys.readouterr().out.count(" test1 ") >= 20

@@ -9,7 +9,8 @@ import pytest
 import tensorflow as tf
 from sklearn.linear_model import RidgeClassifier
 
-from tf_unravel import evaluation, heads
+from tf_unravel import backbones, data, evaluation, heads, learners
+from tf_unravel import features as features_module
 from tf_unravel.data.class_images import ClassImages
 from tf_unravel.data.sampling import TaskSampler
 from tf_unravel.evaluation import Accuracy, evaluate, evaluate_heads, extract_features
@@ -255,17 +256,17 @@ def test_new_weights_are_seen_without_a_new_trace():
     before = extract_features(model, split.images)
     model.layers[1].set_weights([2 * weights for weights in model.layers[1].get_weights()])
     assert not np.allclose(extract_features(model, split.images), before)
-    assert evaluation._compiled(model) is evaluation._compiled(model)
-    assert evaluation._compiled(model).experimental_get_tracing_count() == 1
+    assert features_module._compiled(model) is features_module._compiled(model)
+    assert features_module._compiled(model).experimental_get_tracing_count() == 1
 
 
 def test_evaluated_backbones_are_not_kept_alive():
     model = make_backbone()
     extract_features(model, make_split().images)
-    kept = len(evaluation._forwards)
+    kept = len(features_module._forwards)
     del model
     gc.collect()
-    assert len(evaluation._forwards) < kept
+    assert len(features_module._forwards) < kept
 
 
 def test_half_precision_features_come_out_as_float32():
@@ -312,6 +313,59 @@ def test_a_backbone_must_give_rows_of_finite_features():
     model.layers[1].set_weights([np.full((12, 6), np.nan), np.zeros(6)])
     with pytest.raises(ValueError, match="image 0"):
         extract_features(model, images)
+
+
+NO_ARGUMENTS = [
+    ({"split": (np.zeros((8, 2, 2, 3), np.uint8), np.arange(8))}, "A split must be ClassImages.*Received: tuple"),
+    ({"split": tf.data.Dataset.range(3)}, "A split must be ClassImages.*Received: .*Dataset"),
+    ({"split": "test"}, "A split must be ClassImages.*Received: 'test'"),
+    ({"split": None}, "A split must be ClassImages.*Received: NoneType"),
+    ({"backbone": "conv4"}, r"keras.Model, such as backbones.conv4\(\).*Received: 'conv4'"),
+    ({"backbone": backbones.conv4}, r"keras.Model, such as backbones.conv4\(\).*Received: 'conv4'"),
+    ({"backbone": keras.Model}, "keras.Model.*Received: .*Functional|keras.Model.*Received: 'Model'"),
+    ({"backbone": None}, "keras.Model.*Received: None"),
+    ({"head": Ridge}, r"head must be a head, such as heads.Ridge\(\).*Received: 'Ridge'"),
+    ({"head": heads.FineTune}, r"head must be a head, such as heads.Ridge\(\).*Received: 'FineTune'"),
+    ({"head": "ridge"}, r"head must be a head, such as heads.Ridge\(\).*Received: 'ridge'"),
+    ({"head": None}, r"head must be a head, such as heads.Ridge\(\).*Received: None"),
+    ({"head": [Ridge()]}, "evaluate_heads takes several. Received: list"),
+    ({"head": {"ridge": Ridge()}}, "evaluate_heads takes several. Received: dict"),
+]
+
+
+@pytest.mark.parametrize("wrong, message", NO_ARGUMENTS, ids=[message[-24:] for _, message in NO_ARGUMENTS])
+def test_what_is_no_argument_is_one_line(wrong, message):
+    split = make_split()
+    arguments = {"backbone": make_features(split), "head": Prototypes(), "split": split, "num_tasks": 20, **wrong}
+    with pytest.raises(ValueError, match=message) as caught:
+        evaluate(**arguments)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("wrong, message", [
+    (Ridge(), "heads must be a dict, name -> head, or a list of heads. Received: Ridge"),
+    ("ridge", "heads must be a dict, name -> head, or a list of heads. Received: 'ridge'"),
+    ([Ridge], r"head must be a head, such as heads.Ridge\(\).*Received: 'Ridge'"),
+    ([RidgeOnFeatures(), lambda *_: None], "need different names; give a dict instead. Received: .*None"),
+], ids=["one", "name", "class", "nameless"])  # fmt: skip
+def test_heads_that_are_none_are_one_line(wrong, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        evaluate_heads(make_features(make_split()), wrong, make_split(), num_tasks=2)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("head", [Ridge(), heads.FineTune()], ids=["ridge", "fine_tune"])
+def test_a_learner_is_no_backbone(head):
+    """Its call gives the logits of the training's classes: few-shot accuracies of them would be another network's."""
+    learner = learners.Classical(make_backbone(), 8)
+    with pytest.raises(ValueError, match="give its `backbone`.*Received: Classical"):
+        evaluate(learner, head, make_split(), shots=1, num_tasks=2)
+
+
+def test_batches_are_not_drawn_of_what_is_no_split():
+    for draw in (data.episodes, data.class_pairs, data.steps_per_epoch):
+        with pytest.raises(ValueError, match="A split must be ClassImages.*Received: tuple"):
+            draw((np.zeros((8, 2, 2, 3), np.uint8), np.arange(8)))
 
 
 def test_heads_in_a_list_need_different_names():

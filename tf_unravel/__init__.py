@@ -16,7 +16,10 @@ ICML 2020.
 """
 
 import importlib
+import json
 import os
+import pathlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # what `__getattr__` gives, for type checkers and the reference
@@ -28,6 +31,26 @@ if TYPE_CHECKING:  # what `__getattr__` gives, for type checkers and the referen
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 __version__ = "0.1.0"
+
+
+def _keras_backend() -> str:
+    """The backend that Keras has, or will have: KERAS_BACKEND, or else what keras.json says."""
+    if "keras" in sys.modules:
+        return str(sys.modules["keras"].config.backend())
+    if chosen := os.environ.get("KERAS_BACKEND"):
+        return chosen
+    file = pathlib.Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "keras.json"
+    try:
+        return str(json.loads(file.read_text(encoding="utf-8")).get("backend", "tensorflow"))
+    except (OSError, ValueError, AttributeError):  # Keras goes on without it, too
+        return "tensorflow"
+
+
+if (_backend := _keras_backend()) != "tensorflow":
+    raise ImportError(
+        "tf_unravel runs on TensorFlow: set KERAS_BACKEND=tensorflow in the environment before Keras is imported. "
+        f"Received: the Keras backend {_backend!r}."
+    )
 
 _ROOMS = ("analysis", "backbones", "data", "deployment", "evaluation", "heads", "learners", "regularizers")
 _NAMES = {"evaluate": "evaluation", "evaluate_heads": "evaluation", "Accuracy": "evaluation",

@@ -1,8 +1,16 @@
-"""What constructors refuse: numbers outside their range, each in one line that names the argument the user set."""
+"""What constructors refuse: numbers outside their range, each in one line that names the argument the user set.
+
+And what can only be warned of: images that are not in 0-255.
+"""
 
 import math
 import numbers
+import warnings
 from typing import Any
+
+import numpy as np
+
+_LOOKED_AT = 64  # images of a batch
 
 
 def is_finite_number(value: Any) -> bool:
@@ -45,6 +53,28 @@ def refuse_below(least: int, owner: str, **counts: Any) -> None:
     for name, value in counts.items():
         if value is not None and (not isinstance(value, numbers.Integral) or value < least):
             raise ValueError(f"{owner}.{name} must be a whole number from {least} on. Received: {name}={value!r}.")
+
+
+def warn_of_scaled_images(owner: str, images: Any) -> None:
+    """Warns of float images that were scaled to 0..1, or standardised: models take 0-255 and scale inside.
+
+    Such images are all but black to a model, and nothing fails. uint8 images are what they should be, however dark, and
+    so are floats that hold whole numbers.
+
+    Args:
+        owner: what takes the images, for the message.
+        images: an array or eager tensor [B, ...]; anything else passes.
+    """
+    dtype = str(getattr(images, "dtype", ""))
+    if "float" not in dtype or not hasattr(images, "__array__") or not getattr(images, "shape", ()):
+        return
+    values = np.asarray(images[:_LOOKED_AT], np.float32)
+    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
+    unit, standardised = 0 <= low and high <= 1 and np.any(values % 1), -16 < low < -0.5 and high < 16
+    if unit or standardised:
+        advice = "multiply by 255" if unit else "give the images as they were before that"
+        warnings.warn(f"{owner} takes images in 0-255 and scales them inside; {advice}, unless your network is meant "
+                      f"for others. Received: floats from {low:.3g} to {high:.3g}.", stacklevel=3)  # fmt: skip
 
 
 def shown(value: Any) -> str:

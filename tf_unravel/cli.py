@@ -78,6 +78,7 @@ def _add_train(train: argparse.ArgumentParser) -> None:
     train.add_argument("--gin_file", action="append", default=[], help="a gin file (repeatable); later ones win")
     train.add_argument("--gin_bindings", action="append", default=[], help="a gin line (repeatable); wins over files")
     train.add_argument("--run_dir", required=True, help="the run's folder")
+    train.add_argument("--data_root", help="the folder of the images; a run that goes on has recorded it")
     train.add_argument("--strategy", default="one", choices=("one", "mirrored", "multi_worker"),
                        help="one device (default), all of this machine's GPUs, or the machines of TF_CONFIG")
 
@@ -86,6 +87,7 @@ def _add_reading(reading: argparse.ArgumentParser) -> None:
     """What evaluate and measure have in common."""
     reading.add_argument("--run_dir", action="append", type=_names, required=True,
                          help="one run or several, separated by commas (repeatable)")
+    reading.add_argument("--data_root", help="the folder of the images; default: the one that each run has recorded")
     reading.add_argument("--gin_bindings", action="append", default=[], help="changes the runs' configuration")
     reading.add_argument("--split", default="test", choices=("train", "val", "test"), help="default: test")
     reading.add_argument("--checkpoint", default="best", choices=("best", "last", "initial"),
@@ -120,6 +122,7 @@ def _add_export(export: argparse.ArgumentParser) -> None:
     export.add_argument("--out", required=True, help="the model's folder")
     export.add_argument("--checkpoint", default="best", choices=("best", "last", "initial"),
                         help="the best by validation (default), the last, or the untrained weights")
+    export.add_argument("--data_root", help="the folder of the run's images, as in evaluate; export reads none of them")
     export.add_argument("--gin_bindings", action="append", default=[],
                         help="changes the run's configuration, such as Ridge.l2 = 10.0 (repeatable)")
     export.add_argument("--support", help="a folder of labelled pictures, <class>/<picture>, to build in")
@@ -172,11 +175,12 @@ def _add_benchmark(benchmark: argparse.ArgumentParser) -> None:
 def _train(arguments: argparse.Namespace) -> int:
     from tf_unravel import runs
 
-    text = runs.parse(arguments.gin_file, arguments.gin_bindings)
-    plan = runs.plan()
+    recorded = runs.RunFolder(arguments.run_dir).data_root()
+    configuration = runs.parse(arguments.gin_file, arguments.gin_bindings, root=arguments.data_root, recorded=recorded)
+    plan = runs.plan(configuration)
     plan.use_threads()
     devices = runs.Devices(arguments.strategy)
-    outcome = runs.train(plan, runs.RunFolder(arguments.run_dir, devices.worker), text, devices)
+    outcome = runs.train(plan, runs.RunFolder(arguments.run_dir, devices.worker), configuration, devices)
     print(outcome)
     return 128 + outcome.stopped_by if outcome.stopped_by else 0
 
@@ -185,7 +189,8 @@ def _reading(arguments: argparse.Namespace) -> Any:
     from tf_unravel import runs
 
     run_dirs = [run_dir for group in arguments.run_dir for run_dir in group]
-    return runs.Reading(run_dirs, arguments.split, arguments.checkpoint, arguments.gin_bindings, arguments.out)
+    chosen = (arguments.split, arguments.checkpoint, arguments.gin_bindings, arguments.out, arguments.data_root)
+    return runs.Reading(run_dirs, *chosen)
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
@@ -206,7 +211,7 @@ def _measure(arguments: argparse.Namespace) -> int:
 def _export(arguments: argparse.Namespace) -> int:
     from tf_unravel import runs
 
-    chosen = (arguments.checkpoint, arguments.gin_bindings, arguments.support)
+    chosen = (arguments.checkpoint, arguments.gin_bindings, arguments.support, arguments.data_root)
     print(runs.export_run(arguments.run_dir, arguments.head, arguments.out, *chosen))
     return 0
 
@@ -270,6 +275,20 @@ def _import_tensorflow() -> None:
             os.close(standard_error)
 
 
+class _Once(logging.Filter):
+    """Lets each line through once: of several runs, or of many jobs, one says what all would say."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        new = message not in self._said
+        self._said.add(message)
+        return new
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command.
 
@@ -282,6 +301,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = _parser().parse_args(argv)
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    once, of_configurations = _Once(), logging.getLogger("tf_unravel.runs.config")
+    of_configurations.addFilter(once)
     try:
         _import_tensorflow()
         return _COMMANDS[arguments.command](arguments)
@@ -296,6 +317,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ArithmeticError as error:
         print(f"tf-unravel {arguments.command}: {error}", file=sys.stderr)
         return 3
+    finally:
+        of_configurations.removeFilter(once)
 
 
 if __name__ == "__main__":

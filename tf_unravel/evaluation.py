@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -36,18 +35,23 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tf_unravel.arguments import shown
 from tf_unravel.data.class_images import ClassImages
 from tf_unravel.data.sampling import TaskSampler
+from tf_unravel.features import check_backbone, extract_features
 from tf_unravel.gram import (
     GramProducts,
     Products,
     SplitFeatures,
     TaskProducts,
-    check_finite,
     feature_tasks_per_block,
     gram_is_worth_it,
 )
-from tf_unravel.heads import AnyHead, Head, Kernels
+from tf_unravel.heads import SVM, AnyHead, Head, Kernels, Linear, Prototypes, Ridge, check_head, said_of
+from tf_unravel.heads.labels import labels_checked
+
+__all__ = ["IMAGE_TASKS_PER_BLOCK", "INDUCTIVE", "Accuracy", "evaluate", "evaluate_heads", "extract_features",
+           "task_blocks"]
 
 INDUCTIVE = "inductive (running statistics)"
 IMAGE_TASKS_PER_BLOCK = 16
@@ -125,12 +129,15 @@ def evaluate(
         Accuracy.
 
     Raises:
-        ValueError: tasks that the split cannot give, features of a wrong shape or not finite.
+        ValueError: no backbone, head or split; tasks that the split cannot give, features of a wrong shape or not
+            finite.
 
     Example:
         >>> print(evaluate(backbone, tf_unravel.heads.Ridge(), test, shots=5))
         57.31 % +- 0.19 (one standard error; 95 %: 56.94 to 57.68; 2,000 tasks; BatchNorm inductive ...)
     """
+    if isinstance(head, Mapping | list | tuple):
+        raise ValueError(f"evaluate takes one head, evaluate_heads takes several. Received: {type(head).__name__}.")
     return evaluate_heads(backbone, {"head": head}, split, ways, (shots,), queries, num_tasks, seed)["head"][shots]
 
 
@@ -165,13 +172,15 @@ def evaluate_heads(
         Accuracy by name of the head, then by shots: `result["ridge"][5]`.
 
     Raises:
-        ValueError: tasks that the split cannot give, two heads of one name, features or logits that are not finite.
+        ValueError: no backbone, head or split; tasks that the split cannot give, two heads of one name, features or
+            logits that are not finite.
 
     Example:
         >>> table = evaluate_heads(backbone, [Prototypes(), Ridge(), SVM()], test, num_tasks=2000)
         >>> print(table["svm"][1])
     """
     named = _by_name(heads)
+    check_backbone(backbone)
     samplers = [TaskSampler(split, ways, int(k), queries, seed) for k in np.atleast_1d(shots)]
     if num_tasks < 2:
         raise ValueError(f"An interval needs at least 2 tasks. Received: num_tasks={num_tasks}.")
@@ -179,14 +188,15 @@ def evaluate_heads(
     others = {name: head for name, head in named.items() if name not in on_images}
     results: dict[str, dict[int, Accuracy]] = {name: {} for name in named}
     for name, head in on_images.items():
-        protocol = head.batchnorm, head.adaptation
+        protocol = said_of(head, backbone)
         for sampler in samplers:
             per_task = _image_accuracies(name, head, backbone, split, sampler, num_tasks)
             results[name][sampler.shots] = Accuracy.of(per_task, *protocol)
     if not others:
         return results
     if callable(backbone):
-        values, batchnorm = extract_features(backbone, split.images), INDUCTIVE
+        values = extract_features(backbone, split.images)
+        batchnorm, _ = said_of(next(iter(others.values())), backbone)
     else:
         values = np.asarray(backbone)
         if values.ndim != 2 or len(values) != len(split.images):
@@ -210,63 +220,22 @@ def evaluate_heads(
     return results
 
 
-def extract_features(backbone: keras.Model, images: np.ndarray, batch_size: int = 256) -> np.ndarray:
-    """Returns the features of images, by the backbone in inference mode.
-
-    BatchNorm uses its running statistics and dropout does nothing, so that a feature does not depend on the images
-    next to it. Besides the result, one batch is in memory at a time.
-
-    Args:
-        backbone: Keras model, images -> [B, D], 0-255.
-        images: [N, H, W, C], uint8 or float 0-255; may be a memmap.
-        batch_size: images per call.
-
-    Returns:
-        float32 [N, D]
-
-    Raises:
-        ValueError: the backbone does not return [B, D], or returns a value that is not finite.
-    """
-    forward = _compiled(backbone)
-    features = None
-    for start in range(0, len(images), batch_size):
-        batch = forward(tf.constant(np.ascontiguousarray(images[start : start + batch_size]))).numpy()
-        if features is None:
-            if batch.ndim != 2:
-                raise ValueError(f"A backbone maps images to features [B, D]. Received: an output {batch.shape}.")
-            features = np.empty((len(images), batch.shape[1]), np.float32)
-        features[start : start + len(batch)] = batch
-        check_finite(np.isfinite(batch).all(axis=1), start)
-    if features is None:
-        raise ValueError("There are no images to take features of. Received: 0 images.")
-    return features
-
-
-_forwards: weakref.WeakKeyDictionary[Any, Callable[[tf.Tensor], tf.Tensor]] = weakref.WeakKeyDictionary()
-
-
-def _compiled(backbone: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
-    """The backbone's inference as one graph, traced once for each backbone and kept as long as it lives."""
-    if backbone not in _forwards:
-        reference: Callable[[], Any] = weakref.ref(backbone)  # the cache must not keep alive what it is keyed by
-
-        @tf.function(reduce_retracing=True)
-        def forward(images: tf.Tensor) -> tf.Tensor:
-            return tf.cast(reference()(tf.cast(images, tf.float32), training=False), tf.float32)
-
-        _forwards[backbone] = forward
-    return _forwards[backbone]
-
-
 def _kernel_accuracies(
     heads: Mapping[str, Any], products: GramProducts | TaskProducts, sampler: TaskSampler, num_tasks: int
 ) -> dict[str, np.ndarray]:
     """Returns the per-task accuracy [num_tasks] of every kernel head."""
-    # Values can be remembered by: a head that may change after it was traced must be traced anew
-    values = all(getattr(getattr(head, "__dataclass_params__", None), "frozen", False) for head in heads.values())
-    compiled = _compiled_heads if values else _compiled_heads.__wrapped__
+    compiled = _compiled_heads if all(map(_is_value, heads.values())) else _compiled_heads.__wrapped__
     count = compiled(tuple(heads.items()), sampler.ways, sampler.shots, sampler.queries, products.dimension)
     return _accuracies(count, products, sampler, num_tasks, products.tasks_per_block(sampler))
+
+
+def _is_value(head: Any) -> bool:
+    """Whether a head is one of this package with plain numbers for settings, so that equal ones have one graph.
+
+    What else decides the logits of another head cannot be seen; it is traced anew by every evaluation.
+    """
+    settings = vars(head).values() if type(head) in (Prototypes, Ridge, SVM, Linear) else (head,)
+    return all(isinstance(value, int | float | np.number) for value in settings)
 
 
 @functools.lru_cache(maxsize=32)
@@ -290,7 +259,9 @@ def _compiled_heads(
         counts = {}
         for name, head in heads:
             invariant = getattr(head, "translation_invariant", False)
-            counts[name] = _correct(head.logits(centred if invariant else raw, labels, ways), query_labels)
+            with labels_checked():
+                logits = head.logits(centred if invariant else raw, labels, ways)
+            counts[name] = _correct(logits, query_labels)
         return counts
 
     return count
@@ -309,7 +280,8 @@ def _feature_accuracies(
     def count(block: tuple[tf.Tensor, tf.Tensor]) -> _Counts:
         support, query = block
         labels = tf.tile(support_labels[None], (len(support), 1))  # [T, S]
-        logits = {name: head(support, labels, query, sampler.ways) for name, head in heads.items()}
+        with labels_checked():
+            logits = {name: head(support, labels, query, sampler.ways) for name, head in heads.items()}
         return {name: _correct(values, query_labels) for name, values in logits.items()}
 
     together = feature_tasks_per_block(sampler, features.values.shape[1])
@@ -400,10 +372,15 @@ def _ahead(function: Callable[[int], Any], items: Iterable[int], depth: int = 2)
             yield waiting.popleft().result()
 
 
-def _by_name(heads: Mapping[str, AnyHead] | Sequence[AnyHead]) -> dict[str, Any]:
+def _by_name(heads: Any) -> dict[str, Any]:
+    if isinstance(heads, str) or not isinstance(heads, Mapping | Iterable):
+        raise ValueError(f"heads must be a dict, name -> head, or a list of heads. Received: {shown(heads)}.")
+    for head in heads.values() if isinstance(heads, Mapping) else heads:
+        if isinstance(head, type) or not hasattr(head, "logits"):  # inner products may be all that it reads
+            check_head("head", head)
     if isinstance(heads, Mapping):
         return dict(heads)
-    names = [head.name for head in heads]
-    if len(set(names)) < len(names):
+    names = [getattr(head, "name", None) for head in heads]
+    if None in names or len(set(names)) < len(names):
         raise ValueError(f"Heads in a list need different names; give a dict instead. Received: {names}.")
-    return dict(zip(names, heads, strict=True))
+    return dict(zip(map(str, names), heads, strict=True))

@@ -172,3 +172,21 @@ def test_a_full_disk_is_one_clear_error(monkeypatch):
 def test_objects_are_refused():
     with pytest.raises(ValueError, match="plain arrays"):
         cache.cached_arrays("key", lambda: {"a": np.array([object()])})
+
+
+@pytest.mark.parametrize(
+    ("chosen", "shared", "expected"),
+    [
+        ("/a", "/b", "/a"),
+        ("", "/b", "/b/tf_unravel"),
+        ("", "b", "/home/me/.cache/tf_unravel"),
+        ("", "", "/home/me/.cache/tf_unravel"),
+        (None, None, "/home/me/.cache/tf_unravel"),
+        ("~/a", None, "/home/me/a"),
+    ],
+)
+def test_the_folder_is_where_the_environment_says(monkeypatch, chosen, shared, expected):
+    monkeypatch.setenv("HOME", "/home/me")
+    for name, value in (("TF_UNRAVEL_CACHE", chosen), ("XDG_CACHE_HOME", shared)):
+        monkeypatch.setenv(name, value) if value is not None else monkeypatch.delenv(name, raising=False)
+    assert str(cache.cache_folder()) == expected

@@ -267,8 +267,8 @@ BAD = {
     "truncated": (lambda: encoded(Image.fromarray(pixels(0, 64)), "JPEG")[:900], "damaged"),
     "empty": (lambda: b"", "the file is empty"),
     "html": (lambda: b"<html>quota exceeded</html>", "starts with '<': a web page"),
-    "text": (lambda: b"not an image", "no JPEG, PNG, BMP or WebP"),
-    "gif": (lambda: encoded(Image.new("L", (8, 8)), "GIF"), "no JPEG, PNG, BMP or WebP"),
+    "text": (lambda: b"not an image", "it is no image, not one of JPEG, PNG, BMP, WebP and PPM"),
+    "gif": (lambda: encoded(Image.new("L", (8, 8)), "GIF"), "it is a GIF image, which is not one of JPEG, PNG"),
     "crc": (lambda: encoded(Image.fromarray(pixels(0)), "PNG")[:60] + b"\0" * 100, "damaged"),
 }
 

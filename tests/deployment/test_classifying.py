@@ -149,7 +149,28 @@ def test_queries_that_are_labelled_or_not_read_are_said(place, tmp_path):
     shutil.copytree(place / "more", tmp_path / "more")
     (tmp_path / "more" / "ape" / "telephone.HEIC").write_bytes(b"x")
     found = deployment.classify(place / "model", tmp_path / "more", place / "photos", tmp_path / "c")
-    assert f"left out {tmp_path}/more/ape/telephone.HEIC: it is no JPEG, PNG, BMP or WebP." in str(found)
+    assert f"left out {tmp_path}/more/ape/telephone.HEIC: it is not one of JPEG, PNG, BMP, WebP and PPM." in str(found)
+
+
+def test_queries_are_what_their_bytes_say_and_their_folders_what_they_mean(place, tmp_path, caplog):
+    """Without a suffix, of 16 bits, in folders that macOS named; what is none is counted once."""
+    for name, label in (("cafe\u0301", 0), ("tea", 1)):  # decomposed
+        for i in range(2):
+            save(PICTURES[label, i], tmp_path / "photos" / name / f"{i}.png")
+    (tmp_path / "more" / "caf\u00e9").mkdir(parents=True)  # composed
+    for i in range(10, 13):
+        save(PICTURES[0, i], tmp_path / "more" / f"{i}.png")
+        (tmp_path / "more" / f"{i}.png").rename(tmp_path / "more" / "caf\u00e9" / f"IMG {i}")
+    for i in range(300):  # more than a block
+        save((PICTURES[1, i % 20, ..., 0] * 16).astype(np.uint16), tmp_path / "more" / f"deep{i}.png")
+    for name in ("notes.txt", "more.csv"):
+        (tmp_path / "more" / name).write_text("none")
+    found = deployment.classify(place / "model", tmp_path / "more", tmp_path / "photos", tmp_path / "out")
+    told = [answer for answer in found.answers if answer.folder_class]
+    assert [answer.file for answer in told] == [f"caf\u00e9/IMG {i}" for i in (10, 11, 12)]
+    assert all(answer.class_name == "caf\u00e9" == answer.folder_class for answer in told)
+    assert len(found.answers) == 303 and not found.skipped and caplog.text.count("WARNING") == 2
+    assert "2 files are not images" in caplog.text and "16-bit images come out nearly black (300 of them" in caplog.text
 
 
 def test_linked_class_folders_are_class_folders(place, tmp_path):
@@ -205,7 +226,7 @@ def test_a_class_or_a_folder_with_nothing_left_is_refused(place, tmp_path):
     (tmp_path / "photos" / "ape").mkdir(parents=True)
     (tmp_path / "photos" / "ape" / "torn.jpg").write_bytes(b"torn")
     save(PICTURES[1, 0], tmp_path / "photos" / "bee" / "1.png")
-    with pytest.raises(ValueError, match=f"Every class needs a picture.*none in {tmp_path}/photos/ape"):
+    with pytest.raises(ValueError, match=f"Every class needs an image .*none in {tmp_path}/photos/ape"):
         deployment.classify(place / "model", place / "more", tmp_path / "photos", tmp_path / "o", on_corrupt="skip")
     with pytest.raises(ValueError, match="None of the 1 pictures to classify can be read"):
         deployment.classify(place / "model", tmp_path / "photos" / "ape", place / "photos", tmp_path / "o",
@@ -217,7 +238,7 @@ def test_a_class_or_a_folder_with_nothing_left_is_refused(place, tmp_path):
     ({"support": "photos/ape"}, "two classes or more: .*Received: .*ape, a folder with 0 folders"),
     ({"support": "absent"}, "Received: .*absent, no folder"),
     ({"query": "absent"}, "no pictures to classify. Received: .*absent, no such file or folder"),
-    ({"query": "model"}, "no pictures to classify. Received: .*no JPEG, PNG, BMP or WebP file"),
+    ({"query": "model"}, "no pictures to classify. Received: .*no file of JPEG, PNG, BMP, WebP and PPM"),
     ({"model": "photos"}, "holds no exported model"),
     ({"model": "run"}, "run is a run, not an exported model; make one of it with tf-unravel export --run_dir=.*run"),
     ({"on_corrupt": "ignore"}, "on_corrupt is 'error' or 'skip'. Received: 'ignore'"),

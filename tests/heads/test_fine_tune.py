@@ -8,7 +8,7 @@ import tensorflow as tf
 from tests.conftest import make_split
 from tests.learners.problems import pictures, small_network
 from tf_unravel import backbones, data, evaluate, evaluate_heads, heads
-from tf_unravel.heads import inner_loop
+from tf_unravel.heads import batchnorm, inner_loop
 from tf_unravel.heads.fine_tune import batch_orders
 
 
@@ -90,12 +90,12 @@ def test_queries_are_answered_with_nothing_dropped():
     weights = [w + 0.1 * tf.constant(rng.normal(size=w.shape), tf.float32) for w in network.weights]
     start = weights, network.state
     rates = {layer: layer.rate for layer in backbone.layers if hasattr(layer, "forwards")}
-    for protocol in inner_loop.PROTOCOLS:
-        logits = inner_loop.query_logits(network, *start, support, query, protocol)
+    for protocol in batchnorm.PROTOCOLS:
+        logits = batchnorm.query_logits(network, *start, support, query, protocol)
         assert rates and np.any(logits)  # a classifier of zeros would hide what is dropped before it
         for layer in rates:
             layer.rate = 0.0
-        undropped = inner_loop.query_logits(network, *start, support, query, protocol)
+        undropped = batchnorm.query_logits(network, *start, support, query, protocol)
         for layer, rate in rates.items():
             layer.rate = rate
         np.testing.assert_array_equal(logits, undropped)
@@ -120,8 +120,8 @@ def test_protocols_differ_in_what_a_query_is_normalised_with():
     network, weights, support, query = network_and_images()
     images = (support, query)
     logits = {
-        protocol: inner_loop.query_logits(network, weights, network.state, *images, protocol).numpy()
-        for protocol in inner_loop.PROTOCOLS
+        protocol: batchnorm.query_logits(network, weights, network.state, *images, protocol).numpy()
+        for protocol in batchnorm.PROTOCOLS
     }
     np.testing.assert_array_equal(logits["transductive"], network.logits(weights, query)[0])
     for i in range(4):
@@ -131,7 +131,7 @@ def test_protocols_differ_in_what_a_query_is_normalised_with():
     np.testing.assert_allclose(logits["running"], network.logits(weights, query, training=False)[0], rtol=1e-5)
     # Alone or among others: only the transductive answer changes.
     for protocol, values in logits.items():
-        alone = inner_loop.query_logits(network, weights, network.state, support, query[:1], protocol).numpy()
+        alone = batchnorm.query_logits(network, weights, network.state, support, query[:1], protocol).numpy()
         assert np.allclose(alone[0], values[0], rtol=1e-4, atol=1e-5) == (protocol != "transductive")
 
 
@@ -148,7 +148,7 @@ def test_support_protocol_uses_the_statistics_of_the_support_set():
     kernel = rng.normal(size=(32, 2)).astype(np.float32)
     weights = [*network.weights[:-2], tf.constant(kernel), tf.zeros(2)]
     state = network.state
-    got = inner_loop.query_logits(network, weights, state, tf.constant(support), tf.constant(query), "support")
+    got = batchnorm.query_logits(network, weights, state, tf.constant(support), tf.constant(query), "support")
     mean, variance = support.mean((0, 1, 2)), support.var((0, 1, 2), ddof=1)
     expected = ((query - mean) / np.sqrt(variance + 1e-3)).reshape(3, -1) @ kernel
     np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-4)

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tests.conftest import make_split
 from tests.learners.problems import half_squared_error, no_backbone, pictures, small_network
-from tf_unravel import backbones, data, evaluate, learners
+from tf_unravel import backbones, data, evaluate, heads, learners
 from tf_unravel.data.sampling import Episode
 
 RATE, STEPS = 0.3, 3
@@ -89,12 +89,34 @@ def test_every_step_and_layer_has_its_own_rate(rematerialize):
     np.testing.assert_allclose(found[1], by_rates, rtol=2e-5, atol=1e-6)
 
 
-def float64_task(**options):
+def normalized(norm=None):
+    """A conv net with a normalisation layer between its convolutions, and without a kink."""
+    return keras.Sequential([
+        keras.Input((16, 16, 3)), keras.layers.Rescaling(1 / 127.5, -1), keras.layers.Conv2D(4, 5, strides=4),
+        norm or keras.layers.Identity(), keras.layers.Activation("gelu"), keras.layers.Conv2D(4, 2),
+        keras.layers.GlobalAveragePooling2D(),
+    ])  # fmt: skip
+
+
+NORMALIZED = {
+    "conv4": small_network,
+    "none": normalized,
+    "stock": lambda: normalized(keras.layers.BatchNormalization()),
+    "stock_rows": lambda: normalized(keras.layers.BatchNormalization(axis=1)),
+    "nested": lambda: normalized(keras.Sequential([keras.layers.BatchNormalization()])),
+    "ours": lambda: normalized(backbones.FusedBatchNormalization()),
+    "ours_rows": lambda: normalized(backbones.FusedBatchNormalization(axis=1)),
+    "group": lambda: normalized(keras.layers.GroupNormalization(2)),
+    "layer": lambda: normalized(keras.layers.LayerNormalization()),
+}
+
+
+def float64_task(network=small_network, **options):
     """A small conv net in float64 and one task: what finite differences need."""
     keras.config.set_dtype_policy("float64")
     try:
         keras.utils.set_random_seed(3)
-        learner = learners.MAML(small_network(), ways=2, inner_steps=2, inner_learning_rate=0.1, **options)
+        learner = learners.MAML(network(), ways=2, inner_steps=2, inner_learning_rate=0.1, **options)
         classifier = keras.layers.Dense(2, dtype="float64")
         learner.network = type(learner.network)(learner.backbone, 2, classifier)
         learner.adapts = learner.network.adapted("all")
@@ -106,9 +128,10 @@ def float64_task(**options):
     return learner, Episode(support, labels, query, labels)
 
 
-@pytest.mark.parametrize("rematerialize", [False, True])
-def test_meta_gradient_of_a_conv_net_is_that_of_finite_differences(rematerialize):
-    learner, episode = float64_task(rematerialize=rematerialize)
+@pytest.mark.parametrize(("network", "rematerialize"), [*((name, False) for name in NORMALIZED),
+                                                        ("conv4", True), ("stock", True)])
+def test_meta_gradient_of_a_conv_net_is_that_of_finite_differences(network, rematerialize):
+    learner, episode = float64_task(NORMALIZED[network], rematerialize=rematerialize)
     weights = [tf.cast(w, tf.float64) for w in learner.network.weights]
     rates = tf.constant(np.full((2, len(weights)), 0.1))
     by_weights, by_rates, _ = learner.task_gradients(weights, rates, episode)
@@ -129,6 +152,78 @@ def test_meta_gradient_of_a_conv_net_is_that_of_finite_differences(rematerialize
         slope = sum(float(tf.reduce_sum(g * d)) for g, d in zip(by_weights, directions, strict=True))
         slope += float(tf.reduce_sum(by_rates * rate_direction))
         np.testing.assert_allclose(slope, (there[0] - there[1]) / (2 * h), rtol=2e-6)
+
+
+def freezable():
+    return normalized(keras.Sequential([keras.layers.Normalization(mean=[0.1] * 4, variance=[0.7] * 4),
+                                        keras.layers.BatchNormalization()]))
+
+
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("learner", [
+    lambda backbone: learners.MAML(backbone, 3, inner_steps=1),
+    lambda backbone: learners.MAML(backbone, 3, inner_steps=1, adapted="last_layer", learn_rates=True),
+    lambda backbone: learners.Reptile(backbone, 3, inner_steps=2, inner_batch=2),
+], ids=["maml", "anil", "reptile"])  # fmt: skip
+def test_freezing_after_the_learner_was_built_is_refused(learner, first):
+    """What is kept for every weight belongs to the weights that there were; in both directions, in its head too."""
+    backbone = freezable()
+    backbone.layers[1].trainable = first
+    made = learner(backbone)
+    made.compile(optimizer="sgd")
+    split = make_split()
+    batches = (data.inner_batches(split, ways=3, shots=2, steps=2, batch=2, tasks=2).take(1)
+               if isinstance(made, learners.Reptile) else [batch()])
+    backbone.layers[1].trainable = not first
+    made.compile(optimizer="sgd")
+    line = r"freeze or unfreeze layers first, then build the learner. Received: \d trainable weight tensors, \d when"
+    with pytest.raises(ValueError, match=line):
+        made.train_step(next(iter(batches)))
+    support, labels, query, _ = batch()
+    with pytest.raises(ValueError, match=line):
+        made.own_head()(backbone, support, labels, query, 3)
+    backbone.layers[1].trainable = first
+    made.train_step(next(iter(batches)))
+
+
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("learner", [
+    lambda backbone: (learners.Classical(backbone, 3), (np.repeat(make_split().images[:3], 2, 0), np.arange(6) % 3)),
+    lambda backbone: (learners.Episodic(backbone, heads.Ridge()), batch()),
+], ids=["classical", "episodic"])  # fmt: skip
+def test_freezing_after_the_learner_was_built_takes_effect_in_learners_without_an_inner_loop(learner, first):
+    backbone = freezable()
+    backbone.layers[1].trainable = first
+    made, episodes = learner(backbone)
+    backbone.layers[1].trainable = not first
+    made.compile(optimizer=keras.optimizers.SGD(0.1))
+    before = backbone.layers[1].kernel.numpy()
+    made.train_step(tf.nest.map_structure(tf.constant, episodes))
+    assert np.array_equal(before, backbone.layers[1].kernel) == first
+
+
+@pytest.mark.parametrize("make", [
+    lambda backbone: learners.MAML(backbone, 3, inner_steps=2),
+    lambda backbone: learners.Reptile(backbone, 3, inner_steps=2, inner_batch=2),
+], ids=["maml", "reptile"])  # fmt: skip
+def test_training_leaves_what_is_frozen_to_the_last_bit(make):
+    """Three tasks: the mean of three equal numbers may differ from them in the last digit."""
+    keras.utils.set_random_seed(0)
+    backbone = freezable()
+    frozen = [backbone.layers[1], backbone.layers[2]]
+    for layer in frozen:
+        layer.trainable = False
+    learner = make(backbone)
+    learner.compile(optimizer=keras.optimizers.SGD(0.1))
+    before = [v.numpy() for layer in frozen for v in layer.variables]
+    moving = backbone.layers[-2].kernel.numpy()
+    batches = (data.inner_batches(make_split(), ways=3, shots=2, steps=2, batch=2, tasks=3).take(3)
+               if isinstance(learner, learners.Reptile) else [batch(tasks=3, seed=seed) for seed in range(3)])
+    for each in batches:
+        learner.train_step(each)
+    for old, new in zip(before, [v for layer in frozen for v in layer.variables], strict=True):
+        np.testing.assert_array_equal(old, new)
+    assert not np.array_equal(moving, backbone.layers[-2].kernel)
 
 
 def batch(tasks=2, seed=0):

@@ -33,3 +33,16 @@ def test_replicas_do_what_one_device_does(devices, learner):
         # Tasks are alike: the mean of the replicas' own pulls would be only 6e-5 off the pull of all.
         rel = 1e-5 if name == "pull" else 1e-4
         assert found["many"][name] == pytest.approx(value, rel=rel, abs=1e-5)
+
+
+def test_replicas_weigh_a_short_last_batch_as_one_device_does():
+    """35 images or 7 tasks: two replicas get unequal shares of the last batch, or one gets nothing."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.learners.evaluated"],
+        capture_output=True, text=True, timeout=300, env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    for name, (expected, *others) in json.loads(done.stdout.splitlines()[-1]).items():
+        for found in others:
+            for metric, value in expected.items():
+                assert found[metric] == pytest.approx(value, rel=1e-4), f"{name}: {metric}"

@@ -17,7 +17,7 @@ WANTED = (Accuracy("svm", 1, 4), Separation("test", 4), Accuracy("fine_tune", 1,
 
 
 def config(there, run=RUN) -> str:
-    return runs.parse(*there.configuration(run))
+    return runs.parse(*there.configuration(run)).text
 
 
 def test_the_plan_has_each_run_once_with_everything_that_is_wanted():

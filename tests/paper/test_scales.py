@@ -16,11 +16,11 @@ def test_every_training_of_every_scale_is_a_plan(name, training):
     for dataset, published in scale.datasets.items():
         run = scale.run(published, *training.split("@"), seed=3)
         files, bindings = scale.configuration(run)
-        text = runs.parse(files, bindings)
-        assert runs.plan().seed == 3
+        configuration = runs.parse(files, bindings)
+        assert runs.plan(configuration).seed == 3
         assert dataset == run.dataset
         if run.coefficient is not None:
-            assert f" = {run.coefficient!r}" in text
+            assert f" = {run.coefficient!r}" in configuration.text
 
 
 def test_all_three_scales_train_the_same_extractors():
@@ -39,7 +39,7 @@ def test_another_coefficient_is_another_run_and_reaches_its_configuration():
     scale = scales.load("desk")
     run = scale.run("mini-ImageNet", "feature_clustering", "resnet12", 0, coefficient=0.1)
     assert run != scale.run("mini-ImageNet", "feature_clustering", "resnet12", 0)
-    assert "FeatureClustering.coefficient = 0.1" in runs.parse(*scale.configuration(run))
+    assert "FeatureClustering.coefficient = 0.1" in runs.parse(*scale.configuration(run)).text
 
 
 @pytest.mark.parametrize(("name", "method", "network", "penalty"), [
@@ -71,8 +71,8 @@ def test_one_batch_norm_protocol_in_table5(name):
     protocols = {}
     for (training, head, bindings), run in wanted.items():
         files, of_run = scale.configuration(run)
-        runs.parse(files, [*of_run, *bindings])
-        learner = runs.plan().build(config.DataFacts((16, 16, 3), 6, ((0.0,) * 3, (1.0,) * 3)))
+        plan = runs.plan(runs.parse(files, [*of_run, *bindings]))
+        learner = plan.build(config.DataFacts((16, 16, 3), 6, ((0.0,) * 3, (1.0,) * 3)))
         protocols[training] = config.heads_named([head], learner)[head].protocol
     assert set(protocols.values()) == {"transductive"}, protocols
 

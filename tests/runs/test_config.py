@@ -7,6 +7,7 @@ import gin
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests.conftest import make_split
 from tf_unravel import runs
@@ -24,8 +25,7 @@ SMALL = ["ClassPairs.batch_size = 8", "Episodes.tasks = 2", "Episodes.ways = 5",
 
 @pytest.mark.parametrize("name", RUN_FILES)
 def test_run_file_builds_and_takes_a_step(name, monkeypatch):
-    runs.parse([f"gin/run/{name}"], SMALL)
-    plan = runs.plan()
+    plan = runs.plan(runs.parse([f"gin/run/{name}"], SMALL))
     size = 84 if "mini_imagenet" in name else 32
     split = make_split(num_classes=5, per_class=4, size=size)
     learner = plan.build(config.DataFacts.of(split))
@@ -48,9 +48,9 @@ PROMISED = re.findall(r"`((?:MAML|Episodic|Reptile|FineTune|run)\.\w+ = [^`]+)`"
 @pytest.mark.parametrize("binding", PROMISED)
 def test_a_binding_of_the_readme_can_be_built(binding):
     of = {"MAML": "tiny32_maml", "Reptile": "tiny32_reptile"}.get(binding.split(".")[0], "tiny32_r2d2")
-    runs.parse([f"gin/run/{of}.gin"], [*SMALL, binding])
+    plan = runs.plan(runs.parse([f"gin/run/{of}.gin"], [*SMALL, binding]))
     try:
-        learner = runs.plan().build(config.DataFacts.of(make_split(num_classes=5, per_class=4, size=32)))
+        learner = plan.build(config.DataFacts.of(make_split(num_classes=5, per_class=4, size=32)))
         assert config.heads_named(["own", "fine_tune"], learner)
     finally:
         keras.config.set_dtype_policy("float32")
@@ -88,14 +88,15 @@ def test_all_gin_files_are_reached():
 
 
 def test_config_text_reads_back_to_itself():
-    text = runs.parse(["gin/run/demo_feature_clustering.gin"], ["run.epochs = 7"])
-    assert runs.parse(text=text) == text
-    assert runs.plan().epochs == 7
+    configuration = runs.parse(["gin/run/demo_feature_clustering.gin"], ["run.epochs = 7"])
+    again = runs.parse(text=configuration.text)
+    assert again.text == configuration.text
+    assert runs.plan(again).epochs == 7
 
 
 def test_bindings_win_over_files():
-    runs.parse(["gin/run/demo_feature_clustering.gin"], ["FeatureClustering.coefficient = 0.7"])
-    assert runs.plan().learner(backbone=_tiny(), num_labels=3).regularizer.coefficient == 0.7
+    plan = runs.plan(runs.parse(["gin/run/demo_feature_clustering.gin"], ["FeatureClustering.coefficient = 0.7"]))
+    assert plan.learner(backbone=_tiny(), num_labels=3).regularizer.coefficient == 0.7
 
 
 def _tiny():
@@ -137,12 +138,13 @@ def _tiny():
         (["gin/run/tiny32_protonet.gin"], ["Episodic.scal = 3"],
          "parameter named 'scal' .its parameters are head, scale, learn_scale, bias, label_smoothing, passes, weight"),
         (["gin/run/tiny32_protonet.gin"], ["Prototypes.norm = 3"], "'norm' .its parameters are normalize."),
+        (["gin/run/tiny32_protonet.gin"], ["run.epoch = 3"], "checkpoint_minutes, dtype, threads_per_op.; "),
+        (["gin/run/tiny32_protonet.gin"], ["run.heads = {}"], "heads.* cannot be read"),
     ],
 )
 def test_bad_configuration_is_one_clear_line(files, bindings, message):
     with pytest.raises(config.ConfigError, match=message) as caught:
-        runs.parse(files, bindings)
-        runs.plan().build(config.DataFacts.of(make_split()))
+        runs.plan(runs.parse(files, bindings)).build(config.DataFacts.of(make_split()))
     assert "\n" not in str(caught.value) and " at 0x" not in str(caught.value)
 
 
@@ -161,28 +163,76 @@ def test_quotes_are_no_advice_for_a_misspelt_name(binding):
 
 @pytest.mark.parametrize("binding", ["adam.epochs = 5", "run.optimizer = @heads.Adam", "adam.rates = 'fast'"])
 def test_an_optimizer_that_cannot_be_made_is_one_clear_line(binding):
-    runs.parse(["gin/run/tiny32_maml.gin"], [binding])
+    plan = runs.plan(runs.parse(["gin/run/tiny32_maml.gin"], [binding]))
     with pytest.raises(config.ConfigError, match="does not fit") as caught:
-        runs.plan().build_optimizer(10)
+        plan.build_optimizer(10)
     assert "\n" not in str(caught.value)
 
 
 def test_threads_count_where_a_run_asks_for_them_and_never_fail(monkeypatch):
     """A process of its own would see them; here TensorFlow has long begun."""
     given = []
-    monkeypatch.setattr(config.tf.config.threading, "set_intra_op_parallelism_threads", given.append)
+    monkeypatch.setattr(tf.config.threading, "set_intra_op_parallelism_threads", given.append)
     for name in ("demo_classical", "tiny32_maml"):
-        runs.parse([f"gin/run/{name}.gin"])
-        runs.plan().use_threads()
+        plan = runs.plan(runs.parse([f"gin/run/{name}.gin"]))
+        plan.use_threads()
     assert given == [1]
     monkeypatch.undo()
-    runs.plan().use_threads()
+    plan.use_threads()
 
 
 def test_no_configuration_says_what_to_give():
-    runs.parse([], [])
     with pytest.raises(config.ConfigError, match="give --gin_file"):
-        runs.plan()
+        runs.plan(runs.parse())
+
+
+ENCODINGS = ("utf-8", "utf-8-sig", "utf-16", "utf-32")
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_gin_files_of_other_editors_are_read(tmp_path, encoding, newline):
+    """With a byte-order mark and with the ends of lines that Windows has, as a file, an included one, and a run's."""
+
+    def write(name: str, text: str) -> str:
+        (tmp_path / name).write_bytes(text.replace("\n", newline).encode(encoding))
+        return str(tmp_path / name)
+
+    write("included.gin", "# Größe\nRidge.l2 = 7.0\n")
+    mine = write("mine.gin", f"# Größe\ninclude {str(tmp_path / 'included.gin')!r}\nrun.epochs = \\\n    4\n")
+    configuration = runs.parse(["gin/run/demo_classical.gin", mine])
+    assert runs.plan(configuration).epochs == 4 and runs.plan(configuration).heads["ridge"]().l2 == 7.0
+    write("config.gin", configuration.text)
+    folder = runs.RunFolder(tmp_path)
+    folder.check_config(configuration)
+    assert runs.parse(text=folder.read_config()).text == configuration.text
+    with pytest.raises(config.ConfigError, match="was: run.epochs = 4; is now: run.epochs = 5"):
+        folder.check_config(runs.parse(text=configuration.text, bindings=["run.epochs = 5"]))
+
+
+def test_a_mark_before_a_binding_is_no_part_of_it():
+    text, binding = "\ufeffRidge.l2 = 7.0", "\ufeffSVM.c = 3.0"
+    assert {"Ridge.l2 = 7.0", "SVM.c = 3.0"} == set(runs.parse(text=text, bindings=[binding]).statements())
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize(("content", "message"), [
+    (b"Ridge.lambda_ = 3", "'lambda_' .its parameters are l2.; in .*mine.gin.*line 1"),
+    (b"# a\nrun.epochs = = 3", "cannot be read: .*mine.gin.* line 2"),
+])  # fmt: skip
+def test_a_bad_file_is_one_line_that_names_it(tmp_path, encoding, content, message):
+    (tmp_path / "mine.gin").write_bytes(content.decode().encode(encoding))
+    with pytest.raises(config.ConfigError, match=message) as caught:
+        runs.parse([str(tmp_path / "mine.gin")])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"\xff\x00\x81", b"# \xe9\nrun.epochs = 3", b"\xff\xfea", b"\x00"])
+def test_a_file_that_is_no_text_is_one_line(tmp_path, content):
+    (tmp_path / "mine.gin").write_bytes(content)
+    with pytest.raises(config.ConfigError, match="the configuration cannot be read") as caught:
+        runs.parse([str(tmp_path / "mine.gin")])
+    assert "\n" not in str(caught.value)
 
 
 def test_gin_package_is_not_shadowed():

@@ -25,9 +25,9 @@ BINDINGS = (
 
 
 def train(photographs, run_dir, learner, *more):
-    text = runs.parse(["data/image_folder.gin", "backbone/conv4.gin", f"learner/{learner}.gin"],
+    configuration = runs.parse(["data/image_folder.gin", "backbone/conv4.gin", f"learner/{learner}.gin"],
                       [f"load.root = '{photographs}'", *BINDINGS, *more])
-    return runs.train(runs.plan(), runs.RunFolder(run_dir), text)
+    return runs.train(runs.plan(configuration), runs.RunFolder(run_dir), configuration)
 
 
 @pytest.mark.parametrize("learner", EACH_KIND + THEIR_VARIANTS)

@@ -34,9 +34,9 @@ def bindings(photographs, *more: str) -> list[str]:
 
 
 def train(photographs, run_dir, *more: str):
-    text = runs.parse(["data/image_folder.gin", "backbone/conv4.gin", "learner/feature_clustering.gin"],
+    configuration = runs.parse(["data/image_folder.gin", "backbone/conv4.gin", "learner/feature_clustering.gin"],
                       bindings(photographs, *more))
-    return runs.train(runs.plan(), runs.RunFolder(run_dir), text)
+    return runs.train(runs.plan(configuration), runs.RunFolder(run_dir), configuration)
 
 
 def weights(run_dir) -> dict[str, np.ndarray]:
@@ -126,11 +126,11 @@ def test_the_start_says_what_it_waits_for_and_what_is_unusual(photographs, tmp_p
     train(photographs, tmp_path / "plain", "run.epochs = 1", "Validation.every_epochs = 0")
     said = capsys.readouterr().err
     assert "compiling the first step" in said and "replica" not in said and "float" not in said
-    text = runs.parse(["data/image_folder.gin", "backbone/conv4.gin", "learner/classical.gin"],
+    configuration = runs.parse(["data/image_folder.gin", "backbone/conv4.gin", "learner/classical.gin"],
                       [line for line in bindings(photographs, "run.epochs = 1", "Validation.every_epochs = 0",
                                                  "run.dtype = 'mixed_bfloat16'")])
     try:
-        runs.train(runs.plan(), runs.RunFolder(tmp_path / "half"), text, runs.Devices("mirrored"))
+        runs.train(runs.plan(configuration), runs.RunFolder(tmp_path / "half"), configuration, runs.Devices("mirrored"))
     finally:
         keras.config.set_dtype_policy("float32")
     said = capsys.readouterr().err
@@ -156,7 +156,8 @@ def test_images_that_were_moved_are_the_same_run(photographs, finished, tmp_path
     shutil.copytree(photographs, moved)
     assert train(moved, run_dir).progress.step == 24
     assert runs.FinishedRun(run_dir).split("test").num_classes == 5
-    assert str(tmp_path) in runs.RunFolder(run_dir).read_config()
+    assert runs.RunFolder(run_dir).data_root() == str(moved)
+    assert str(tmp_path) not in (run_dir / "config.gin").read_text() + (run_dir / "operative_config.gin").read_text()
 
 
 def test_a_command_that_failed_early_leaves_nothing_that_refuses_the_corrected_one(photographs, tmp_path):

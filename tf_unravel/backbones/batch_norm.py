@@ -37,7 +37,7 @@ from typing import Any, NoReturn, TypeAlias
 import keras
 import tensorflow as tf
 
-from tf_unravel.backbones.modes import sharing
+from tf_unravel.backbones.modes import by_batch, momentum_by_batch, sharing
 
 _Triple: TypeAlias = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
 
@@ -90,14 +90,15 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         beta = tf.cast(self.beta, dtype) if self.center else tf.zeros_like(mean)
         bias = [] if self.bias is None else [tf.cast(self.bias, dtype)]
         fused = len(inputs.shape) == 4 and dtype == tf.float32
-        if not (training and self.trainable):
+        looks = by_batch(self)  # at its batch, in a pass that is no training
+        if not looks and not (training and self.trainable):
             shift = sum(bias) - mean
             return (_fused_inference if fused else _inference)(inputs, gamma, beta, shift, variance, self.epsilon)
         normalize = _fused_training if fused else _training
         if sharing(self) > 1:
             normalize = _synchronized_training
         outputs, batch_mean, batch_variance = normalize(inputs, gamma, beta, bias, self.epsilon)
-        keep = self.momentum
+        keep = momentum_by_batch(self) if looks else self.momentum
         batch_mean = batch_mean + sum(bias)
         self.moving_mean.assign(keep * mean + (1.0 - keep) * tf.stop_gradient(batch_mean))
         self.moving_variance.assign(keep * variance + (1.0 - keep) * tf.stop_gradient(batch_variance))

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 import keras
 
 from tf_unravel.backbones.batch_norm import FusedBatchNormalization
-from tf_unravel.backbones.layers import Normalization, check_images, layer_seeds, normalize_images
+from tf_unravel.backbones.layers import IMAGE_FORMAT, Normalization, check_images, layer_seeds, normalize_images
 from tf_unravel.backbones.max_pool import MaxPool
 
 _SMALLEST = {"pool": 16, "pool_same": 1, "stride": 1}
@@ -79,6 +79,7 @@ def conv4(
             padding="same",
             use_bias=False,
             kernel_initializer=_initializer(kernel_initializer, block_seed),
+            data_format=IMAGE_FORMAT,
             name=f"block{block}_conv",
         )(x)
         x = FusedBatchNormalization(
@@ -92,7 +93,7 @@ def conv4(
             padding = "same" if downsampling == "pool_same" else "valid"
             x = MaxPool(padding, name=f"block{block}_pool")(x)
         x = keras.layers.ReLU(name=f"block{block}_relu")(x)
-    features = keras.layers.Flatten(name="features")(x)  # [B, h * w * filters]
+    features = keras.layers.Flatten(IMAGE_FORMAT, name="features")(x)  # [B, h * w * filters]
     return keras.Model(inputs, features, name="conv4")
 
 

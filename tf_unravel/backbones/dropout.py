@@ -33,7 +33,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tf_unravel.backbones.modes import dropping, sharing
+from tf_unravel.backbones.modes import sharing
 
 
 def keep_rate(forwards: tf.Tensor, rate: float, ramp: int) -> tf.Tensor:
@@ -86,7 +86,7 @@ class Dropout(keras.layers.Layer):
         return tf.convert_to_tensor(self.state)[1]
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-        if not training or self.rate == 0.0 or not dropping():
+        if not training or self.rate == 0.0:
             return inputs
         state = tf.convert_to_tensor(self.state) + [0, 1]
         self.state.assign(state)

@@ -9,8 +9,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tf_unravel.arguments import warn_of_scaled_images
+
 Normalization = tuple[Sequence[float], Sequence[float]]
 """(mean per channel, standard deviation per channel), in units of 0..255."""
+
+IMAGE_FORMAT = "channels_last"
+"""Images and feature maps are [B, H, W, C], whatever `keras.config.image_data_format()` says."""
 
 NEUTRAL_NORMALIZATION: Normalization = ((127.5,), (127.5,))
 """Maps 0..255 to -1..1, whatever the images are; used where no normalization is given."""
@@ -55,6 +60,8 @@ class Normalize(keras.layers.Layer):
             )
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        if tf.executing_eagerly() and max(self.std) > 1:  # those of images in 0..1 are below it
+            warn_of_scaled_images("The backbone", inputs)
         dtype = tf.float64 if self.compute_dtype == "float64" else tf.float32
         pixels = tf.cast(inputs, dtype)
         scaled = (pixels - tf.constant(self.mean, dtype)) / tf.constant(self.std, dtype)

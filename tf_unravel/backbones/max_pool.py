@@ -22,6 +22,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tf_unravel.backbones.layers import IMAGE_FORMAT
+
 _WINDOW = {"ksize": [1, 2, 2, 1], "strides": [1, 2, 2, 1], "padding": "VALID"}
 
 
@@ -35,6 +37,7 @@ class MaxPool(keras.layers.MaxPooling2D):
     def __init__(self, padding: str = "valid", **kwargs: Any) -> None:
         for fixed in ("pool_size", "strides"):
             kwargs.pop(fixed, None)
+        kwargs.setdefault("data_format", IMAGE_FORMAT)
         super().__init__(2, padding=padding, **kwargs)
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:

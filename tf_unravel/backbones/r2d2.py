@@ -17,7 +17,7 @@ import keras
 
 from tf_unravel.backbones.batch_norm import FusedBatchNormalization
 from tf_unravel.backbones.dropout import Dropout
-from tf_unravel.backbones.layers import Normalization, check_images, layer_seeds, normalize_images
+from tf_unravel.backbones.layers import IMAGE_FORMAT, Normalization, check_images, layer_seeds, normalize_images
 from tf_unravel.backbones.max_pool import MaxPool
 
 _FILTERS = (96, 192, 384, 512)
@@ -65,7 +65,13 @@ def r2d2(
     for block, width in enumerate(filters, start=1):
         kernel_init, bias_init = (_torch_uniform(9 * x.shape[-1], seed) for seed in seeds[2 * block - 2 : 2 * block])
         x = keras.layers.Conv2D(
-            width, 3, padding="same", use_bias=False, kernel_initializer=kernel_init, name=f"block{block}_conv"
+            width,
+            3,
+            padding="same",
+            use_bias=False,
+            kernel_initializer=kernel_init,
+            data_format=IMAGE_FORMAT,
+            name=f"block{block}_conv",
         )(x)
         x = FusedBatchNormalization(
             input_bias=True,
@@ -79,7 +85,7 @@ def r2d2(
             x = keras.layers.LeakyReLU(0.1, name=f"block{block}_leaky_relu")(x)
         if block >= 3:
             x = Dropout(dropout[block - 3], seeds[5 + block], name=f"block{block}_dropout")(x)
-            outputs.append(keras.layers.Flatten(name=f"block{block}_flatten")(x))
+            outputs.append(keras.layers.Flatten(IMAGE_FORMAT, name=f"block{block}_flatten")(x))
     features = keras.layers.Concatenate(name="features")(outputs)  # [B, D3 + D4]
     return keras.Model(inputs, features, name="r2d2")
 

@@ -16,7 +16,7 @@ import keras
 
 from tf_unravel.backbones.batch_norm import FusedBatchNormalization
 from tf_unravel.backbones.dropout import DropBlock, Dropout
-from tf_unravel.backbones.layers import Normalization, check_images, layer_seeds, normalize_images
+from tf_unravel.backbones.layers import IMAGE_FORMAT, Normalization, check_images, layer_seeds, normalize_images
 from tf_unravel.backbones.max_pool import MaxPool
 
 _FILTERS = (64, 160, 320, 640)
@@ -79,7 +79,7 @@ def resnet12(
             drop = DropBlock(dropblock_size, drop_rate, drop_seed, dropblock_ramp, name=f"block{block}_dropblock")
         x = drop(x)
     pool = keras.layers.GlobalAveragePooling2D if average_pool else keras.layers.Flatten
-    return keras.Model(inputs, pool(name="features")(x), name="resnet12")
+    return keras.Model(inputs, pool(data_format=IMAGE_FORMAT, name="features")(x), name="resnet12")
 
 
 def _residual(
@@ -101,5 +101,14 @@ def _conv_norm(
 ) -> keras.KerasTensor:
     # He's initialization over the fan-out with gain sqrt(2): MetaOptNet names leaky_relu but leaves its slope at 0
     initializer = keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal", seed=seed)
-    x = keras.layers.Conv2D(filters, size, padding="same", use_bias=False, kernel_initializer=initializer, name=name)(x)
+    convolution = keras.layers.Conv2D(
+        filters,
+        size,
+        padding="same",
+        use_bias=False,
+        kernel_initializer=initializer,
+        data_format=IMAGE_FORMAT,
+        name=name,
+    )
+    x = convolution(x)
     return FusedBatchNormalization(name=f"{name}_norm", **norm)(x)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import keras
 
-from tf_unravel.backbones.layers import Normalization, normalize_images
+from tf_unravel.backbones.layers import IMAGE_FORMAT, Normalization, normalize_images
 
 
 def wrap(model: keras.Model, normalization: Normalization | None = None) -> keras.Model:
@@ -32,7 +32,7 @@ def wrap(model: keras.Model, normalization: Normalization | None = None) -> kera
     inputs = keras.Input(shape[1:], name="images")
     x = model(normalize_images(inputs, normalization))
     if len(x.shape) == 4:
-        x = keras.layers.GlobalAveragePooling2D(name="features")(x)  # [B, D]
+        x = keras.layers.GlobalAveragePooling2D(IMAGE_FORMAT, name="features")(x)  # [B, D]
     if len(x.shape) != 2 or x.shape[-1] is None:
         raise ValueError(f"a backbone gives features [B, D] or a map [B, h, w, D]. Received: output shape {x.shape}")
     return keras.Model(inputs, x, name=f"{model.name}_backbone")

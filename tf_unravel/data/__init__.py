@@ -79,7 +79,9 @@ def load(
             should not be downloaded.
         train_images_per_class: keep this many images of every training class, drawn at random (`few_per_class`); the
             other splits stay whole. None for all.
-        **options: the source's own, see the `load` of its module.
+        **options: the source's own, see the `load` of its module. Image files are JPEG, PNG, BMP, WebP or PPM under any
+            suffix; `bits` says how many bits of 16-bit ones hold values, `on_corrupt` and `on_duplicates` what to do
+            about damaged images and about images that are in two classes or splits.
 
     Returns:
         The split's images, class ids and class names.

@@ -44,9 +44,14 @@ Create = Callable[[str, tuple[int, ...], Any], np.ndarray]
 
 
 def cache_folder() -> pathlib.Path:
-    """The folder of all entries: the environment variable TF_UNRAVEL_CACHE, else ~/.cache/tf_unravel."""
-    chosen = os.environ.get("TF_UNRAVEL_CACHE")
-    return pathlib.Path(chosen).expanduser() if chosen else pathlib.Path.home() / ".cache" / "tf_unravel"
+    """The folder of all entries: TF_UNRAVEL_CACHE, else XDG_CACHE_HOME/tf_unravel, else ~/.cache/tf_unravel.
+
+    As its specification has it, an XDG_CACHE_HOME that is not absolute counts as unset.
+    """
+    chosen, shared = (os.environ.get(name, "") for name in ("TF_UNRAVEL_CACHE", "XDG_CACHE_HOME"))
+    if chosen:
+        return pathlib.Path(chosen).expanduser()
+    return pathlib.Path(shared if os.path.isabs(shared) else pathlib.Path.home() / ".cache") / "tf_unravel"
 
 
 def cached_arrays(key: str, build: Callable[[], Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:

@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from tf_unravel.data import cache, content, decoding, image_folder
+from tf_unravel.data import cache, content, decoding, duplicates, image_folder
 from tf_unravel.data.class_images import ClassImages, content_fingerprint
 from tf_unravel.data.image_files import load_files
 from tf_unravel.data.pickled_splits import Contents, existing, load_pickles, metaoptnet_layout
@@ -32,7 +32,7 @@ URL = "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz"
 ARCHIVE = "cifar-100-python.tar.gz"
 ARCHIVE_SHA256 = "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7"
 MEMBERS_MD5 = {"train": "16019d7e3df5f24257cddd939b257f8d", "test": "f0ef6b0ae62326f3e7ffdfab6717acfc"}
-_VERSION = 1
+_VERSION = 2
 _MOST_BYTES = 1 << 28  # of a member; the larger one has 155 MB
 _PICKLES = {split: (f"CIFAR_FS_{split}.pickle",) for split in ("train", "val", "test")}
 _ACCEPTED = (
@@ -41,7 +41,7 @@ _ACCEPTED = (
 )
 
 
-def load(split: str, root: str | os.PathLike[str] | None = None) -> ClassImages:
+def load(split: str, root: str | os.PathLike[str] | None = None, on_duplicates: str = "warn") -> ClassImages:
     """One split of CIFAR-FS.
 
     Args:
@@ -49,6 +49,7 @@ def load(split: str, root: str | os.PathLike[str] | None = None) -> ClassImages:
         root: a folder with `cifar-100-python.tar.gz` (or unpacked, `cifar-100-python/`), `CIFAR_FS_*.pickle` or
             `cifar100/data/<class>/*.png`, looked for in this order; None downloads the archive through Keras (161 MB,
             once, to ~/.keras/datasets).
+        on_duplicates: see `image_folder.load`; of the archive and of pickles, one split is looked at.
 
     Returns:
         RGB images [N, 32, 32, 3] as a memory map, with MetaOptNet's normalization.
@@ -60,18 +61,18 @@ def load(split: str, root: str | os.PathLike[str] | None = None) -> ClassImages:
         >>> split = load("val")  # doctest: +SKIP
     """
     if root is None:
-        return _from_members(split, _downloaded())
+        return _from_members(split, _downloaded(), on_duplicates)
     root = pathlib.Path(root).expanduser()
     if (root / ARCHIVE).is_file():
-        return _from_members(split, root / ARCHIVE)
+        return _from_members(split, root / ARCHIVE, on_duplicates)
     if all((root / "cifar-100-python" / member).is_file() for member in MEMBERS_MD5):
-        return _from_members(split, root / "cifar-100-python")
+        return _from_members(split, root / "cifar-100-python", on_duplicates)
     paths = existing(root, _PICKLES)
     if split in paths:
-        return load_pickles("cifar_fs", split, paths, cifar_labels_layout, 32, NORMALIZATION)
+        return load_pickles("cifar_fs", split, paths, cifar_labels_layout, 32, NORMALIZATION, on_duplicates)
     for folder in (root / "cifar100" / "data", root / "data"):
         if folder.is_dir():
-            return _from_folders(split, folder)
+            return _from_folders(split, folder, on_duplicates)
     raise ValueError(
         f"cifar_fs: {root} has no split {split!r} in a known layout; put there one of: {_ACCEPTED}; or leave root out "
         f"to download it."
@@ -99,7 +100,7 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
-def _from_members(split: str, source: pathlib.Path) -> ClassImages:
+def _from_members(split: str, source: pathlib.Path, on_duplicates: str) -> ClassImages:
     """From the archive, or from the folder it unpacks to, after checking the published hashes."""
     names = split_list("cifar_fs", split)
     members = [source / member for member in MEMBERS_MD5] if source.is_dir() else [source]
@@ -111,6 +112,7 @@ def _from_members(split: str, source: pathlib.Path) -> ClassImages:
         content.check_unchanged(name, source.parent, files, digest)
 
     arrays = cache.cached_fill(f"cifar_fs_archive/{_VERSION} {split} {digest}", fill)
+    duplicates.check_images(name, arrays["images"], arrays["duplicates"], names, on_duplicates)
     return ClassImages(
         arrays["images"],
         np.array(arrays["class_ids"]),
@@ -144,6 +146,8 @@ def _fill(create: cache.Create, source: pathlib.Path, members: list[pathlib.Path
         images[start : start + len(rows)] = rows.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)  # [N, H, W, C]
         start += len(rows)
     create("class_ids", class_ids.shape, np.int32)[...] = class_ids
+    double = duplicates.counted(images, class_ids)
+    create("duplicates", double.shape, double.dtype)[...] = double
     fingerprint = np.array(content_fingerprint(images, class_ids, names))
     create("fingerprint", (), fingerprint.dtype)[...] = fingerprint
 
@@ -197,10 +201,17 @@ def cifar_labels_layout(contents: object, path: pathlib.Path) -> Contents:
     return found
 
 
-def _from_folders(split: str, folder: pathlib.Path) -> ClassImages:
+def _from_folders(split: str, folder: pathlib.Path, on_duplicates: str) -> ClassImages:
     names = split_list("cifar_fs", split)
     missing = [name for name in names if not (folder / name).is_dir()]
     if missing:
         raise ValueError(f"{folder} has no folder for class {missing[0]!r} ({len(missing)} missing); unpack all of it.")
-    files = image_folder.list_files(f"cifar_fs/{split}", folder, names)
-    return load_files(files, decoding.Decoding((32, 32)), normalization=NORMALIZATION)
+    files = {part: image_folder.list_files(f"cifar_fs/{part}", folder, _there(folder, part)) for part in _PICKLES}
+    image_folder.warn_of_passed_over(files[split])
+    duplicates.check_files("cifar_fs", list(files.values()), on_duplicates)
+    return load_files(files[split], decoding.Decoding((32, 32)), normalization=NORMALIZATION)
+
+
+def _there(folder: pathlib.Path, split: str) -> list[str]:
+    """The classes of a split that have a folder."""
+    return [name for name in split_list("cifar_fs", split) if (folder / name).is_dir()]

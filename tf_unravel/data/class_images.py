@@ -16,6 +16,8 @@ from typing import TypeAlias
 
 import numpy as np
 
+from tf_unravel.data.content import composed
+
 _CHUNK_BYTES = 2 * 2**20
 
 Normalization: TypeAlias = tuple[tuple[float, ...], tuple[float, ...]]
@@ -29,7 +31,7 @@ class ClassImages:
     Args:
         images: uint8 [N, H, W, channels], 0-255; may be a read-only `np.memmap`.
         class_ids: integers [N] (stored as int32); every id from 0 to num_classes - 1 occurs.
-        class_names: one name per class id.
+        class_names: one name per class id; kept in Unicode's composed form (NFC).
         name: what messages and tables call it, such as "glyphs/train".
         fingerprint: hex digest of the contents, recorded by each run; "" computes it.
         normalization: (mean, std) per channel in 0-255 units where the dataset has published ones.
@@ -47,14 +49,14 @@ class ClassImages:
     images: np.ndarray
     class_ids: np.ndarray
     class_names: tuple[str, ...]
-    name: str
+    name: str = "images"
     fingerprint: str = ""
     normalization: Normalization | None = None
     dealt: Mapping[str, Sequence[str]] | None = None
 
     def __post_init__(self) -> None:
         _check_images(self.images, self.name)
-        object.__setattr__(self, "class_names", tuple(str(name) for name in self.class_names))
+        object.__setattr__(self, "class_names", tuple(composed(str(name)) for name in self.class_names))
         object.__setattr__(self, "class_ids", _checked_ids(self))
         if self.normalization is not None:
             object.__setattr__(self, "normalization", _checked_normalization(self, self.normalization))
@@ -101,12 +103,21 @@ def _check_images(images: np.ndarray, name: str) -> None:
     if not isinstance(images, np.ndarray) or images.dtype != np.uint8:
         raise ValueError(
             f"{name}: images must be a uint8 NumPy array (0-255; scaling happens inside the model). "
-            f"Received: {getattr(images, 'dtype', type(images).__name__)}."
+            f"Received: {getattr(images, 'dtype', type(images).__name__)}{_range_of(images)}."
         )
     if images.ndim != 4 or 0 in images.shape:
         raise ValueError(
             f"{name}: images must be [N, height, width, channels], none of them 0. Received: {images.shape}."
         )
+
+
+def _range_of(images: object) -> str:
+    """The range of floats, which says whether they are to be multiplied by 255."""
+    if not isinstance(images, np.ndarray) or images.dtype.kind != "f" or not images.size:
+        return ""
+    low, high = float(images.min()), float(images.max())
+    advice = "; multiply by 255, round and convert" if 0 <= low and high <= 1 else ""
+    return f" from {low:g} to {high:g}{advice}"
 
 
 def _checked_ids(split: ClassImages) -> np.ndarray:

@@ -11,6 +11,7 @@ import hashlib
 import os
 import pathlib
 import time
+import unicodedata
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -22,6 +23,7 @@ from tf_unravel.data.decoding import num_cores
 _RECENT_SECONDS = 2.0
 _BLOCK = 1 << 20
 _FILES_PER_TASK = 256
+_HASH_BYTES = 32  # of SHA-256
 
 
 def file_hash(path: str | os.PathLike[str], algorithm: str = "sha256") -> bytes:
@@ -43,7 +45,24 @@ def digest_of_files(root: str | os.PathLike[str], relative_paths: Sequence[str])
     Returns:
         64 hexadecimal digits (SHA-256).
     """
-    root = os.path.abspath(root)
+    return _summary(os.path.abspath(root), relative_paths)[0]
+
+
+def hashes_of_files(
+    root: str | os.PathLike[str], relative_paths: Sequence[str], remember: bool = True
+) -> np.ndarray:
+    """SHA-256 of each file's bytes, uint8 [N, 32]; zeros for what is unreadable, or no file.
+
+    Args:
+        root: the folder that the paths are relative to.
+        relative_paths: paths below `root`.
+        remember: as `digest_of_files` does, in the cache; False leaves that alone.
+    """
+    return (_summary if remember else _digest)(os.path.abspath(root), relative_paths)[1]
+
+
+def _summary(root: str, relative_paths: Sequence[str]) -> tuple[str, np.ndarray]:
+    """(the digest of all, the hash of each), remembered."""
     states: list[tuple[object, ...]] = []
     newest = 0.0
     for path in relative_paths:
@@ -57,8 +76,13 @@ def digest_of_files(root: str | os.PathLike[str], relative_paths: Sequence[str])
     if newest > time.time() - _RECENT_SECONDS:
         return _digest(root, relative_paths)
     key = digest_of_text(repr((root, states)))
-    built = cache.cached_arrays(f"digest/{key}", lambda: {"digest": np.array(_digest(root, relative_paths))})
-    return str(built["digest"])
+
+    def build() -> dict[str, np.ndarray]:
+        digest, hashes = _digest(root, relative_paths)
+        return {"digest": np.array(digest), "hashes": hashes}
+
+    built = cache.cached_arrays(f"hashes/{key}", build)
+    return str(built["digest"]), built["hashes"]
 
 
 def check_unchanged(name: str, root: str | os.PathLike, relative_paths: Sequence[str], digest: str) -> None:
@@ -77,17 +101,18 @@ def check_unchanged(name: str, root: str | os.PathLike, relative_paths: Sequence
         raise ValueError(f"{name}: files in {root} were changed while they were read; run the same command again.")
 
 
-def _digest(root: str, relative_paths: Sequence[str]) -> str:
+def _digest(root: str, relative_paths: Sequence[str]) -> tuple[str, np.ndarray]:
     def hashes(paths: Sequence[str]) -> list[bytes]:
         return [_hash_or_nothing(os.path.join(root, path)) for path in paths]
 
     parts = [relative_paths[i : i + _FILES_PER_TASK] for i in range(0, len(relative_paths), _FILES_PER_TASK)]
-    whole = hashlib.sha256()
+    whole, each = hashlib.sha256(), bytearray()
     with ThreadPoolExecutor(num_cores()) as pool:  # reading and hashing release the interpreter lock
         for paths, found in zip(parts, pool.map(hashes, parts), strict=True):
             for path, digest in zip(paths, found, strict=True):
                 whole.update(path.replace(os.sep, "/").encode("utf-8", "surrogateescape") + b"\0" + digest)
-    return whole.hexdigest()
+                each += digest or bytes(_HASH_BYTES)
+    return whole.hexdigest(), np.frombuffer(bytes(each), np.uint8).reshape(-1, _HASH_BYTES)
 
 
 def _hash_or_nothing(path: str) -> bytes:
@@ -100,6 +125,11 @@ def _hash_or_nothing(path: str) -> bytes:
 def printable(path: str) -> str:
     """A path as text that can be printed, whatever bytes it is made of."""
     return os.fsencode(path).decode("utf-8", "replace")
+
+
+def composed(name: str) -> str:
+    """A name in Unicode's composed form (NFC): macOS and Linux write one accented name as different characters."""
+    return unicodedata.normalize("NFC", name)
 
 
 def digest_of_text(text: str) -> str:

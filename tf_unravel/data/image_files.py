@@ -17,7 +17,7 @@ import PIL
 from tf_unravel.data import cache, content, decoding
 from tf_unravel.data.class_images import ClassImages, Normalization, content_fingerprint
 
-_VERSION = 2  # raise it when decoding changes
+_VERSION = 3  # raise it when decoding changes
 _NAMED = 3  # of the images that cannot be used, in a message
 _log = logging.getLogger(__name__)
 
@@ -32,6 +32,8 @@ class ImageFiles:
         paths: relative path of each image.
         class_ids: integers [N], 0..C-1.
         class_names: one per class.
+        other_images: paths of images that are not read: of other formats, or in deeper folders.
+        others: paths of files beside the images that are none; hidden ones are not counted.
     """
 
     name: str
@@ -39,6 +41,8 @@ class ImageFiles:
     paths: Sequence[str]
     class_ids: np.ndarray
     class_names: tuple[str, ...]
+    other_images: Sequence[str] = ()
+    others: Sequence[str] = ()
 
 
 def size_of(image_size: int | Sequence[int] | None) -> tuple[int, ...] | None:
@@ -59,7 +63,7 @@ def load_files(
 
     Args:
         files: which images, and their classes.
-        how: size, filter and background.
+        how: size, filter, background and bits; without bits, classes of suspiciously dark 16-bit images are warned of.
         min_images: the least number of usable images a class must have.
         on_corrupt: "error" raises for a damaged image, "skip" leaves it out and warns with the count.
         normalization: published (mean, std), if any.
@@ -86,8 +90,18 @@ def load_files(
         named = "; ".join([*left_out[:_NAMED], *(["..."] if len(left_out) > _NAMED else [])])
         _log.warning("%s: left out %d of %d images: %s.", files.name, len(left_out), len(files.paths), named)
     check_counts(files, class_ids, min_images)
+    _warn_of_dim(files, class_ids, arrays["brightest"], how)
     images, fingerprint = arrays["images"][: len(class_ids)], str(arrays["fingerprint"])
     return ClassImages(images, class_ids, files.class_names, files.name, fingerprint, normalization)
+
+
+def _warn_of_dim(files: ImageFiles, class_ids: np.ndarray, brightest: np.ndarray, how: decoding.Decoding) -> None:
+    """Warns once, of all classes whose 16-bit images are all dark; brightest [n] is -1 for images of 8 bits."""
+    dim: list[int] = []
+    for label in np.unique(class_ids[brightest >= 0]).tolist():
+        values = brightest[(class_ids == label) & (brightest >= 0)].tolist()
+        dim += values if decoding.is_dim(values) else []
+    decoding.warn_of_dim(files.name, dim, how, "load.bits = {bits}")
 
 
 def _grouping(files: ImageFiles) -> str:
@@ -122,7 +136,7 @@ def _fill(create: cache.Create, files: ImageFiles, how: decoding.Decoding, on_co
     paths = [os.path.join(files.root, path) for path in files.paths]
     size = how.size or _first_size(paths, how)
     images = create("images", (len(paths), *size, 3), np.uint8)
-    failures = decoding.decode_files(paths, images, how)
+    failures, deep = decoding.told_apart(decoding.decode_files(paths, images, how))
     bad = {failure.row for failure in failures}
     for failure in failures:
         path = paths[failure.row]
@@ -147,6 +161,8 @@ def _fill(create: cache.Create, files: ImageFiles, how: decoding.Decoding, on_co
             images[start : start + 1024][: len(kept) - start] = images[kept[start : start + 1024]]
     class_ids = np.asarray(files.class_ids, np.int32)[kept]
     create("class_ids", class_ids.shape, np.int32)[...] = class_ids
+    brightest = np.array([deep.get(row, -1) for row in kept.tolist()], np.int32)
+    create("brightest", brightest.shape, np.int32)[...] = brightest
     fingerprint = np.array(content_fingerprint(images[: len(kept)], class_ids, files.class_names) if len(kept) else "")
     create("fingerprint", (), fingerprint.dtype)[...] = fingerprint
 
@@ -159,7 +175,7 @@ def _first_size(paths: Sequence[str], how: decoding.Decoding) -> tuple[int, ...]
     """(height, width) of the first image that can be read: what the others are held against."""
     for path in paths:
         try:
-            return decoding.decode(decoding.read_image_file(path), how).shape[:2]
+            return decoding.decode_counted(decoding.read_image_file(path), how)[0].shape[:2]
         except (OSError, decoding.UnusableImage):
             continue
     return (1, 1)  # none: each of them is reported by what follows

@@ -14,7 +14,7 @@ import pathlib
 
 import numpy as np
 
-from tf_unravel.data import decoding, image_folder
+from tf_unravel.data import content, decoding, duplicates, image_folder
 from tf_unravel.data.class_images import ClassImages
 from tf_unravel.data.image_files import ImageFiles, load_files
 from tf_unravel.data.pickled_splits import class_dict_layout, existing, load_pickles, metaoptnet_layout
@@ -50,6 +50,8 @@ def load(
     image_size: int = 84,
     resize: str = "lanczos",
     on_corrupt: str = "error",
+    bits: int | None = None,
+    on_duplicates: str = "warn",
 ) -> ClassImages:
     """One split of mini-ImageNet, from whichever layout is found in `root`, in the order listed.
 
@@ -60,6 +62,8 @@ def load(
         image_size: pixels of the square. Images in files are resized to it; pickles must have it.
         resize: filter for images in files, see `image_folder.load`.
         on_corrupt: for images in files, see `image_folder.load`.
+        bits: for images in files, see `image_folder.load`.
+        on_duplicates: see `image_folder.load`; of pickles, one split is looked at.
 
     Returns:
         RGB images as a memory map, with MetaOptNet's normalization.
@@ -71,38 +75,53 @@ def load(
         >>> split = load("train", "data/mini-imagenet")  # doctest: +SKIP
     """
     if root is None:
-        raise ValueError(f"mini_imagenet needs root: a folder with {_ACCEPTED}.")
+        raise ValueError(f"mini_imagenet needs root (--data_root): a folder with {_ACCEPTED}.")
     root = pathlib.Path(root).expanduser()
-    how = decoding.Decoding((image_size, image_size), resize)
+    how = decoding.Decoding((image_size, image_size), resize, bits=bits)
     for names, layout in ((_METAOPTNET, metaoptnet_layout), (_CACHE, class_dict_layout)):
         paths = existing(root, names)
         if split in paths:
-            return load_pickles("mini_imagenet", split, paths, layout, image_size, NORMALIZATION)
-    name = f"mini_imagenet/{split}"
-    tables = existing(root, _CSV)
-    if split in tables and (root / "images").is_dir():
-        return load_files(_listed(name, root, tables, split), how, 2, on_corrupt, NORMALIZATION)
-    if split in (image_folder.split_folders(root) if root.is_dir() else {}):
-        base, parts = image_folder.parts_of(root, split, 0, (0.64, 0.16, 0.2))
-        files = image_folder.list_files(name, base, parts[split])
-        return load_files(files, how, 2, on_corrupt, NORMALIZATION)
+            return load_pickles("mini_imagenet", split, paths, layout, image_size, NORMALIZATION, on_duplicates)
+    files = _files(root, split)
+    if files:
+        duplicates.check_files("mini_imagenet", list(files.values()), on_duplicates)
+        return load_files(files[split], how, 2, on_corrupt, NORMALIZATION)
     raise ValueError(f"mini_imagenet: {root} has no split {split!r} in a known layout; put there one of: {_ACCEPTED}.")
 
 
-def _listed(name: str, root: pathlib.Path, tables: dict[str, pathlib.Path], split: str) -> ImageFiles:
-    """The images that <split>.csv names, header `filename,label`."""
-    rows = {other: _rows(path) for other, path in tables.items()}
-    check_disjoint({other: (tables[other], sorted({label for _, label in found})) for other, found in rows.items()})
-    names = tuple(sorted({label for _, label in rows[split]}))
-    number = {label: index for index, label in enumerate(names)}
-    paths = [os.path.join("images", file) for file, _ in rows[split]]
-    missing = [path for path in paths if not (root / path).is_file()]
+def _files(root: pathlib.Path, split: str) -> dict[str, ImageFiles]:
+    """The image files of every split, as tables or folders have them; none where there is no such layout."""
+    tables = existing(root, _CSV)
+    if split in tables and (root / "images").is_dir():
+        return _listed(root, tables, split)
+    folders = image_folder.split_folders(root) if root.is_dir() else {}
+    if split not in folders:
+        return {}
+    parts = {part: image_folder.parts_of(root, part, 0, (0.64, 0.16, 0.2)) for part in folders}
+    files = {part: image_folder.list_files(f"mini_imagenet/{part}", base, classes[part])
+             for part, (base, classes) in parts.items()}  # fmt: skip
+    image_folder.warn_of_passed_over(files[split])
+    return files
+
+
+def _listed(root: pathlib.Path, tables: dict[str, pathlib.Path], split: str) -> dict[str, ImageFiles]:
+    """The images that <split>.csv, which is to be whole, and the other tables name, header `filename,label`."""
+    rows = {part: _rows(path) for part, path in tables.items()}
+    check_disjoint({part: (tables[part], sorted({label for _, label in found})) for part, found in rows.items()})
+    missing = [file for file, _ in rows[split] if not (root / "images" / file).is_file()]
     if missing:
         raise ValueError(
-            f"{tables[split]} names {root / missing[0]}, which is not there ({len(missing)} of {len(paths)} images "
-            f"missing); unpack all images."
+            f"{tables[split]} names {root / 'images' / missing[0]}, which is not there ({len(missing)} of "
+            f"{len(rows[split])} images missing); unpack all images."
         )
-    return ImageFiles(name, str(root), paths, np.array([number[label] for _, label in rows[split]], np.int32), names)
+    return {part: _of_rows(f"mini_imagenet/{part}", root, found) for part, found in rows.items()}
+
+
+def _of_rows(name: str, root: pathlib.Path, rows: list[tuple[str, str]]) -> ImageFiles:
+    names = tuple(sorted({label for _, label in rows}))
+    number = {label: index for index, label in enumerate(names)}
+    paths = [os.path.join("images", file) for file, _ in rows]
+    return ImageFiles(name, str(root), paths, np.array([number[label] for _, label in rows], np.int32), names)
 
 
 def _rows(path: pathlib.Path) -> list[tuple[str, str]]:
@@ -117,7 +136,7 @@ def _rows(path: pathlib.Path) -> list[tuple[str, str]]:
             reader = csv.DictReader(file)
             if not {"filename", "label"} <= set(reader.fieldnames or ()):
                 raise ValueError(f"{path} must begin with the line 'filename,label'. Received: {reader.fieldnames}.")
-            rows = [(row["filename"], row["label"]) for row in reader]
+            rows = [(row["filename"], content.composed(row["label"] or "")) for row in reader]
     except (csv.Error, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is no table of text ({error}); download it again.") from error
     if not rows:

@@ -93,10 +93,8 @@ def load(
         >>> split = load("train", "data/omniglot", rotations=True)  # doctest: +SKIP
     """
     if root is None:
-        raise ValueError(
-            f"omniglot needs root: the folder with {' and '.join(_OFFICIAL)}, zipped or unpacked, or with "
-            f"{' or '.join(_SMALL)}."
-        )
+        expected = f"{' and '.join(_OFFICIAL)}, zipped or unpacked, or {' or '.join(_SMALL)}"
+        raise ValueError(f"omniglot needs root (--data_root): the folder with {expected}.")
     root = pathlib.Path(root).expanduser()
     Decoding((image_size, image_size), resize)  # checks both
     scheme, sources = _scheme(root, scheme)

@@ -16,12 +16,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tf_unravel.data import cache, content
+from tf_unravel.data import cache, content, duplicates
 from tf_unravel.data.class_images import ClassImages, Normalization, content_fingerprint
 from tf_unravel.data.pickles import PickledArray, read_pickle
 from tf_unravel.data.split_lists import check_disjoint, split_list
 
-_VERSION = 1
+_VERSION = 2
 _log = logging.getLogger(__name__)
 
 
@@ -44,6 +44,7 @@ def load_pickles(
     layout: Layout,
     image_size: int,
     normalization: Normalization | None,
+    on_duplicates: str = "warn",
 ) -> ClassImages:
     """One split out of the pickles of all that are at hand.
 
@@ -54,6 +55,7 @@ def load_pickles(
         layout: reads the unpickled contents, such as `metaoptnet_layout`.
         image_size: height and width that the images must have.
         normalization: published (mean, std).
+        on_duplicates: see `duplicates.check_files`; looked for within the split.
 
     Returns:
         The split; its images are a read-only memory map.
@@ -73,6 +75,7 @@ def load_pickles(
 
     arrays = cache.cached_fill(key, fill)
     names = tuple(arrays["class_names"].tolist())
+    duplicates.check_images(name, arrays["images"], arrays["duplicates"], names, on_duplicates)
     published = split_list(dataset, split)
     if bool(arrays["named"]) and set(names) != set(published):
         _log.warning("%s: %s holds other classes than the published split (%d of %d agree).", name, path,
@@ -125,6 +128,7 @@ def _fill(create: cache.Create, path: pathlib.Path, layout: Layout, image_size: 
         "class_names": np.array(found.class_names),
         "named": np.array(found.named),
         "fingerprint": np.array(fingerprint),
+        "duplicates": duplicates.counted(images, found.class_ids),
     }
     for name, array in small.items():
         create(name, array.shape, array.dtype)[...] = array
@@ -204,7 +208,7 @@ def _labels(values: Any, path: pathlib.Path) -> np.ndarray:
 
 
 def _text(name: Any) -> str:
-    return name.decode("latin1") if isinstance(name, bytes) else str(name)
+    return content.composed(name.decode("latin1") if isinstance(name, bytes) else str(name))
 
 
 def existing(root: str | os.PathLike[str], names: Mapping[str, Sequence[str]]) -> dict[str, pathlib.Path]:

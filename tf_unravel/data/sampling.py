@@ -68,6 +68,7 @@ def steps_per_epoch(split: ClassImages, batch_size: int = 128) -> int:
     Raises:
         ValueError: `batch_size` is odd or below 2.
     """
+    check_split(split)
     rounds = -(-int(split.images_per_class.max()) // 2)
     return -(-split.num_classes * rounds // _pairs_per_batch(batch_size))
 
@@ -319,6 +320,19 @@ def _pairs_per_batch(batch_size: int) -> int:
     return batch_size // 2
 
 
+def check_split(split: Any) -> None:
+    """Refuses what is no split, such as a pair of arrays or a dataset.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not isinstance(split, ClassImages):
+        raise ValueError(
+            "A split must be ClassImages: of data.load(...), or ClassImages(images, class_ids, class_names). "
+            f"Received: {repr(split) if isinstance(split, str) else type(split).__name__}."
+        )
+
+
 def _check_pairs_exist(split: ClassImages) -> None:
     sizes = split.images_per_class
     if sizes.min() < 2:
@@ -328,6 +342,7 @@ def _check_pairs_exist(split: ClassImages) -> None:
 
 
 def _check_task_fits(split: ClassImages, ways: int, shots: int, queries: int, fewest_queries: int) -> None:
+    check_split(split)
     if ways < 2 or shots < 1 or queries < fewest_queries:
         received = f"Received: ways={ways}, shots={shots}, queries={queries}."
         raise ValueError(f"A task needs at least 2 ways, 1 shot and 1 query. {received}")

@@ -15,9 +15,11 @@ from typing import Any, Protocol
 import keras
 import tensorflow as tf
 
+from tf_unravel.heads.batchnorm import query_logits, statistics_of
 from tf_unravel.heads.fine_tune import FineTune
-from tf_unravel.heads.inner_loop import Network, Weights, query_logits, statistics_of
+from tf_unravel.heads.inner_loop import Network, Weights
 from tf_unravel.heads.kernel import at_least_float32
+from tf_unravel.heads.labels import labels_checked
 
 
 class Settled(Protocol):
@@ -67,7 +69,8 @@ class FromFeatures:
         return at_least_float32(self.backbone(pixels, training=False))
 
     def _logits(self, known: tf.Tensor, labels: tf.Tensor, query: tf.Tensor, ways: Any) -> tf.Tensor:
-        return self.head(known[None], labels[None], self._features(query)[None], ways)[0]
+        with labels_checked():  # by `requests`
+            return self.head(known[None], labels[None], self._features(query)[None], ways)[0]
 
 
 class Adapting:

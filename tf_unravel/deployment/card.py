@@ -4,7 +4,7 @@
 |--------------|----------------------------------------------------------------------------------------|
 | format       | of the card, 1                                                                         |
 | input        | height, width, channels; pixels are uint8 0-255                                        |
-| decoding     | how image files become pixels of that size: filter, crop, background                   |
+| decoding     | how image files become pixels of that size: filter, crop, background, bits             |
 | features     | D                                                                                      |
 | head         | name, settings, batchnorm, adaptation; `transductive`: queries of a call influence each other |
 | ways         | the number of classes where it is fixed, else null                                     |
@@ -30,9 +30,9 @@ import tensorflow as tf
 
 import tf_unravel
 from tf_unravel import heads
-from tf_unravel.data.decoding import Decoding
-from tf_unravel.evaluation import INDUCTIVE
+from tf_unravel.deployment.pictures import decoding_of
 from tf_unravel.files import write_atomically
+from tf_unravel.heads.batchnorm import looks_at_batches
 
 CARD = "tf_unravel.json"
 FORMAT = 1
@@ -69,9 +69,9 @@ def card_of(
         "format": FORMAT,
         "exported": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "input": {"height": shape[0], "width": shape[1], "channels": shape[2], "pixels": "uint8, 0-255"},
-        "decoding": {"resize": "bilinear", "crop": False, "background": [255, 255, 255]},
+        "decoding": {"resize": "bilinear", "crop": False, "background": [255, 255, 255], "bits": None},
         "features": int(backbone.output_shape[-1]),
-        "head": described(head),
+        "head": described(head, backbone),
         "ways": ways,
         "class_names": list(support) if support else None,
         "support_per_class": list(support.values()) if support else None,
@@ -84,14 +84,15 @@ def card_of(
     }
 
 
-def described(head: Any) -> dict[str, Any]:
-    """A head as the card has it."""
+def described(head: Any, backbone: keras.Model) -> dict[str, Any]:
+    """A head on a backbone as the card has it."""
+    batchnorm, adaptation = heads.said_of(head, backbone)
     return {
         "name": getattr(head, "name", type(head).__name__),
         "settings": heads.settings_of(head),
-        "batchnorm": getattr(head, "batchnorm", INDUCTIVE),
-        "adaptation": getattr(head, "adaptation", ""),
-        "transductive": getattr(head, "protocol", "") == "transductive",
+        "batchnorm": batchnorm,
+        "adaptation": adaptation,
+        "transductive": getattr(head, "protocol", "") == "transductive" and looks_at_batches(backbone),
     }
 
 
@@ -157,7 +158,7 @@ def _fits(card: Any) -> bool:
     names, counts, head, how = card["class_names"], card["support_per_class"], card["head"], card["decoding"]
     if not all(type(value) is int for value in (*size, *how["background"], *(counts or ()))):
         return False
-    Decoding((size[0], size[1]), how["resize"], how["crop"], tuple(how["background"]))
+    decoding_of(card)
     return (
         card["format"] == FORMAT
         and all(1 <= value <= _LARGEST for value in size)

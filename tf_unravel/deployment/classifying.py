@@ -20,10 +20,11 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from tf_unravel.data.content import printable
+from tf_unravel.data import decoding
+from tf_unravel.data.content import composed, printable
 from tf_unravel.deployment.contact_sheet import Neighbour, Query, contact_sheet, is_sheet, write_sheet
 from tf_unravel.deployment.model import Model
-from tf_unravel.deployment.pictures import Labelled, others_below, pictures_below, read_labelled, read_pictures
+from tf_unravel.deployment.pictures import BITS, Labelled, decoding_of, pictures_below, read_labelled, read_pictures
 from tf_unravel.files import write_atomically
 
 _BLOCK = 256  # pictures of a call
@@ -163,15 +164,18 @@ def classify(
     root, sheet = pathlib.Path(query), pathlib.Path(out) / SHEET
     _check_asked(loaded, support, sheet if figure else None)
     drawn_before = os.path.realpath(sheet) if is_sheet(sheet) else None
-    paths = [path for path in pictures_below(root) if os.path.realpath(path) != drawn_before]
+    given = pictures_below(root)
+    paths = [path for path in given.images if os.path.realpath(path) != drawn_before]
     known = None if support is None else read_labelled(support, loaded.card, on_corrupt)
     answers: list[Answer] = []
-    skipped = (known.skipped if known else {}) | others_below(root)
+    brightest: dict[str, int] = {}
+    skipped = (known.skipped if known else {}) | given.skipped
     for block in _blocks(paths, loaded, known):
-        images, kept, damaged = read_pictures(block, loaded.card, on_corrupt)
+        images, kept, damaged = read_pictures(block, loaded.card, on_corrupt, brightest)
         skipped |= damaged
         if len(kept):
             answers += _answers(loaded, images, [block[row] for row in kept], known, root)
+    decoding.warn_of_dim(str(root), brightest.values(), decoding_of(loaded.card), BITS)
     if not answers:
         raise ValueError(f"None of the {len(paths)} pictures to classify can be read. Received: {query}.")
     counts = _support_counts(loaded, known)
@@ -218,11 +222,11 @@ def _answers(
     given = () if known is None else (known.images, known.labels)
     labelled = set() if known is None else {image.tobytes() for image in known.images}
     names = (model.baked_classes or ()) if known is None else known.class_names
+    written = {composed(name): name for name in names}  # a folder may write the same text in another way
     answers = []
     for path, image, row in zip(paths, images, model.classify(images, *given).tolist(), strict=True):
         file = os.path.relpath(path, root) if root.is_dir() else os.path.basename(path)
-        top = printable(pathlib.PurePath(file).parts[0])
-        folder_class = top if top in names else None
+        folder_class = written.get(composed(printable(pathlib.PurePath(file).parts[0])))
         probabilities = dict(zip(names, row, strict=True))
         answers.append(Answer(path, printable(file), probabilities, folder_class, image.tobytes() in labelled))
     return answers
@@ -237,7 +241,7 @@ def _figure(
     if len(answers) > _ON_A_SHEET:
         answers = sorted(answers, key=lambda answer: answer.margin)[:_ON_A_SHEET]
         title += f"; the {_ON_A_SHEET} least certain of {len(found.answers)}"
-    images, kept, _ = read_pictures([answer.path for answer in answers], model.card, on_corrupt)
+    images, kept, _ = read_pictures([answer.path for answer in answers], model.card, on_corrupt, {})
     points, asked = model.features(known.images), model.features(images)
     rows = []
     for row, image, point in zip(kept, images, asked, strict=True):

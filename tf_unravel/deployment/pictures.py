@@ -1,17 +1,20 @@
-"""Pictures in a user's folders, as arrays of the size and the kind that an exported model was trained on."""
+"""Images in a user's folders, as arrays of the size and the kind that an exported model was trained on."""
 
 import logging
 import os
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from tf_unravel.data import decoding, image_folder
+from tf_unravel.data import decoding, duplicates, formats, image_folder
 from tf_unravel.data.content import printable
+from tf_unravel.data.formats import Kind
 
+_OTHER = f"it is not one of {formats.READ}"
 _LUMA = (0.299, 0.587, 0.114)  # of ITU-R BT.601, as Pillow's greyscale
+BITS = "export the model with load.bits = {bits}"
 _log = logging.getLogger(__name__)
 
 
@@ -49,7 +52,7 @@ def read_labelled(root: str | os.PathLike, card: Mapping[str, Any], on_corrupt: 
             names of classes that cannot be told apart.
     """
     folder = pathlib.Path(root)
-    classes = image_folder.subfolders(folder) if folder.is_dir() else []
+    classes = list(image_folder.class_folders(folder)) if folder.is_dir() else []
     if len(classes) < 2:
         what = f"a folder with {len(classes)} folders" if folder.is_dir() else "no folder"
         raise ValueError(f"A support set is a folder with one folder of pictures for each of two classes or more: "
@@ -59,50 +62,80 @@ def read_labelled(root: str | os.PathLike, card: Mapping[str, Any], on_corrupt: 
                          f"{sorted(map(printable, classes))}.")
     files = image_folder.list_files(str(folder), folder, classes)
     paths = [os.path.join(folder, path) for path in files.paths]
-    images, kept, skipped = read_pictures(paths, card, on_corrupt)
+    brightest: dict[str, int] = {}
+    images, kept, skipped = read_pictures(paths, card, on_corrupt, brightest)
+    decoding.warn_of_dim(str(folder), brightest.values(), decoding_of(card), BITS)
     labels = files.class_ids[kept]
     empty = sorted(set(range(len(classes))) - set(labels.tolist()))
     if empty:
-        raise ValueError(f"Every class needs a picture (JPEG, PNG, BMP or WebP) that can be read. "
+        raise ValueError(f"Every class needs an image ({formats.READ}) that can be read. "
                          f"Received: none in {folder / classes[empty[0]]}.")
-    elsewhere = sorted(map(printable, set(_below(folder, image_folder.is_image)) - set(paths)))
-    if elsewhere:
-        _log.warning("left out %d pictures that are not %s/<class>/<picture>.", len(elsewhere), folder)
-    skipped |= dict.fromkeys(elsewhere, f"it is not {folder}/<class>/<picture>") | others_below(folder)
+    duplicates.check_files(str(folder), [files], "warn", remember=False)
+    skipped |= _left_out(folder, set(paths))
     return Labelled(images, labels, tuple(map(printable, classes)), [paths[row] for row in kept], skipped)
 
 
-def pictures_below(root: str | os.PathLike) -> list[str]:
-    """The pictures in a folder and the folders below it, sorted, hidden ones left out; or the one that root is.
+def _left_out(folder: pathlib.Path, read: set[str]) -> dict[str, str]:
+    """{file: why it is left out} of a support folder's images that were not read; warns of those out of place."""
+    found = Found.below(folder)
+    elsewhere = sorted(map(printable, set(found.images) - read))
+    if elsewhere:
+        _log.warning("left out %d pictures that are not %s/<class>/<picture>.", len(elsewhere), folder)
+    return dict.fromkeys(elsewhere, f"it is not {folder}/<class>/<picture>") | found.skipped
+
+
+class Found(NamedTuple):
+    """What is in a folder and the folders below it, hidden files and folders left out.
+
+    Attributes:
+        images: paths, sorted.
+        skipped: {file: why it is left out} of images of formats that are not read.
+    """
+
+    images: list[str]
+    skipped: dict[str, str]
+
+    @classmethod
+    def below(cls, root: str | os.PathLike) -> "Found":
+        """Looks into a folder; files that are no images are warned of with their number."""
+        files = [(os.path.join(root, path), kind) for path, kind in image_folder.walk(root)]
+        others = [path for path, kind in files if kind is Kind.OTHER]
+        if others:
+            _log.warning("%s: %d files are not images and are ignored; the first: %s.", root, len(others),
+                         printable(min(others)))
+        skipped = sorted(printable(path) for path, kind in files if kind is Kind.OTHER_IMAGE)
+        return cls(sorted(path for path, kind in files if kind is Kind.IMAGE), dict.fromkeys(skipped, _OTHER))
+
+
+def pictures_below(root: str | os.PathLike) -> Found:
+    """The images in a folder and the folders below it; or the one that root is.
 
     Raises:
         ValueError: there are none.
     """
     folder = pathlib.Path(root)
-    found = [str(folder)] if folder.is_file() else _below(folder, image_folder.is_image)
-    if not found:
-        what = "no JPEG, PNG, BMP or WebP file" if folder.exists() else "no such file or folder"
+    found = Found([str(folder)], {}) if folder.is_file() else Found.below(folder)
+    if not found.images:
+        what = f"no file of {formats.READ}" if folder.exists() else "no such file or folder"
         raise ValueError(f"There are no pictures to classify. Received: {folder}, {what}.")
-    return sorted(found)
-
-
-def others_below(root: str | os.PathLike) -> dict[str, str]:
-    """{file: why it is left out} of pictures of kinds that are not read."""
-    found = sorted(map(printable, _below(pathlib.Path(root), image_folder.is_other_picture)))
-    return dict.fromkeys(found, "it is no JPEG, PNG, BMP or WebP")
-
-
-def _below(folder: pathlib.Path, wanted: Callable[[str], bool]) -> list[str]:
-    """Paths of files in a folder and the folders below it, by their names; links to folders are not followed."""
-    found: list[str] = []
-    for parent, folders, names in os.walk(folder, followlinks=False):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [os.path.join(parent, name) for name in names if wanted(name)]
     return found
 
 
+def decoding_of(card: Mapping[str, Any]) -> decoding.Decoding:
+    """How images are decoded for a model, by its card; those of earlier versions say nothing of bits.
+
+    Raises:
+        LookupError: the card lacks something.
+        ValueError: images cannot be decoded so.
+    """
+    size, how = card["input"], card["decoding"]
+    return decoding.Decoding(
+        (size["height"], size["width"]), how["resize"], how["crop"], tuple(how["background"]), how.get("bits")
+    )
+
+
 def read_pictures(
-    paths: Sequence[str], card: Mapping[str, Any], on_corrupt: str = "error"
+    paths: Sequence[str], card: Mapping[str, Any], on_corrupt: str = "error", brightest: dict[str, int] | None = None
 ) -> tuple[np.ndarray, np.ndarray, dict[str, str]]:
     """Picture files as the images of a model.
 
@@ -110,6 +143,7 @@ def read_pictures(
         paths: the files.
         card: of the model: their size, and how they become of that size.
         on_corrupt: "error" or "skip".
+        brightest: takes {file: brightest value} of 16-bit images, for one warning of several calls; None warns here.
 
     Returns:
         (images uint8 [n, H, W, C], int [n] which of the paths they are, {file: why it was left out}).
@@ -122,10 +156,13 @@ def read_pictures(
     height, width, channels = (card["input"][name] for name in ("height", "width", "channels"))
     if channels not in (1, 3):
         raise ValueError(f"Pictures are RGB or grey; this model takes neither. Received: channels={channels}.")
-    how = card["decoding"]
-    how = decoding.Decoding((height, width), how["resize"], how["crop"], tuple(how["background"]))
+    how = decoding_of(card)
     images = np.empty((len(paths), height, width, 3), np.uint8)
-    failures = decoding.decode_files(paths, images, how)
+    failures, deep = decoding.told_apart(decoding.decode_files(paths, images, how))
+    if brightest is None:
+        decoding.warn_of_dim(printable(os.path.dirname(paths[0])) if paths else "", deep.values(), how, BITS)
+    else:
+        brightest |= {paths[row]: value for row, value in deep.items()}
     for failure in failures:
         if on_corrupt == "error":
             raise ValueError(f"{printable(paths[failure.row])} cannot be used: {failure.reason}; replace or remove it, "

@@ -10,10 +10,11 @@ the client reads, and a label of two thousand millions allocates nothing.
 | W       | ways           | scalar, max y + 1 |
 """
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import tensorflow as tf
+
+from tf_unravel.heads.labels import required
 
 
 class Request(NamedTuple):
@@ -30,25 +31,6 @@ class Request(NamedTuple):
     support_labels: tf.Tensor
     query_images: tf.Tensor
     ways: tf.Tensor
-
-
-def required(values: Any, *rules: tuple[tf.Tensor, str, Sequence[tf.Tensor]]) -> Any:
-    """The values, once every rule holds; the rules are looked at in their order.
-
-    Args:
-        values: a tensor, or a structure of them.
-        *rules: (what must be true, what to say if it is not, the tensors that were received).
-
-    Returns:
-        As `values`.
-    """
-    before: list[tf.Operation] = []
-    for holds, message, received in rules:
-        with tf.control_dependencies(before):
-            check = tf.debugging.Assert(tf.identity(holds), [f"{message} Received:", *received], summarize=20)
-        before = [check]
-    with tf.control_dependencies(before):
-        return tf.nest.map_structure(tf.identity, values)
 
 
 def said_by(error: tf.errors.OpError) -> str:

@@ -10,7 +10,10 @@
 import dataclasses
 from typing import Any, TypeAlias
 
+import keras
+
 from tf_unravel.arguments import shown
+from tf_unravel.heads.batchnorm import protocol_of
 from tf_unravel.heads.fine_tune import FineTune
 from tf_unravel.heads.inner_loop import SGD, Adam
 from tf_unravel.heads.kernel import Kernels, kernels
@@ -65,5 +68,22 @@ def settings_of(head: Any) -> str:
     return ", ".join([name, *(f"{key} {f'{v:g}' if isinstance(v, float) else v}" for key, v in values)])
 
 
+def said_of(head: Any, backbone: Any) -> tuple[str, str]:
+    """What must be said beside an accuracy of a head on a backbone.
+
+    Args:
+        head: see the module; one of the user's own that adapts the backbone has both as `batchnorm` and `adaptation`.
+        backbone: keras.Model, or something else that gives features.
+
+    Returns:
+        (what BatchNorm does, how the backbone is adapted to each task or "").
+    """
+    if isinstance(head, FineTune) and isinstance(backbone, keras.Model):
+        return head.said_of(backbone)
+    if getattr(head, "on_images", False):
+        return head.batchnorm, head.adaptation
+    return protocol_of(backbone, "running"), ""
+
+
 __all__ = ["Adam", "AnyHead", "FineTune", "Head", "Kernels", "Linear", "Prototypes", "Ridge", "SGD", "SVM", "by_name",
-           "check_head", "check_reads_features", "kernels", "settings_of"]
+           "check_head", "check_reads_features", "kernels", "said_of", "settings_of"]

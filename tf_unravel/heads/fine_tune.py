@@ -16,6 +16,8 @@ Batches of the support set are drawn without replacement, one random order after
 next as Reptile's do; a batch of the whole set needs no order. Degenerate case: steps=0 is the untouched classifier.
 """
 
+import dataclasses
+import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar, NamedTuple
@@ -24,20 +26,23 @@ import keras
 import tensorflow as tf
 
 from tf_unravel.arguments import refuse_below
+from tf_unravel.backbones.graphs import GraphCache
+from tf_unravel.backbones.modes import batch_norms
 from tf_unravel.data.decoding import num_cores
+from tf_unravel.heads.batchnorm import PROTOCOLS, protocol_of, query_logits
 from tf_unravel.heads.inner_loop import (
     ADAPTED,
-    PROTOCOLS,
     SGD,
     InnerOptimizer,
     Moments,
     Network,
+    PerStepSGD,
     Step,
     Weights,
     check_optimizer,
     gradients_of,
-    query_logits,
 )
+from tf_unravel.heads.labels import checked_support
 
 
 def batch_orders(steps: int, batch_size: int, examples: Any, seed: tf.Tensor) -> tf.Tensor:
@@ -57,6 +62,30 @@ def batch_orders(steps: int, batch_size: int, examples: Any, seed: tf.Tensor) ->
     return tf.reshape(tf.reshape(orders, [-1])[: steps * batch_size], [steps, batch_size])
 
 
+def adapted_of(backbone: keras.Model, classifier: keras.layers.Dense | None, which: str) -> str:
+    """What an inner loop changes of a network, parts of which may be frozen, as an accuracy says it.
+
+    Args:
+        backbone: keras.Model.
+        classifier: to start from; None for a new one.
+        which: a name in `ADAPTED`.
+    """
+    fixed = classifier is not None and not classifier.trainable
+    if which == "last_layer":
+        return "nothing; the classifier is frozen" if fixed else ADAPTED[which]
+    norms = batch_norms(backbone)
+    everything = {id(v) for layer in backbone._flatten_layers() for v in layer._trainable_variables}
+    trainable = {id(v) for v in backbone.trainable_variables}
+    kept = {id(v) for layer in norms for v in layer.trainable_variables} if which == "all_but_batch_norm" else set()
+    said, frozen = ADAPTED[which] if norms else ADAPTED["all"], len(everything - trainable)
+    if everything and not trainable - kept:
+        rest = "the rest is frozen or BatchNorm's" if trainable else "the backbone is frozen"
+        return f"nothing; the classifier is frozen, and {rest}" if fixed else f"the classifier alone; {rest}"
+    if frozen:
+        said += f", except {frozen} of the backbone's {len(everything)} weight tensors, which are frozen"
+    return f"{said}, except the classifier, which is frozen" if fixed else said
+
+
 class Start(NamedTuple):
     """What an inner loop starts from.
 
@@ -71,6 +100,16 @@ class Start(NamedTuple):
     moments: Moments
 
 
+class _Remembered:
+    """What an optimizer remembered when a head was copied: a function without arguments that gives it."""
+
+    def __init__(self, moments: Moments):
+        self.second, self.steps = [value.numpy() for value in moments.second], float(moments.steps)
+
+    def __call__(self) -> Moments:
+        return Moments([tf.constant(value) for value in self.second], tf.constant(self.steps))
+
+
 class FineTune:
     """Adapts a network to each task by gradient steps.
 
@@ -81,7 +120,7 @@ class FineTune:
         adapted: "all", "all_but_batch_norm" or "last_layer".
         batch_size: support images a step, or all of them where there are fewer; None for all.
         batchnorm: how the queries are normalised: "transductive", "one_by_one", "support" or "running" (see
-            `inner_loop.query_logits`). The accuracy names it. Default "support": inductive, one pass.
+            `batchnorm.query_logits`). The accuracy names it. Default "support": inductive, one pass.
         classifier: Dense layer to start from; it fixes the ways. None starts at zero, with any ways.
         moments: a function that gives what the optimizer remembers at the start of every task; None for nothing.
         sum_over_batch: sum the loss over the images of a batch, as Reptile's code does, in place of the mean.
@@ -116,32 +155,68 @@ class FineTune:
         seed: int = 0,
         parallel_tasks: int | None = None,
     ):
-        refuse_below(0, "FineTune", steps=steps)
-        refuse_below(1, "FineTune", batch_size=batch_size, parallel_tasks=parallel_tasks)
-        if adapted not in ADAPTED:
-            raise ValueError(f"adapted is one of {', '.join(ADAPTED)}. Received: {adapted!r}.")
-        if batchnorm not in PROTOCOLS:
-            raise ValueError(f"batchnorm is one of {', '.join(PROTOCOLS)}. Received: {batchnorm!r}.")
+        refuse_below(1, "FineTune", parallel_tasks=parallel_tasks)
         self.steps, self.adapted, self.batch_size = steps, adapted, batch_size
         self.optimizer: InnerOptimizer = SGD(learning_rate) if optimizer is None else optimizer
-        check_optimizer("FineTune.optimizer", self.optimizer)
         self.protocol, self.classifier, self.moments = batchnorm, classifier, moments
         self.sum_over_batch = sum_over_batch
         self.seed, self.parallel_tasks = seed, parallel_tasks or num_cores()
-        self._graphs: dict[tuple[int, int, Callable[..., tf.Tensor]], Any] = {}
+        self.check()
+        self._graphs = GraphCache()
+
+    def check(self) -> None:
+        """Refuses settings that make no inner loop; they may be changed at any time, and the next call uses them.
+
+        Raises:
+            ValueError: as the constructor.
+        """
+        refuse_below(0, "FineTune", steps=self.steps)
+        refuse_below(1, "FineTune", batch_size=self.batch_size, parallel_tasks=self.parallel_tasks)
+        if self.adapted not in ADAPTED:
+            raise ValueError(f"adapted is one of {', '.join(ADAPTED)}. Received: {self.adapted!r}.")
+        if self.protocol not in PROTOCOLS:
+            raise ValueError(f"batchnorm is one of {', '.join(PROTOCOLS)}. Received: {self.protocol!r}.")
+        check_optimizer("FineTune.optimizer", self.optimizer)
+
+    @property
+    def learning_rate(self) -> float:
+        """That of the optimizer, as an attribute to read or set."""
+        if isinstance(self.optimizer, PerStepSGD):
+            raise AttributeError("PerStepSGD has a rate for every step and weight: see optimizer.rates.")
+        return self.optimizer.learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, value: float) -> None:
+        if isinstance(self.optimizer, PerStepSGD):
+            raise AttributeError(f"PerStepSGD has a rate for every step and weight: set optimizer. Received: {value}.")
+        self.optimizer = dataclasses.replace(self.optimizer, learning_rate=value)
 
     @property
     def batchnorm(self) -> str:
-        """The protocol, as an accuracy names it."""
+        """The protocol; what an accuracy says is that of a backbone, see `said_of`."""
         return PROTOCOLS[self.protocol]
+
+    @batchnorm.setter
+    def batchnorm(self, protocol: str) -> None:
+        if protocol not in PROTOCOLS:
+            raise ValueError(f"batchnorm is one of {', '.join(PROTOCOLS)}. Received: {protocol!r}.")
+        self.protocol = protocol
 
     @property
     def adaptation(self) -> str:
-        """The inner loop, as an accuracy names it."""
+        """The inner loop of a network of which nothing is frozen."""
+        return f"{self._steps_said}, {ADAPTED[self.adapted]}"
+
+    def said_of(self, backbone: keras.Model) -> tuple[str, str]:
+        """What BatchNorm does and what the inner loop adapts in this backbone, as an accuracy says it."""
+        adapted = adapted_of(backbone, self.classifier, self.adapted)
+        return protocol_of(backbone, self.protocol), f"{self._steps_said}, {adapted}"
+
+    @property
+    def _steps_said(self) -> str:
         images = "all" if self.batch_size is None else f"up to {self.batch_size}"
         loss = "summed" if self.sum_over_batch else "mean"
-        steps = f"{self.steps} steps of {self.optimizer} on {images} support images, {loss} loss"
-        return f"{steps}, {ADAPTED[self.adapted]}"
+        return f"{self.steps} steps of {self.optimizer} on {images} support images, {loss} loss"
 
     def __call__(
         self, backbone: keras.Model, support: tf.Tensor, support_labels: tf.Tensor, query: tf.Tensor, ways: int,
@@ -161,10 +236,9 @@ class FineTune:
             float32 [T, Q, W]
 
         Raises:
-            ValueError: the classifier was learned for another number of ways; in an eager call, logits that are not
-                finite.
+            ValueError: as `adapt_each`; in an eager call, logits that are not finite.
         """
-        logits = self.adapt_each(backbone, ways, (support, support_labels, query), self._logits, first_task)
+        logits = self.adapt_each(backbone, ways, (support, support_labels, query), self.answers, first_task)
         if tf.executing_eagerly() and not bool(tf.reduce_all(tf.math.is_finite(logits))):
             raise ValueError(
                 f"The logits of {self.name} are not finite: it diverged, or the backbone or the images hold NaN; lower "
@@ -195,12 +269,14 @@ class FineTune:
             float32 [T, ...]: what `then` gives of each task.
 
         Raises:
-            ValueError: the classifier was learned for another number of ways.
+            ValueError: the classifier was learned for another number of ways; labels outside 0..ways-1, or a class
+                of a task without a support image (in a graph an InvalidArgumentError, when it runs).
 
         Example:
             >>> first_bias = lambda network, start, weights, images, labels: weights[1]
             >>> biases = head.adapt_each(backbone, 5, (support, support_labels), first_bias)
         """
+        tasks = [tasks[0], checked_support(tasks[1], ways), *tasks[2:]]
         run = self._compiled(backbone, ways, then)
         numbers = tf.convert_to_tensor(first_task, tf.int32) + tf.range(tf.shape(tasks[0])[0])
         arguments = (numbers, *(tf.convert_to_tensor(each) for each in tasks))
@@ -285,21 +361,39 @@ class FineTune:
         return tf.cond(size < examples, drawn, lambda: tf.tile(tf.range(examples)[None], [self.steps, 1]))
 
     def _compiled(self, backbone: keras.Model, ways: int, then: Callable[..., tf.Tensor]) -> Any:
-        """One graph, a tf.function, for a backbone, a number of ways and a function, kept as long as the head lives."""
-        key = (id(backbone), ways, then)
-        if key not in self._graphs:
-            network = self.network(backbone, ways)
+        """One graph, a tf.function, for a backbone, a number of ways and a function, kept as long as it is right."""
+        self.check()
+        self.network(backbone, ways)  # refuses other ways, and builds the classifier outside of the graph
+        model = weakref.ref(backbone)  # the cache must not keep alive what it is keyed by
 
-            @tf.function  # one trace for each size of the support set: its loop over batches needs to know it
-            def run(number: tf.Tensor, support: tf.Tensor, labels: tf.Tensor, *others: tf.Tensor) -> tf.Tensor:
-                start = self.start(network)
-                weights, _ = self.adapt(network, start, support, labels, tf.stack([self.seed, number]))
-                return then(network, start, weights, support, labels, *others)
+        @tf.function  # one trace for each size of the support set: its loop over batches needs to know it
+        def run(number: tf.Tensor, support: tf.Tensor, labels: tf.Tensor, *others: tf.Tensor) -> tf.Tensor:
+            network = self.network(model(), ways)
+            start = self.start(network)
+            weights, _ = self.adapt(network, start, support, labels, tf.stack([self.seed, number]))
+            return then(network, start, weights, support, labels, *others)
 
-            self._graphs[key] = run
-        return self._graphs[key]
+        return self._graphs.get(backbone, (ways, then), lambda: run, self._settings(), self.classifier)
 
-    def _logits(
+    def _settings(self) -> dict[str, Any]:
+        """What a graph is traced with: every attribute, and those of the optimizer, but for the graphs themselves."""
+        return {**vars(self), "_graphs": None, "optimizer": (type(self.optimizer), vars(self.optimizer))}
+
+    def __copy__(self) -> "FineTune":
+        copy = object.__new__(type(self))
+        copy.__setstate__(vars(self))
+        return copy
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle and deepcopy: without graphs, and with what the optimizer remembers at this moment."""
+        moments = self.moments and _Remembered(self.moments())
+        return {**vars(self), "moments": moments}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _graphs=GraphCache())
+
+    def answers(
         self, network: Network, start: Start, weights: Weights, support: tf.Tensor, labels: tf.Tensor, query: tf.Tensor
     ) -> tf.Tensor:
+        """Logits [Q, W] of one task's queries by the adapted weights, for `adapt_each`."""
         return query_logits(network, weights, start.state, support, query, self.protocol)

@@ -13,8 +13,9 @@ whatever interrupts it, and a tape can differentiate through any number of steps
 | s, t       | Moments     | second moments as `weights`; steps so far, scalar  |
 |            | state       | BatchNorm statistics, dropout counters             |
 
-BatchNorm always uses the statistics of the images it is given in a step, as MAML and Reptile do. For the queries of
-an adapted network there are four protocols (`PROTOCOLS`), and no accuracy is comparable to another without its own.
+BatchNorm uses the statistics of the images it is given in a step, as MAML and Reptile do, unless it is frozen. How
+the queries of an adapted network are normalised is another question (`batchnorm.PROTOCOLS`). A step is training, of
+which dropout, noise and augmentation are a part; an answer to queries is not.
 """
 
 import dataclasses
@@ -26,7 +27,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_unravel.arguments import refuse_negative, shown
-from tf_unravel.backbones.modes import nothing_dropped
+from tf_unravel.backbones.modes import batch_norms
 
 Weights = list[tf.Tensor]
 
@@ -46,21 +47,32 @@ class Network:
         classifier: a Dense layer to use, without activation; None starts at zero.
         summed: whether the loss is the sum over the images of a batch, as in Reptile's code, and not their mean.
 
+    Raises:
+        ValueError: a classifier that is more than a linear layer.
+
+    Layers may be frozen and unfrozen at any time: what is a weight, and what state, is asked anew at every use.
+
     Attributes:
-        variables: the trainable ones: the backbone's, then kernel and bias of the layer if one was given.
         loss: (logits [B, ways], labels [B]) -> scalar; the cross-entropy.
     """
 
     def __init__(
         self, backbone: keras.Model, ways: Any, classifier: keras.layers.Dense | None = None, summed: bool = False
     ):
-        if classifier is not None and not classifier.built:
-            classifier.build(backbone.output_shape)
+        if classifier is not None:
+            _check_linear(classifier)
+            if not classifier.built:
+                classifier.build(backbone.output_shape)
         self.backbone, self.ways, self.classifier = backbone, ways, classifier
         self.loss = summed_cross_entropy if summed else cross_entropy
         self._scale = 1024.0 if backbone.compute_dtype == "float16" else None
-        inner, outer = (model.trainable_variables if model is not None else [] for model in (backbone, classifier))
-        self._inner, self.variables = len(inner), [*inner, *outer]
+        self._moving: set[int] = set()  # ids of the variables behind `state` that a call has changed
+        self._built_with = [id(variable) for variable in self.variables]
+
+    @property
+    def variables(self) -> list[keras.Variable]:
+        """The trainable ones: the backbone's, then kernel and bias of the linear layer if one was given."""
+        return [*self.backbone.trainable_variables, *(self.classifier.trainable_variables if self.classifier else [])]
 
     @property
     def weights(self) -> Weights:
@@ -74,13 +86,34 @@ class Network:
 
     @property
     def state(self) -> Weights:
-        """The values of what is not trained: BatchNorm's statistics, dropout's counters."""
+        """The values of what is not trained: BatchNorm's statistics, dropout's counters, what is frozen."""
         return [variable.value for variable in self.backbone.non_trainable_variables]
 
     def assign_state(self, values: Weights) -> None:
-        """Gives the variables behind `state` new values."""
+        """Gives the variables behind `state` new values; those that no call changes are left alone.
+
+        A mean over tasks of what is the same in each of them may differ from it in the last digit.
+        """
         for variable, value in zip(self.backbone.non_trainable_variables, values, strict=True):
-            variable.assign(value)
+            if id(variable) in self._moving:
+                variable.assign(value)
+
+    def check_frozen(self, learner: str) -> None:
+        """Refuses layers that were frozen or unfrozen since the network was built, for what is kept by weight.
+
+        Args:
+            learner: the name of what keeps something for each weight.
+
+        Raises:
+            ValueError: there were some.
+        """
+        now = [id(variable) for variable in self.variables]
+        if now != self._built_with:
+            raise ValueError(
+                f"{learner} keeps something for every trainable weight: freeze or unfreeze layers first, then build "
+                f"the learner. Received: {len(now)} trainable weight tensors, {len(self._built_with)} when it was built"
+                f"{'; others' if len(now) == len(self._built_with) else ''}."
+            )
 
     def logits(
         self, weights: Weights, images: tf.Tensor, state: Weights | None = None, training: bool = True
@@ -91,13 +124,38 @@ class Network:
             weights: in place of those of the variables.
             images: uint8 or float 0-255.
             state: in place of the model's; None for the model's.
-            training: whether BatchNorm uses the statistics of `images`, and dropout drops.
+            training: whether layers do what they do in training: BatchNorm uses the statistics of `images` unless it
+                is frozen, dropout drops.
+
+        Raises:
+            ValueError: a layer that assigns to its own weights, as SpectralNormalization does in training.
         """
-        inner, (kernel, *bias) = weights[: self._inner], weights[self._inner :]
+        trained, others = self.backbone.trainable_variables, self.backbone.non_trainable_variables
         state = self.state if state is None else state
-        features, state = self.backbone.stateless_call(inner, state, images, training=training)
+        inner, outer = weights[: len(trained)], weights[len(trained) :]
+        mapping = [*zip(trained, inner, strict=True), *zip(others, state, strict=True)]
+        with keras.StatelessScope(state_mapping=mapping) as scope:
+            before = {id(variable): scope.get_current_value(variable) for variable in (*trained, *others)}
+            features = self.backbone(images, training=training)
+        changed = [v for v in (*trained, *others) if scope.get_current_value(v) is not before[id(v)]]
+        self._moving.update(id(variable) for variable in changed)
+        for variable in trained:
+            if id(variable) in self._moving:
+                raise ValueError(
+                    "A network is adapted by gradients alone, and a layer of this one assigns to its own weights in "
+                    "training, as SpectralNormalization does: freeze that layer or leave it out. "
+                    f"Received: weight {variable.path!r}."
+                )
+        kernel, *bias = self._linear(outer)
         logits = tf.matmul(tf.cast(features, kernel.dtype), kernel)
-        return logits + bias[0] if bias else logits, state
+        return logits + bias[0] if bias else logits, [scope.get_current_value(variable) for variable in others]
+
+    def _linear(self, outer: Weights) -> Weights:
+        """Kernel and bias: of the weights, or, where they are frozen, of the layer."""
+        if self.classifier is None:
+            return outer
+        given = {id(v): w for v, w in zip(self.classifier.trainable_variables, outer, strict=True)}
+        return [given.get(id(v), v.value) for v in self.classifier.variables]
 
     def scaled(self, loss: tf.Tensor) -> tf.Tensor:
         """The loss to take gradients of: in float16 those of the loss itself would underflow."""
@@ -115,11 +173,21 @@ class Network:
         """
         if which not in ADAPTED:
             raise ValueError(f"adapted is one of {', '.join(ADAPTED)}. Received: {which!r}.")
-        layers = [each for each in self.backbone._flatten_layers() if isinstance(each, keras.layers.BatchNormalization)]
-        kept = {id(w) for layer in layers for w in layer.trainable_variables}
+        kept = {id(w) for layer in batch_norms(self.backbone) for w in layer.trainable_variables}
         inner = [which == "all" or (which == "all_but_batch_norm" and id(w) not in kept)
                  for w in self.backbone.trainable_variables]
-        return *inner, *[True] * (len(self.variables) - self._inner or len(self._zeros()))
+        outer = self.classifier.trainable_variables if self.classifier else self._zeros()
+        return *inner, *(True for _ in outer)
+
+
+def _check_linear(classifier: keras.layers.Dense) -> None:
+    """Refuses a classifier with an activation, LoRA or quantised weights, which would be left out."""
+    activation = classifier.activation
+    more = [] if activation is keras.activations.linear else [f"activation {activation.__name__}"]
+    more += ["LoRA"] if getattr(classifier, "lora_enabled", False) else []
+    more += [f"{mode} weights" for mode in [getattr(classifier, "quantization_mode", None)] if mode]
+    if more:
+        raise ValueError(f"The classifier to start from must be a plain linear layer. Received: {', '.join(more)}.")
 
 
 class Step(NamedTuple):
@@ -297,68 +365,3 @@ def check_optimizer(option: str, value: Any) -> None:
             f"{option} must be heads.Adam() or heads.SGD(), in a gin file @heads.Adam() or @heads.SGD(). "
             f"Received: {shown(value)}."
         )
-
-
-PROTOCOLS = {
-    "transductive": "transductive (statistics of the task's queries together)",
-    "one_by_one": "inductive (each query normalised together with the support set)",
-    "support": "inductive (statistics of the support set)",
-    "running": "inductive (running statistics)",
-}
-
-
-def query_logits(
-    network: Network, weights: Weights, state: Weights, support: tf.Tensor, query: tf.Tensor, protocol: str
-) -> tf.Tensor:
-    """Logits of a task's queries by the adapted weights.
-
-    Args:
-        network: the function.
-        weights: after the inner loop.
-        state: before it; "running" takes its statistics.
-        support: images [S, H, W, C].
-        query: images [Q, H, W, C].
-        protocol: "transductive": MAML, Reptile with --transductive; "one_by_one": Reptile without; "support": one
-            pass over the support set gives the statistics, and a query's logits do not depend on other queries;
-            "running": the running statistics of training.
-
-    Returns:
-        [Q, ways]. Nothing is dropped, whatever the protocol.
-
-    Raises:
-        ValueError: an unknown protocol.
-    """
-    if protocol not in PROTOCOLS:
-        raise ValueError(f"batchnorm is one of {', '.join(PROTOCOLS)}. Received: {protocol!r}.")
-
-    def alone(image: tf.Tensor) -> tf.Tensor:
-        return network.logits(weights, tf.concat([support, image[None]], axis=0), state)[0][-1]
-
-    with nothing_dropped():
-        if protocol == "transductive":
-            return network.logits(weights, query, state)[0]
-        if protocol == "one_by_one":
-            return tf.map_fn(alone, query, fn_output_signature=tf.float32, parallel_iterations=1)
-        state = statistics_of(network, weights, state, support) if protocol == "support" else state
-        return network.logits(weights, query, state, training=False)[0]
-
-
-def statistics_of(network: Network, weights: Weights, state: Weights, images: tf.Tensor) -> Weights:
-    """The state in which BatchNorm's running statistics are those of these images.
-
-    A running statistic r becomes m r + (1 - m) b; from r = 0 the batch's b is what comes out, divided by 1 - m.
-    """
-    momenta = _momenta(network.backbone)
-    zeros = [s if m is None else tf.zeros_like(s) for s, m in zip(state, momenta, strict=True)]
-    with nothing_dropped():
-        _, state = network.logits(weights, images, zeros)
-    return [s if m is None else s / (1.0 - m) for s, m in zip(state, momenta, strict=True)]
-
-
-def _momenta(backbone: keras.Model) -> list[Any]:
-    """BatchNorm's momentum for each of the non-trainable variables, None for those of other layers."""
-    momentum: dict[int, Any] = {}
-    for layer in backbone._flatten_layers():
-        if isinstance(layer, keras.layers.BatchNormalization):
-            momentum |= {id(layer.moving_mean): layer.momentum, id(layer.moving_variance): layer.momentum}
-    return [momentum.get(id(variable)) for variable in backbone.non_trainable_variables]

@@ -29,6 +29,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from tf_unravel.heads.labels import checked_support
 from tf_unravel.heads.protocol import Ways
 
 
@@ -162,38 +163,14 @@ def one_hot_targets(support_labels: tf.Tensor, ways: Ways, dtype: tf.DType = tf.
         dtype: of the result.
 
     Returns:
-        [T, S, W]. Inside a tf.function labels cannot be looked at: a label outside 0..ways-1 gives a row of zeros
-        there, a class without example a column of zeros.
+        [T, S, W]
 
     Raises:
         ValueError: labels that are no integers or not [T, S]; ways < 2; and, whenever the labels are known (eager
             calls), a label outside 0..ways-1 or a class of some task without support example.
+        tf.errors.InvalidArgumentError: the last two, when a graph runs.
     """
-    labels = tf.convert_to_tensor(support_labels)
-    if not labels.dtype.is_integer:
-        raise ValueError(f"support_labels must be integers 0..ways-1. Received: dtype {labels.dtype.name}.")
-    if labels.shape.rank not in (2, None):
-        raise ValueError(
-            "support_labels must be [tasks, examples]; add a leading axis for a single task. "
-            f"Received: shape {tuple(labels.shape)}."
-        )
-    known_ways, known = tf.get_static_value(ways), tf.get_static_value(labels)
-    if known_ways is not None and int(known_ways) < 2:
-        raise ValueError(f"A head needs at least two classes. Received: ways={int(known_ways)}.")
-    if known_ways is not None and known is not None and known.size:
-        known_ways = int(known_ways)
-        if known.min() < 0 or known.max() >= known_ways:
-            raise ValueError(
-                "support_labels must lie in 0..ways-1. "
-                f"Received: labels {known.min()}..{known.max()}, ways={known_ways}."
-            )
-        counts = (known[:, :, None] == np.arange(known_ways)).sum(axis=1)  # [T, W]
-        if not counts.all():
-            task, label = np.argwhere(counts == 0)[0]
-            raise ValueError(
-                "Every class of a task needs at least one support example. "
-                f"Received: no example of label {label} in task {task}, ways={known_ways}."
-            )
+    labels = checked_support(support_labels, ways)
     return tf.one_hot(labels, ways, dtype=dtype)  # [T, S, W]
 
 

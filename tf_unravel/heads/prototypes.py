@@ -87,8 +87,8 @@ class Prototypes:
             [T, Q, W], float32 or float64.
 
         Raises:
-            ValueError: wrong ranks or sizes, labels outside 0..ways-1 or a class without example (eager calls),
-                logits that are not finite (eager calls).
+            ValueError: wrong ranks or sizes, labels outside 0..ways-1 or a class without example (in a graph an
+                InvalidArgumentError, when it runs), logits that are not finite (eager calls).
         """
         support, query = features_of(support, query)
         # Distances do not change under a shift, inner products do: a large common offset would cancel badly.

@@ -101,8 +101,8 @@ class Ridge:
             [T, Q, W], float32 or float64.
 
         Raises:
-            ValueError: wrong ranks or sizes, labels outside 0..ways-1 or a class without example (eager calls),
-                logits that are not finite (eager calls).
+            ValueError: wrong ranks or sizes, labels outside 0..ways-1 or a class without example (in a graph an
+                InvalidArgumentError, when it runs), logits that are not finite (eager calls).
         """
         support, query = features_of(support, query)
         targets = one_hot_targets(support_labels, ways)

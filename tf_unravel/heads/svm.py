@@ -100,6 +100,7 @@ class SVM:
     tolerance: float = 1e-8
     max_iterations: int = 50
     name: ClassVar[str] = "svm"
+    supports_jit: ClassVar[bool] = False  # its solver goes on with the unfinished tasks alone, a size XLA cannot know
 
     def __post_init__(self) -> None:
         for name in ("c", "l2", "tolerance", "max_iterations"):
@@ -120,8 +121,8 @@ class SVM:
             [T, Q, W], float32 or float64.
 
         Raises:
-            ValueError: wrong ranks or sizes, labels outside 0..ways-1 or a class without example (eager calls),
-                logits that are not finite (eager calls).
+            ValueError: wrong ranks or sizes, labels outside 0..ways-1 or a class without example (in a graph an
+                InvalidArgumentError, when it runs), logits that are not finite (eager calls).
         """
         support, query = features_of(support, query)
         dual, _ = self._solve(gram(support), support_labels, ways)

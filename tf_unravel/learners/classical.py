@@ -17,6 +17,10 @@ multiplies the raw ratio; R_HV is the mean over the pairs of classes of a batch,
 form of R_FC and R_HV its coefficients belong to it does not say: as printed, or by pairs and squared as in the authors'
 code. weight_decay reaches biases and BatchNorm too. BatchNorm uses the batch in training and the running
 statistics in evaluation. On several replicas BatchNorm and the regularizer see the whole batch, as on one.
+
+Under Keras's `class_weight` and `sample_weight` the cross-entropy is sum_i w_i ce_i / B, as Keras computes it; the
+regularizer and the accuracy do not see the weights. The losses that layers of the backbone add (regularizers of
+weights and activations, `add_loss`) are part of the loss.
 """
 
 from collections.abc import Callable
@@ -27,7 +31,10 @@ import tensorflow as tf
 
 from tf_unravel.backbones.modes import synchronize
 from tf_unravel.heads import Linear
-from tf_unravel.learners.learner import Learner, gathered, shapes_of
+from tf_unravel.heads.kernel import at_least_float32
+from tf_unravel.heads.labels import checked_range
+from tf_unravel.learners.keras_arguments import image_weights
+from tf_unravel.learners.learner import Learner, gathered, shapes_of, with_added
 
 Regularizer = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
@@ -54,6 +61,7 @@ class Classical(Learner):
 
     tracked = ("loss", "cross_entropy", "regularizer", "accuracy")
     may_diverge_by = "the learning rate, or the coefficient of Classical.regularizer"
+    honours = ("metrics", "weighted_metrics", "class_weight", "sample_weight")
 
     def __init__(
         self,
@@ -71,29 +79,38 @@ class Classical(Learner):
         # PyTorch's default for a linear layer, uniform in +-1/sqrt(D), as the authors' classifier has.
         initializer = keras.initializers.VarianceScaling(1 / 3, mode="fan_in", distribution="uniform")
         self.classifier = keras.layers.Dense(
-            num_classes, kernel_initializer=initializer, dtype="float32", name="classifier"
+            num_classes, kernel_initializer=initializer, dtype=self.head_dtype, name="classifier"
         )
         synchronize(backbone)
         self.build()
 
     def build(self, input_shape: Any = None) -> None:
         if not self.classifier.built:
-            self.classifier.build(self.backbone.output_shape)
+            self.classifier.build((None, self.feature_size))
         self.built = True
 
     def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Logits over the training classes, images [B, H, W, C] -> [B, num_classes]."""
         return self.classifier(self.backbone(images, training=training))
 
-    def objective(self, data: tuple[tf.Tensor, tf.Tensor], training: bool) -> dict[str, tf.Tensor]:
-        images, class_ids = data[:2]
-        features = tf.cast(self.backbone(images, training=training), tf.float32)  # [B, D]
+    def objective(self, data: tuple[tf.Tensor, ...], training: bool) -> dict[str, tf.Tensor]:
+        images, class_ids, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        class_ids = checked_range("class_ids", class_ids, self.num_classes)
+        features = at_least_float32(self.backbone(images, training=training))  # [B, D]
+        added = self.backbone.losses
         logits = self.classifier(features)  # [B, num_classes]
-        cross_entropy = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(class_ids, logits))
-        penalty = self.regularizer(gathered(features), gathered(class_ids)) if self.regularizer else tf.constant(0.0)
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(class_ids, logits)  # [B]
+        if sample_weight is not None:
+            losses = image_weights(sample_weight, losses) * losses
+        cross_entropy = tf.reduce_mean(losses)
+        penalty = tf.constant(0.0, losses.dtype)
+        if self.regularizer:
+            penalty = tf.cast(self.regularizer(gathered(features), gathered(class_ids)), losses.dtype)
         hits = tf.equal(tf.argmax(logits, axis=-1, output_type=tf.int32), tf.cast(class_ids, tf.int32))
         accuracy = tf.reduce_mean(tf.cast(hits, tf.float32))
-        loss = cross_entropy + penalty
+        if self._compile_metrics is not None:
+            self.compute_metrics(images, class_ids, logits, sample_weight)
+        loss = with_added(cross_entropy + penalty, added)
         return {"loss": loss, "cross_entropy": cross_entropy, "regularizer": penalty, "accuracy": accuracy}
 
     def check_batch(self, spec: Any) -> None:

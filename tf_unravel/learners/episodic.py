@@ -34,7 +34,8 @@ from tf_unravel.backbones.modes import synchronize
 from tf_unravel.data.sampling import Episode
 from tf_unravel.heads import Head, by_name, check_reads_features
 from tf_unravel.heads.kernel import at_least_float32
-from tf_unravel.learners.learner import Learner, check_episodes
+from tf_unravel.heads.labels import labels_checked
+from tf_unravel.learners.learner import Learner, check_episodes, checked_episodes, episode_of, remade, with_added
 
 
 def smoothed_cross_entropy(labels: tf.Tensor, logits: tf.Tensor, epsilon: float) -> tf.Tensor:
@@ -111,30 +112,50 @@ class Episodic(Learner):
         )
         self.bias = self.add_weight(shape=(), initializer="zeros", name="bias", dtype="float32") if bias else None
         synchronize(backbone)
+        self.supports_jit = getattr(head, "supports_jit", True)
         self.build()
 
-    def features(self, episode: Episode, training: bool) -> tuple[tf.Tensor, tf.Tensor]:
-        """Support [T, S, D] and query [T, WQ, D] features in float32 at least, in one pass or two."""
+    def __call__(self, *args: Any, **kwargs: Any) -> tf.Tensor:
+        """Refused: without a support set there are no logits."""
+        raise ValueError(
+            "Episodic gives logits for episodes: learner.logits(episode, training=False), or learner.backbone(images) "
+            "for features. Received: a call on images, or predict()."
+        )
+
+    def features(
+        self, episode: Episode, training: bool, added: list[tf.Tensor] | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Support [T, S, D] and query [T, WQ, D] features in float32 at least, in one pass or two.
+
+        Losses that layers of the backbone add are appended to `added`.
+        """
         images = (episode.support_images, episode.query_images)  # [T, S, H, W, C], [T, WQ, H, W, C]
+        added = [] if added is None else added
         if self.passes == 2:
-            support, query = (_through(self.backbone, each, training) for each in images)
+            support = _through(self.backbone, images[0], training)
+            added += _of_the_call(self.backbone)  # a second call forgets them
+            query = _through(self.backbone, images[1], training)
+            added += self.backbone.losses
             return support, query
         together = _through(self.backbone, tf.concat(images, axis=1), training)  # [T, S + WQ, D]
+        added += self.backbone.losses
         count = _sizes(images[0])[1]
         return together[:, :count], together[:, count:]
 
-    def logits(self, episode: Episode, training: bool) -> tf.Tensor:
-        """scale * head + bias, [T, WQ, W]."""
-        support, query = self.features(episode, training)
-        ways = tf.cast(tf.reduce_max(episode.support_labels), tf.int32) + 1
-        logits = self.head(support, episode.support_labels, query, ways)
+    def logits(self, episode: Episode, training: bool, added: list[tf.Tensor] | None = None) -> tf.Tensor:
+        """scale * head + bias, [T, WQ, W]; `added` as for `features`."""
+        support, query = self.features(episode, training, added)
+        with labels_checked():
+            logits = self.head(support, episode.support_labels, query, _ways(episode))
         scale, bias = (tf.cast(v, logits.dtype) for v in (self.scale, 0.0 if self.bias is None else self.bias))
         return scale * logits + bias
 
     def objective(self, data: Episode, training: bool) -> dict[str, tf.Tensor]:
-        episode = Episode(*data)
-        logits = self.logits(episode, training)
-        loss = smoothed_cross_entropy(episode.query_labels, logits, self.label_smoothing)
+        added: list[tf.Tensor] = []
+        episode = episode_of("Episodic", data)
+        episode = checked_episodes(episode, _ways(episode))
+        logits = self.logits(episode, training, added)
+        loss = with_added(smoothed_cross_entropy(episode.query_labels, logits, self.label_smoothing), added)
         hits = tf.equal(tf.argmax(logits, axis=-1, output_type=tf.int32), tf.cast(episode.query_labels, tf.int32))
         return {"loss": loss, "accuracy": tf.reduce_mean(tf.cast(hits, tf.float32))}
 
@@ -148,13 +169,21 @@ class Episodic(Learner):
     def get_config(self) -> dict[str, Any]:
         own = {"scale": self.initial_scale, "learn_scale": self.learn_scale, "bias": self.bias is not None,
                "label_smoothing": self.label_smoothing, "passes": self.passes}
+        if not getattr(self.head, "name", None):
+            raise ValueError("To be saved, a head needs a name, the one that heads.by_name knows its class by. "
+                             f"Received: {type(self.head).__name__} without.")
         head = {"name": self.head.name, "arguments": dict(vars(self.head))}
         return {**super().get_config(), **own, "head": head}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Episodic":
-        saved = config["head"]
-        return super().from_config({**config, "head": by_name[saved["name"]](**saved["arguments"])})
+        head = remade("Episodic.head", by_name, config["head"], "heads.by_name")
+        return super().from_config({**config, "head": head})
+
+
+def _ways(episode: Episode) -> tf.Tensor:
+    """W, read off the labels."""
+    return tf.maximum(tf.cast(tf.reduce_max(episode.support_labels), tf.int32), 0) + 1  # 0: where there is no task
 
 
 def _through(backbone: keras.Model, images: tf.Tensor, training: bool) -> tf.Tensor:
@@ -162,6 +191,13 @@ def _through(backbone: keras.Model, images: tf.Tensor, training: bool) -> tf.Ten
     flat = tf.reshape(images, [-1, *images.shape[2:]])  # [T B, H, W, C]
     features = at_least_float32(backbone(flat, training=training))  # [T B, D]
     return tf.reshape(features, [*_sizes(images), features.shape[-1]])  # [T, B, D]
+
+
+def _of_the_call(backbone: keras.Model) -> list[tf.Tensor]:
+    """The losses that a backbone's layers added in its last call, without those of its weights."""
+    of_weights = sum(variable.regularizer is not None for variable in backbone.trainable_variables)
+    losses: list[tf.Tensor] = backbone.losses
+    return losses[: len(losses) - of_weights]
 
 
 def _sizes(images: tf.Tensor) -> list[Any]:

@@ -7,15 +7,23 @@ On several replicas each one holds its share of the batch. Gradients are added u
 contributes its share of the mean; what has to be a mean over *all* replicas goes through `mean_over_replicas`.
 """
 
-from collections.abc import Sequence
-from typing import Any, ClassVar
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, TypeVar
 
 import keras
 import tensorflow as tf
 
-from tf_unravel.arguments import refuse_negative
+from tf_unravel.arguments import refuse_negative, warn_of_scaled_images
+from tf_unravel.backbones.checks import check_backbone, image_shape
 from tf_unravel.data.sampling import Episode
 from tf_unravel.heads import AnyHead
+from tf_unravel.heads.labels import checked_range, checked_support
+from tf_unravel.heads.protocol import Ways
+from tf_unravel.learners import keras_arguments
+
+
+Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 def num_replicas() -> int:
@@ -84,9 +92,51 @@ def check_episodes(learner: str, spec: Any) -> None:
         )
 
 
+def checked_episodes(data: Any, ways: Ways) -> Episode:
+    """A batch of episodes whose labels are those of tasks of W ways.
+
+    Raises:
+        ValueError: labels outside 0..ways-1, or a class of a task without a support image; where a graph runs, an
+            InvalidArgumentError.
+    """
+    support, support_labels, query, query_labels = data
+    return Episode(support, checked_support(support_labels, ways), query,
+                   checked_range("query_labels", query_labels, ways))
+
+
+def size_of(data: Any) -> tf.Tensor:
+    """How many images or tasks a batch holds, float32 scalar."""
+    return tf.cast(tf.shape(tf.nest.flatten(data)[0])[0], tf.float32)
+
+
+def episode_of(learner: str, data: Any) -> Episode:
+    """The episodes of a batch, whatever Keras has wrapped them in.
+
+    Raises:
+        ValueError: it holds none, or weights.
+    """
+    batch = keras_arguments.unweighted(learner, data)
+    if isinstance(batch, tuple) and len(batch) == 4:
+        batch = Episode(*(tf.convert_to_tensor(part) for part in batch))
+    check_episodes(learner, batch)
+    return batch
+
+
+def with_added(loss: tf.Tensor, added: Sequence[tf.Tensor]) -> tf.Tensor:
+    """A loss plus those that layers add to it: regularizers of weights and activations, `add_loss`."""
+    if not added:
+        return loss
+    return loss + tf.add_n([tf.cast(tf.reduce_sum(each), loss.dtype) for each in added])
+
+
 def shapes_of(spec: Any) -> str:
     """What a batch holds, for an error: the shapes of its tensors."""
     return "batches of shapes " + ", ".join(str(tuple(each.shape)) for each in tf.nest.flatten(spec))
+
+
+def _as(method: Any) -> Callable[[Method], Method]:
+    """The signature and the documentation of a method of keras.Model, for the one that takes its place."""
+    return functools.wraps(method)  # type: ignore[return-value]  # it gives back what it is given
 
 
 class Learner(keras.Model):
@@ -99,19 +149,28 @@ class Learner(keras.Model):
         **kwargs: of keras.Model.
 
     Raises:
-        ValueError: a weight decay that is negative or not finite.
+        ValueError: a weight decay that is negative or not finite, a model that cannot be a backbone
+            (`backbones.checks`).
 
     Attributes:
         tracked: names of the values that a step reports, "loss" first.
         may_diverge_by: what to lower when the loss runs away, as a message names it.
+        honours: the arguments of Keras's methods that this learner uses and others refuse.
+        feature_size: D of the backbone.
+        head_dtype: the type of what stands behind the features, "float32", or "float64" where they are.
     """
 
     tracked: Sequence[str] = ("loss", "accuracy")
     may_diverge_by: ClassVar[str] = "the learning rate"
+    honours: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, backbone: keras.Model, weight_decay: float = 0.0, **kwargs: Any):
+        size = check_backbone(type(self).__name__, backbone)
+        if backbone.compute_dtype == "float16":  # Keras scales the loss by the policy of the model that is compiled
+            kwargs.setdefault("dtype", "mixed_float16")
         super().__init__(**kwargs)
         refuse_negative(type(self).__name__, weight_decay=weight_decay)
+        self.feature_size, self.head_dtype = size, "float64" if backbone.compute_dtype == "float64" else "float32"
         self.backbone = backbone
         self.weight_decay = weight_decay
         self.trackers = [keras.metrics.Mean(name=name) for name in self.tracked]
@@ -121,7 +180,54 @@ class Learner(keras.Model):
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
-        return self.trackers
+        return [*self.trackers, *([] if self._compile_metrics is None else [self._compile_metrics])]
+
+    @_as(keras.Model.compile)
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        arguments = keras_arguments.given("compile", self, args, kwargs)
+        keras_arguments.check_compile(type(self).__name__, self.honours, arguments, self.supports_jit)
+        keras_arguments.check_names(type(self).__name__, self.tracked, arguments)
+        super().compile(*args, **kwargs)
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.optimizer is not None:
+            self.optimizer.build(self.trainable_variables)
+
+    @_as(keras.Model.fit)
+    def fit(self, *args: Any, **kwargs: Any) -> Any:
+        self._check_call("fit", args, kwargs)
+        return super().fit(*args, **kwargs)
+
+    @_as(keras.Model.train_on_batch)
+    def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
+        self._check_call("train_on_batch", args, kwargs)
+        return super().train_on_batch(*args, **kwargs)
+
+    @_as(keras.Model.evaluate)
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        self._check_call("evaluate", args, kwargs)
+        return super().evaluate(*args, **kwargs)
+
+    @_as(keras.Model.test_on_batch)
+    def test_on_batch(self, *args: Any, **kwargs: Any) -> Any:
+        self._check_call("test_on_batch", args, kwargs)
+        return super().test_on_batch(*args, **kwargs)
+
+    def _check_call(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Refuses arguments that would be ignored, and training without an optimizer; warns of images in 0..1."""
+        warn_of_scaled_images(type(self).__name__, args[0] if args else kwargs.get("x"))
+        if "sample_weight" not in self.honours:
+            arguments = keras_arguments.given(method, self, args, kwargs)
+            keras_arguments.check_weights(type(self).__name__, arguments)
+        if method in ("fit", "train_on_batch") and self.compiled and self.optimizer is None:
+            raise ValueError("Compiled without an optimizer, a learner can be evaluated, not trained: give "
+                             "compile(optimizer=...) one. Received: optimizer=None.")
+
+    @_as(keras.Model.predict)
+    def predict(self, *args: Any, **kwargs: Any) -> Any:
+        warn_of_scaled_images(type(self).__name__, args[0] if args else kwargs.get("x"))
+        return super().predict(*args, **kwargs)
 
     def objective(self, data: Any, training: bool) -> dict[str, tf.Tensor]:
         """What a batch gives: `tracked` name -> scalar; "loss" is what training minimises, before weight decay."""
@@ -151,7 +257,16 @@ class Learner(keras.Model):
         """
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
-        return self.track(self.objective(data, training=False))
+        return self.track(self.objective(data, training=False), size_of(data))
+
+    def predict_step(self, data: Any) -> tf.Tensor:
+        images = data[0] if isinstance(data, tuple) and not isinstance(data, Episode) else data
+        shape = image_shape(self.backbone)
+        ranks = (None, len(shape) + 1) if shape else (None, tf.TensorShape(images.shape).rank)
+        if isinstance(images, Episode) or tf.TensorShape(images.shape).rank not in ranks:
+            raise ValueError("predict takes images [B, H, W, C]; learner.own_head() answers for tasks. "
+                             f"Received: {shapes_of(images)}.")
+        return self(images, training=False)
 
     def descend(self, gradients: Sequence[tf.Tensor]) -> None:
         """One step of the optimizer along the gradients of this replica's mean loss, and of the weight decay.
@@ -168,11 +283,21 @@ class Learner(keras.Model):
         gradients = [gradient * tf.cast(share, gradient.dtype) for gradient in mean_over_replicas(list(gradients))]
         self.optimizer.apply_gradients(zip(gradients, weights, strict=True))
 
-    def track(self, values: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Adds the values to the metrics and returns these."""
+    def track(self, values: dict[str, tf.Tensor], weight: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
+        """Adds the values to the metrics and returns these.
+
+        Args:
+            values: `tracked` name -> scalar.
+            weight: of the batch in the mean over all batches: in evaluation the number of its images or tasks, so
+                that a short last batch counts for what it holds. None in training, where a metric is the mean over
+                steps.
+        """
         for tracker in self.trackers:
-            tracker.update_state(values[tracker.name])
-        return {tracker.name: tracker.result() for tracker in self.trackers}
+            value = values[tracker.name]
+            if weight is not None:  # a replica may get nothing of a short batch, and has no mean then
+                value = tf.where(weight > 0, value, tf.zeros_like(value))
+            tracker.update_state(value, sample_weight=weight)
+        return self.get_metrics_result()
 
     def get_config(self) -> dict[str, Any]:
         backbone = keras.saving.serialize_keras_object(self.backbone)
@@ -180,6 +305,40 @@ class Learner(keras.Model):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Learner":
-        saved = keras.saving.deserialize_keras_object
-        values = {key: saved(value) if isinstance(value, dict) else value for key, value in config.items()}
+        values = {key: _deserialized(key, value) if isinstance(value, dict) else value for key, value in config.items()}
         return cls(**values)
+
+
+def _deserialized(key: str, saved: dict[str, Any]) -> Any:
+    """A part of a saved learner; one of the user's own that Keras does not find is one line."""
+    try:
+        return keras.saving.deserialize_keras_object(saved)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"The saved learner's {key} cannot be made again: decorate classes and functions of your own with "
+            "@keras.saving.register_keras_serializable() before saving and loading, or give custom_objects to "
+            f"load_model. Received: {str(error).splitlines()[0][:200]}"
+        ) from error
+
+
+def remade(option: str, known: dict[str, Any], saved: dict[str, Any], registry: str) -> Any:
+    """A head or an inner optimizer of a saved learner, from its name and its attributes.
+
+    Args:
+        option: the learner's argument, such as "Episodic.head".
+        known: classes by name.
+        saved: {"name": ..., "arguments": ...}.
+        registry: where `known` stands, for the error.
+
+    Raises:
+        ValueError: the name is unknown; the class takes other arguments.
+    """
+    name, arguments = saved["name"], saved["arguments"]
+    if name not in known:
+        raise ValueError(f"The saved {option} is of a class of its own: register it before loading, "
+                         f"{registry}[{name!r}] = <the class>. Received: {name!r}, known are {', '.join(known)}.")
+    try:
+        return known[name](**arguments)
+    except TypeError as error:
+        raise ValueError(f"The saved {option} cannot be made again: the attributes of {known[name].__name__} must be "
+                         f"the arguments of its constructor. Received: {', '.join(arguments) or 'none'}.") from error

@@ -28,6 +28,10 @@ Conventions of the original code, and the defaults here (`gin/run/mini_imagenet_
 The running statistics follow the first inner step's support images: those of the network that is not adapted, so
 that the backbone can be used, measured and exported as an extractor like any other.
 
+A frozen layer stays as it is: its weights are not adapted, and a frozen BatchNorm runs on its stored statistics. Freeze
+layers first, then build the learner, which has a rate for every weight. Keras's normalisation layers have their right
+second derivative here (`modes.twice_differentiable`).
+
 Degenerate cases: inner_steps=0 trains on the queries alone; inner_learning_rate=0 likewise.
 """
 
@@ -38,12 +42,21 @@ import keras
 import tensorflow as tf
 
 from tf_unravel.arguments import refuse_below, refuse_negative
-from tf_unravel.backbones.modes import synchronize
+from tf_unravel.backbones.checks import check_unregularized
+from tf_unravel.backbones.modes import synchronize, twice_differentiable
 from tf_unravel.data.decoding import num_cores
 from tf_unravel.data.sampling import Episode
-from tf_unravel.heads.fine_tune import FineTune
-from tf_unravel.heads.inner_loop import PROTOCOLS, Network, PerStepSGD, Weights, gradients_of
-from tf_unravel.learners.learner import Learner, check_episodes, mean_over_replicas
+from tf_unravel.heads.batchnorm import PROTOCOLS
+from tf_unravel.heads.fine_tune import FineTune, Start
+from tf_unravel.heads.inner_loop import Moments, Network, PerStepSGD, Weights, gradients_of
+from tf_unravel.learners.learner import (
+    Learner,
+    check_episodes,
+    checked_episodes,
+    episode_of,
+    mean_over_replicas,
+    size_of,
+)
 
 InnerStep: TypeAlias = Callable[[Weights, tf.Tensor, tf.Tensor, tf.Tensor, Weights], tuple[Weights, tf.Tensor, Weights]]
 
@@ -100,6 +113,7 @@ class MAML(Learner):
         **kwargs: Any,
     ):
         super().__init__(backbone, weight_decay, **kwargs)
+        check_unregularized("MAML", backbone)
         refuse_below(2, "MAML", ways=ways)
         refuse_below(0, "MAML", inner_steps=inner_steps, evaluation_steps=evaluation_steps)
         refuse_below(1, "MAML", parallel_tasks=parallel_tasks)
@@ -115,13 +129,16 @@ class MAML(Learner):
         self.ways, self.inner_steps = ways, inner_steps
         self.first_order, self.rematerialize, self.parallel_tasks = first_order, rematerialize, parallel_tasks
         self.loss_scale = float(ways) if sum_over_ways else 1.0
-        self.classifier = keras.layers.Dense(ways, dtype="float32", name="classifier")
+        self.classifier = keras.layers.Dense(ways, dtype=self.head_dtype, name="classifier")
+        self.classifier.build((None, self.feature_size))
         synchronize(backbone, False)  # each task is normalised by itself, wherever it runs
         self.network = Network(backbone, ways, self.classifier)
         self.adapts = self.network.adapted(adapted)
         shape = (max(inner_steps, 1), len(self.adapts))
         initial = keras.initializers.Constant(inner_learning_rate)
-        self.rates = self.add_weight(shape=shape, initializer=initial, trainable=learn_rates, name="inner_rates")
+        self.rates = self.add_weight(
+            shape=shape, initializer=initial, trainable=learn_rates, name="inner_rates", dtype=self.head_dtype
+        )
         self.head: FineTune | None = None
         self.build()
 
@@ -133,7 +150,8 @@ class MAML(Learner):
         self, weights: Weights, rates: tf.Tensor, images: tf.Tensor, labels: tf.Tensor, state: Weights
     ) -> tuple[Weights, tf.Tensor, Weights]:
         """theta_{j+1} = theta_j - a_j * grad L(theta_j), with the loss and the state that it saw on the way."""
-        step = gradients_of(self.network, weights, images, labels, self.adapts, state)
+        with twice_differentiable(not self.first_order):
+            step = gradients_of(self.network, weights, images, labels, self.adapts, state)
         gradients = [tf.stop_gradient(g) for g in step.gradients] if self.first_order else step.gradients
         factors = tf.unstack(self.loss_scale * rates)
         fast = [w - a * g if one else w for w, a, g, one in zip(weights, factors, gradients, self.adapts, strict=True)]
@@ -147,7 +165,7 @@ class MAML(Learner):
         The two tapes of MAML: the outer one here, the inner one in `gradients_of`.
         """
         inner_step = _recomputed(self.inner_step) if self.rematerialize else self.inner_step
-        support_loss, states = tf.constant(0.0), [self.network.state]
+        support_loss, states = tf.constant(0.0, self.head_dtype), [self.network.state]
         with tf.GradientTape() as outer:
             outer.watch([weights, rates])
             fast = weights
@@ -162,15 +180,15 @@ class MAML(Learner):
         gradients = self.network.unscaled(outer.gradient(scaled, [*weights, rates], unconnected_gradients=none))
         by_weights, by_rates = gradients[:-1], gradients[-1]
         hits = tf.equal(tf.argmax(logits, axis=-1, output_type=tf.int32), tf.cast(episode.query_labels, tf.int32))
-        values = {"loss": loss, "accuracy": tf.reduce_mean(tf.cast(hits, tf.float32)), "support_loss": support_loss}
+        values = {"loss": loss, "accuracy": tf.reduce_mean(tf.cast(hits, loss.dtype)), "support_loss": support_loss}
         # Running statistics after the first look, by the weights that are not adapted; counters after the last.
         kept = [a if a.dtype.is_floating else b for a, b in zip([*states, state][1], state, strict=True)]
         return by_weights, by_rates, {"values": values, "state": kept}
 
     def train_step(self, data: Episode) -> dict[str, tf.Tensor]:
+        data = episode_of("MAML", data)
         weights, rates = self.network.weights, self.rates.value
-
-        by_weights, by_rates, seen = self.mean_over_tasks(weights, rates, data)
+        by_weights, by_rates, seen = self.mean_over_tasks(weights, rates, checked_episodes(data, self.ways))
         self.network.assign_state(mean_over_replicas(seen["state"]))
         by_variable = {id(v): g for v, g in zip(self.network.variables, by_weights, strict=True)}
         by_variable[id(self.rates)] = by_rates
@@ -178,14 +196,32 @@ class MAML(Learner):
         return self.track(seen["values"])
 
     def test_step(self, data: Episode) -> dict[str, tf.Tensor]:
-        weights, rates = self.network.weights, self.rates.value
-        return self.track(self.mean_over_tasks(weights, rates, data)[-1]["values"])
+        """As `own_head` answers: its steps, its BatchNorm protocol, so that there is one accuracy of a name."""
+        data = episode_of("MAML", data)
+        values = self.own_head().adapt_each(self.backbone, self.ways, checked_episodes(data, self.ways), self._watched)
+        means = tf.unstack(tf.reduce_mean(values, axis=0))
+        return self.track(dict(zip(("loss", "accuracy", "support_loss"), means, strict=True)), size_of(data))
+
+    def _watched(
+        self, network: Network, start: Start, weights: Weights, support: tf.Tensor, support_labels: tf.Tensor,
+        query: tf.Tensor, query_labels: tf.Tensor,
+    ) -> tf.Tensor:
+        """[3]: loss and accuracy of a task's queries by the adapted weights, loss of the support set before."""
+        head = self.own_head()
+        logits = head.answers(network, start, weights, support, support_labels, query)
+        hits = tf.equal(tf.argmax(logits, axis=-1, output_type=tf.int32), tf.cast(query_labels, tf.int32))
+        before = tf.constant(0.0)  # as in training, where there is no inner step
+        if head.steps:
+            before = network.loss(network.logits(start.weights, support, start.state)[0], support_labels)
+        found = network.loss(logits, query_labels), tf.reduce_mean(tf.cast(hits, tf.float32)), before
+        return tf.stack([tf.cast(value, tf.float32) for value in found])
 
     def mean_over_tasks(
         self, weights: Weights, rates: tf.Tensor, episodes: Episode
     ) -> tuple[Weights, tf.Tensor, dict[str, Any]]:
         """The mean of `task_gradients` over the tasks of a batch, `parallel_tasks` of them at a time."""
-        values = dict.fromkeys(self.tracked, tf.constant(0.0))
+        self.network.check_frozen("MAML")
+        values = dict.fromkeys(self.tracked, tf.constant(0.0, self.head_dtype))
         result = (weights, rates, {"values": values, "state": self.network.state})
         results = tf.map_fn(
             lambda episode: self.task_gradients(weights, rates, Episode(*episode)),
@@ -209,8 +245,14 @@ class MAML(Learner):
                 adapted=self.arguments["adapted"],
                 batchnorm=self.arguments["batchnorm"],
                 classifier=self.classifier,
+                moments=lambda: self._moments(),
             )
         return self.head
+
+    def _moments(self) -> Moments:
+        """SGD remembers nothing, but its rates are those of the weights that the learner was built with."""
+        self.network.check_frozen("MAML")
+        return Moments([], tf.constant(0.0))
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), **self.arguments}

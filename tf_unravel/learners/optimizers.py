@@ -4,6 +4,7 @@ A run builds each as optimizer(steps_per_epoch, total_epochs), besides what its 
 """
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -18,6 +19,7 @@ def sgd(
     momentum: float = 0.9,
     nesterov: bool = True,
     total_epochs: int | None = None,
+    ema_momentum: float | None = None,
 ) -> keras.optimizers.Optimizer:
     """SGD with Nesterov momentum and a piecewise constant learning rate.
 
@@ -32,16 +34,18 @@ def sgd(
         momentum: 0.9 in the paper.
         nesterov: True in the paper.
         total_epochs: of the run; not used, the schedule is in `epochs`.
+        ema_momentum: of a moving average of the weights, such as 0.999, which is what is validated, measured and
+            exported (Keras's `use_ema`); None for the weights themselves.
 
     Returns:
         A Keras optimizer. Weight decay is the learner's (`Classical.weight_decay`: coupled, as in PyTorch), not
         Keras's decoupled one.
 
     Raises:
-        ValueError: a rate that is no positive number; rates and epochs do not pair up.
+        ValueError: a rate that is no positive number; rates and epochs do not pair up; a momentum not in [0, 1).
     """
     rate = piecewise(steps_per_epoch, rates, epochs)
-    return keras.optimizers.SGD(rate, momentum=momentum, nesterov=nesterov)
+    return keras.optimizers.SGD(rate, momentum=momentum, nesterov=nesterov, **_moving_average(ema_momentum))
 
 
 def adam(
@@ -50,6 +54,7 @@ def adam(
     epochs: Sequence[int] = (),
     clip_value: float | None = None,
     total_epochs: int | None = None,
+    ema_momentum: float | None = None,
 ) -> keras.optimizers.Optimizer:
     """Adam (beta1 0.9, beta2 0.999, epsilon 1e-8) with a piecewise constant learning rate.
 
@@ -59,21 +64,27 @@ def adam(
         epochs: after how many epochs each next rate begins, increasing.
         clip_value: gradients are clipped to +-clip_value, element by element; MAML's code has 10 on mini-ImageNet.
         total_epochs: of the run; not used, the schedule is in `epochs`.
+        ema_momentum: of a moving average of the weights, such as 0.999, which is what is validated, measured and
+            exported (Keras's `use_ema`); None for the weights themselves.
 
     Returns:
         A Keras optimizer.
 
     Raises:
-        ValueError: a rate that is no positive number; rates and epochs do not pair up.
+        ValueError: a rate that is no positive number; rates and epochs do not pair up; a momentum not in [0, 1).
     """
     rate = piecewise(steps_per_epoch, rates, epochs)
     # On several replicas Keras clips each one's share of the gradient: the bound has to be shared out too.
     share = clip_value and clip_value / tf.distribute.get_strategy().num_replicas_in_sync
-    return keras.optimizers.Adam(rate, epsilon=1e-8, clipvalue=share)
+    return keras.optimizers.Adam(rate, epsilon=1e-8, clipvalue=share, **_moving_average(ema_momentum))
 
 
 def annealed_sgd(
-    steps_per_epoch: int, total_epochs: int, start: float = 1.0, end: float = 0.0
+    steps_per_epoch: int,
+    total_epochs: int,
+    start: float = 1.0,
+    end: float = 0.0,
+    ema_momentum: float | None = None,
 ) -> keras.optimizers.Optimizer:
     """SGD whose rate falls linearly from `start` to `end`: Reptile's outer step, (1 - i / n) start + (i / n) end.
 
@@ -82,12 +93,26 @@ def annealed_sgd(
         total_epochs: over how many epochs the rate falls: those of the run.
         start: rate of the first step.
         end: rate after the last.
+        ema_momentum: of a moving average of the weights, as for `sgd`.
 
     Returns:
         A Keras optimizer.
+
+    Raises:
+        ValueError: an ema_momentum not in [0, 1).
     """
     steps = total_epochs * steps_per_epoch
-    return keras.optimizers.SGD(keras.optimizers.schedules.PolynomialDecay(start, steps, end))
+    rate = keras.optimizers.schedules.PolynomialDecay(start, steps, end)
+    return keras.optimizers.SGD(rate, **_moving_average(ema_momentum))
+
+
+def _moving_average(momentum: float | None) -> dict[str, Any]:
+    """Keras's arguments for a moving average of the weights."""
+    if momentum is None:
+        return {}
+    if not is_finite_number(momentum) or not 0 <= momentum < 1:
+        raise ValueError(f"ema_momentum must be in [0, 1), such as 0.999. Received: ema_momentum={momentum!r}.")
+    return {"use_ema": True, "ema_momentum": momentum}
 
 
 def piecewise(

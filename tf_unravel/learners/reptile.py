@@ -34,7 +34,9 @@ The inner optimizer is Adam with beta1 = 0, whose second moments and step count 
 code (they go on into the next task and into evaluation). The original runs its tasks one after the other; here they
 run in lockstep, every task from the same moments, and what is kept is the mean over the tasks.
 
-A step reports `travelled`, the mean squared distance of the tasks' weights from where they began, and with a penalty
+A step reports the losses of the inner loop, in evaluation (`learner.evaluate`) too: inner batches have no queries, and
+there is no accuracy. That is what `tf_unravel.evaluate(learner.backbone, learner.own_head(), split)` gives. It reports
+`travelled`, the mean squared distance of the tasks' weights from where they began, and with a penalty
 `pull`, its gradient's size relative to that of the loss, over tasks and inner steps.
 
 Degenerate cases: weight_clustering=0 is Reptile, bit for bit, and no mean is computed; m=1 has nothing to be pulled
@@ -48,12 +50,15 @@ import keras
 import tensorflow as tf
 
 from tf_unravel.arguments import refuse_below, refuse_negative
+from tf_unravel.backbones.checks import check_unregularized
 from tf_unravel.backbones.modes import synchronize
 from tf_unravel.data.decoding import num_cores
 from tf_unravel.heads.fine_tune import FineTune
 from tf_unravel.heads.inner_loop import SGD, Adam, Moments, Network, Weights, check_optimizer, gradients_of
 from tf_unravel.heads.inner_loop import by_name as optimizers
-from tf_unravel.learners.learner import Learner, mean_over_replicas, squared_norm
+from tf_unravel.heads.labels import checked_range
+from tf_unravel.learners.keras_arguments import unweighted
+from tf_unravel.learners.learner import Learner, mean_over_replicas, remade, shapes_of, size_of, squared_norm
 
 
 def clustering_gradient(fast: Weights, means: Weights) -> Weights:
@@ -151,6 +156,7 @@ class Reptile(Learner):
         if weight_clustering:
             self.tracked = (*self.tracked, "pull")
         super().__init__(backbone, weight_decay, **kwargs)
+        check_unregularized("Reptile", backbone)
         inner_optimizer = Adam() if inner_optimizer is None else inner_optimizer
         refuse_below(2, "Reptile", ways=ways)
         refuse_below(1, "Reptile", inner_steps=inner_steps, inner_batch=inner_batch,
@@ -163,16 +169,21 @@ class Reptile(Learner):
         self.weight_clustering, self.transductive = weight_clustering, transductive
         self.evaluation_steps, self.evaluation_batch = evaluation_steps, evaluation_batch
         self.sum_over_batch, self.parallel_tasks = sum_over_batch, parallel_tasks
-        self.classifier = keras.layers.Dense(ways, dtype="float32", name="classifier")
+        self.classifier = keras.layers.Dense(ways, dtype=self.head_dtype, name="classifier")
+        self.classifier.build((None, self.feature_size))
         synchronize(backbone, False)  # each task is normalised by itself, wherever it runs
         self.network = Network(backbone, ways, self.classifier, sum_over_batch)
         self.adapts = self.network.adapted("all")
         memory = self.inner_optimizer.start(self.network.weights)
         self.second_moments = [
-            self.add_weight(shape=s.shape, initializer="zeros", trainable=False, name=f"second_moment_{i}")
+            self.add_weight(
+                shape=s.shape, initializer="zeros", trainable=False, name=f"second_moment_{i}", dtype=self.head_dtype
+            )
             for i, s in enumerate(memory.second)
         ]
-        self.steps_taken = self.add_weight(shape=(), initializer="zeros", trainable=False, name="inner_steps_taken")
+        self.steps_taken = self.add_weight(
+            shape=(), initializer="zeros", trainable=False, name="inner_steps_taken", dtype=self.head_dtype
+        )
         self.head: FineTune | None = None
         self.build()
 
@@ -182,7 +193,8 @@ class Reptile(Learner):
 
     @property
     def moments(self) -> Moments:
-        """What the inner optimizer remembers between meta-steps."""
+        """What the inner optimizer remembers between meta-steps, of each weight that the learner was built with."""
+        self.network.check_frozen("Reptile")
         return Moments([variable.value for variable in self.second_moments], self.steps_taken.value)
 
     def task_gradients(
@@ -195,7 +207,7 @@ class Reptile(Learner):
             step = gradients_of(self.network, weights, seen, known, self.adapts, state)
             return step.gradients, step.loss, step.state
 
-        result = (self.network.weights, tf.constant(0.0), self.network.state)
+        result = (self.network.weights, tf.constant(0.0, self.head_dtype), self.network.state)
         specs = tf.nest.map_structure(lambda value: tf.TensorSpec(value.shape, value.dtype), result)
         return tf.map_fn(
             one,
@@ -238,9 +250,7 @@ class Reptile(Learner):
         return InnerLoop(fast, moments, losses, kept, sizes)
 
     def train_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
-        images, labels = data[:2]
-        self.check_batch((images, labels))
-        end = self.inner_loop(images, labels)
+        end = self.inner_loop(*self._batch(data))
         means = [tf.reduce_mean(weight, axis=0) for weight in end.weights]
         kept = [tf.reduce_mean(second, axis=0) for second in end.moments.second]
         state = [tf.reduce_mean(s, axis=0) if s.dtype.is_floating else s[0] for s in end.states]
@@ -255,7 +265,15 @@ class Reptile(Learner):
         return self.track(values)
 
     def test_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
-        return self.track(self._values(self.inner_loop(*data[:2])))
+        return self.track(self._values(self.inner_loop(*self._batch(data))), size_of(data))
+
+    def _batch(self, data: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        """(images, labels) of inner batches that the learner can use; not every inner batch has every class."""
+        batch = unweighted("Reptile", data)
+        self.check_batch(batch)
+        images, labels = batch
+        is_class = labels.shape.rank == 3  # and no vector, for a loss of another kind
+        return images, checked_range("labels", labels, self.ways) if is_class else labels
 
     def _values(self, end: "InnerLoop") -> dict[str, tf.Tensor]:
         """What a step reports (see the module)."""
@@ -269,14 +287,14 @@ class Reptile(Learner):
         return values
 
     def check_batch(self, spec: Any) -> None:
-        expected, got = (self.inner_steps, self.inner_batch), tuple(spec[0].shape[1:3])
-        if got != expected:
+        expected = self.inner_steps, self.inner_batch
+        if not isinstance(spec, tuple) or len(spec) != 2 or tuple(spec[0].shape[1:3]) != expected:
             steps, batch = expected
             raise ValueError(
                 "Reptile's batches are images [tasks, inner_steps, inner_batch, H, W, C]: run.batches = "
                 "@InnerBatches(), told of both together by the gin macros, here "
                 f"'inner_steps = {steps}' and 'inner_batch = {batch}'. "
-                f"Received: shape {tuple(spec[0].shape)}, with inner_steps={steps}, inner_batch={batch}."
+                f"Received: {shapes_of(spec)}, with inner_steps={steps}, inner_batch={batch}."
             )
 
     def own_head(self) -> FineTune:
@@ -307,5 +325,6 @@ class Reptile(Learner):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Reptile":
-        saved = config["inner_optimizer"]
-        return super().from_config({**config, "inner_optimizer": optimizers[saved["name"]](**saved["arguments"])})
+        known = "tf_unravel.heads.inner_loop.by_name"
+        inner_optimizer = remade("Reptile.inner_optimizer", optimizers, config["inner_optimizer"], known)
+        return super().from_config({**config, "inner_optimizer": inner_optimizer})

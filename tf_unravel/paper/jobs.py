@@ -57,13 +57,13 @@ class RunJob:
         training = folder.training_results()
         parts: list[Part] = []
         if not training or training["step"] < training["total_steps"]:
-            parts.append(("training", _train, (files, bindings, str(run_dir))))
+            parts.append(("training", _train, (files, bindings, str(run_dir), workspace.root(self.run))))
         left = measurements.missing(run_dir, self.wanted)
         for adapts in (False, True):  # a network that adapts may want other threads
             group = [each for each in left if each.adapts == adapts]
             if group:
                 kind = "fine-tuning" if adapts else "measuring"
-                parts.append((kind, measurements.take, (run_dir, workspace.reading(self.run), group)))
+                parts.append((kind, measurements.take, (run_dir, workspace.root(self.run), group)))
         return parts
 
     def minutes(self, workspace: Workspace) -> float:
@@ -198,10 +198,11 @@ def left_of(job: Job, workspace: Workspace) -> list[str]:
         return [str(error)]
 
 
-def _train(files: list[str], bindings: list[str], run_dir: str) -> None:
-    text = runs.parse(files, bindings)
-    plan = runs.plan()
+def _train(files: list[str], bindings: list[str], run_dir: str, root: str | None) -> None:
+    folder = runs.RunFolder(run_dir)
+    configuration = runs.parse(files, bindings, root=root, recorded=folder.data_root())
+    plan = runs.plan(configuration)
     plan.use_threads()
-    outcome = runs.train(plan, runs.RunFolder(run_dir), text)
+    outcome = runs.train(plan, folder, configuration)
     if outcome.stopped_by:
         raise InterruptedError(str(outcome))

@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from tf_unravel import analysis, data, evaluation
+from tf_unravel.heads import said_of
 from tf_unravel.runs import FinishedRun, RunFolder, config
 from tf_unravel.runs.figures import projection
 
@@ -293,26 +294,26 @@ def measured(run_dir: pathlib.Path, wanted: Measurement, quantity: str) -> Measu
     )
 
 
-def take(run_dir: pathlib.Path, bindings: Sequence[str], wanted: Sequence[Measurement]) -> None:
+def take(run_dir: pathlib.Path, root: str | None, wanted: Sequence[Measurement]) -> None:
     """Takes measurements of a finished run and writes each when it is done.
 
     Args:
         run_dir: the run's folder.
-        bindings: gin lines that change the run for this reading, such as another `load.root`.
+        root: the folder of the images; None for the one that the run has recorded.
         wanted: what to measure.
     """
     tuned = [each for each in wanted if isinstance(each, Tuned)]
     trials = missing(run_dir, dict.fromkeys(trial for each in tuned for trial in each.trials))
     others = [each for each in wanted if not isinstance(each, Tuned)]
-    _take(run_dir, bindings, {each: getattr(each, "bindings", ()) for each in [*others, *trials]})
-    _take(run_dir, bindings, {each: each.at(each.choice(run_dir)["rate"]).bindings for each in tuned})
+    _take(run_dir, root, {each: getattr(each, "bindings", ()) for each in [*others, *trials]})
+    _take(run_dir, root, {each: each.at(each.choice(run_dir)["rate"]).bindings for each in tuned})
 
 
-def _take(run_dir: pathlib.Path, bindings: Sequence[str], wanted: Mapping[Measurement, tuple[str, ...]]) -> None:
+def _take(run_dir: pathlib.Path, root: str | None, wanted: Mapping[Measurement, tuple[str, ...]]) -> None:
     """Takes measurements, each with the gin lines of its head."""
-    for head_bindings in dict.fromkeys(wanted.values()):
-        group = [each for each, lines in wanted.items() if lines == head_bindings]
-        run = FinishedRun(run_dir, [*bindings, *head_bindings], adapts=any(each.adapts for each in group))
+    for bindings in dict.fromkeys(wanted.values()):
+        group = [each for each, lines in wanted.items() if lines == bindings]
+        run = FinishedRun(run_dir, bindings, adapts=any(each.adapts for each in group), data_root=root)
         for split_name in dict.fromkeys(_split(each) for each in group):
             here = [each for each in group if _split(each) == split_name]
             _Taking(run, run.split(split_name)).all_of(here)
@@ -390,7 +391,7 @@ class _Taking:
                 self.run.backbone, head, self.split, Accuracy.ways, each.shots, each.tasks, SEED
             )
             yield {"values": {"distance": _short(travelled)}, "unit": "tasks",
-                   "protocol": f"{head.batchnorm}; {head.adaptation}"}
+                   "protocol": "; ".join(said_of(head, self.run.backbone))}
 
     def projection(self, wanted: Sequence[Projection]) -> Iterator[dict[str, Any]]:
         for _ in wanted:

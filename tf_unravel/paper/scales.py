@@ -223,24 +223,24 @@ class Scale:
         return self.minutes.get(run.training, self.minutes.get("", 30.0))
 
 
-with gin.unlock_config():  # a run may have been read before this module is imported
-    gin.configurable(Scale)
+with gin.unlock_config():  # the user's program may have gin in use
+    gin.external_configurable(Scale, module=__name__)
 
 
 @functools.cache
 def _coefficient_in(file: str, bindings: tuple[str, ...], penalty: str) -> float:
-    config.parse([file], bindings)
-    return float(gin.query_parameter(_COEFFICIENTS[penalty]))
+    name, parameter = _COEFFICIENTS[penalty].split(".")
+    coefficient = config.parse([file], bindings).table.value(name, parameter)
+    if coefficient is None:
+        raise config.ConfigError(f"{file} must give {_COEFFICIENTS[penalty]}, by which a run of {penalty} is named")
+    return float(coefficient)
 
 
 @functools.cache
 def _form_in(files: tuple[str, ...], bindings: tuple[str, ...], penalty: str) -> str:
     parameter, without, with_it = _FORMS[penalty]
-    config.parse(files, bindings)
-    try:
-        return with_it if gin.query_parameter(parameter) else without
-    except ValueError:  # not bound: the default
-        return without
+    name, option = parameter.split(".")
+    return with_it if config.parse(files, bindings).table.value(name, option) else without
 
 
 def load(name: str) -> Scale:
@@ -254,8 +254,8 @@ def load(name: str) -> Scale:
     """
     if name not in SCALES and not pathlib.Path(name).is_file():
         raise config.ConfigError(f"--scale is one of {', '.join(SCALES)}, or a gin file. Received: {name!r}")
-    config.parse([f"gin/paper/{name}.gin" if name in SCALES else name])
+    configuration = config.parse([f"gin/paper/{name}.gin" if name in SCALES else name])
     try:
-        return Scale()  # type: ignore[call-arg]  # gin gives the arguments
+        return configuration.table.make(Scale)
     except (TypeError, ValueError) as error:
         raise config.ConfigError(f"--scale {name}: {config.one_line(error)}") from error

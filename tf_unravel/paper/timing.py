@@ -90,8 +90,8 @@ def _seconds(times: dict[str, Any], quantity: str) -> list[float]:
 
 def _work(workspace: Workspace, run: RunName) -> tuple[Work, dict[str, int]]:
     """One training step of a run, and how many its epoch has."""
-    config.parse(*workspace.configuration(run))
-    plan = config.plan()
+    recorded = RunFolder(workspace.run_dir(run)).data_root()
+    plan = config.plan(config.parse(*workspace.configuration(run), root=workspace.root(run), recorded=recorded))
     split = plan.dataset(split="train")
     learner = plan.build(config.DataFacts.of(split))
     steps = plan.batches.steps_per_epoch(split)

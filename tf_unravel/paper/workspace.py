@@ -30,9 +30,8 @@ class Workspace:
     def configuration(self, run: RunName) -> tuple[list[str], list[str]]:
         """(gin files, bindings) that train a run."""
         files, bindings = self.scale.configuration(run)
-        return files, [*bindings, *self.bindings, *self.reading(run)]
+        return files, [*bindings, *self.bindings]
 
-    def reading(self, run: RunName) -> list[str]:
-        """Bindings that a finished run is read with: where the images are now."""
-        root = self.roots.get(run.dataset)
-        return [f"load.root = {str(pathlib.Path(root).absolute())!r}"] if root else []
+    def root(self, run: RunName) -> str | None:
+        """Where a run's images are now; None for where it has recorded them."""
+        return self.roots.get(run.dataset)

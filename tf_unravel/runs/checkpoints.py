@@ -5,10 +5,14 @@ metrics) and of the optimizer, in order, with the step and other small facts as 
 the zip, are the SHA-256 of all before them. It is written under a temporary name, flushed and renamed; a file with any
 byte changed or missing is noticed when it is read, and the one before is used.
 
+Under an optimizer with `use_ema` the learner's weights in the file are the moving averages, as `fit` leaves them, so
+that whoever reads the file gets those; the weights that training goes on from follow the optimizer's variables.
+
 (The zip's own CRCs would not do: the headers lie outside of them, and NumPy does not read an array to its end, where
 the CRC is compared, if a changed header makes it shorter. Checkpoints from before the checksum have nothing else.)
 """
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -16,6 +20,7 @@ import os
 import pathlib
 import re
 import zipfile
+from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 import keras
@@ -26,6 +31,7 @@ from tf_unravel.files import write_atomically
 _log = logging.getLogger(__name__)
 _NAME = re.compile(r"step-(\d+)\.npz")
 _FACTS = "facts"
+_AVERAGED = "averaged"
 _SEAL = b"sha256 "  # and 64 hexadecimal digits
 _SEAL_BYTES = len(_SEAL) + 64
 _UNSEALED = re.compile(rb"PK\x05\x06.{16}\0\0", re.DOTALL)  # how a zip without a comment ends
@@ -36,6 +42,31 @@ _LOOKS = 10
 def _variables(learner: keras.Model) -> list[keras.Variable]:
     optimizer = getattr(learner, "optimizer", None)
     return [*learner.variables, *(optimizer.variables if optimizer else [])]
+
+
+@contextlib.contextmanager
+def averaged(learner: keras.Model) -> Iterator[list[np.ndarray]]:
+    """Inside, the weights are their moving averages, where the optimizer keeps some and has taken a step.
+
+    Args:
+        learner: compiled or not; without `use_ema` nothing changes.
+
+    Yields:
+        The trainable weights that were put aside, and are put back afterwards; none where nothing was.
+    """
+    optimizer = getattr(learner, "optimizer", None)
+    inner = getattr(optimizer, "inner_optimizer", optimizer)  # of one that scales the loss
+    if optimizer is None or inner is None or not getattr(inner, "use_ema", False) or not int(inner.iterations):
+        yield []
+        return
+    weights = learner.trainable_variables
+    own = [np.array(keras.ops.convert_to_numpy(weight)) for weight in weights]
+    try:
+        optimizer.finalize_variable_values(weights)
+        yield own
+    finally:
+        for weight, value in zip(weights, own, strict=True):
+            weight.assign(value)
 
 
 def _digest(file: BinaryIO, length: int) -> bytes:
@@ -127,10 +158,12 @@ class Checkpoints:
     def _write(self, path: pathlib.Path, learner: keras.Model, facts: dict[str, Any]) -> None:
         if not self.writes:
             return
-        arrays = {f"{i:04d}": keras.ops.convert_to_numpy(v) for i, v in enumerate(_variables(learner))}
-        arrays[_FACTS] = np.array(json.dumps(facts))
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, lambda file: _write_sealed(file, arrays))
+        with averaged(learner) as own:
+            values = [*(keras.ops.convert_to_numpy(variable) for variable in _variables(learner)), *own]
+            arrays = {f"{i:04d}": value for i, value in enumerate(values)}
+            arrays[_FACTS] = np.array(json.dumps({**facts, _AVERAGED: True} if own else facts))
+            write_atomically(path, lambda file: _write_sealed(file, arrays))
 
     def restore_latest(self, learner: keras.Model) -> dict[str, Any] | None:
         """Restores the newest whole checkpoint and returns its facts; None where there is none.
@@ -179,6 +212,10 @@ class Checkpoints:
                 raise ValueError(f"{path}: {variable.path} has shape {value.shape}, the model {tuple(variable.shape)}")
         for variable, value in zip(variables, values, strict=True):
             variable.assign(value)
+        if facts.pop(_AVERAGED, False) and getattr(learner, "optimizer", None):  # training goes on from others
+            weights = learner.trainable_variables
+            for variable, value in zip(weights, arrays[len(arrays) - len(weights) :], strict=True):
+                variable.assign(value)
         return facts
 
     @staticmethod

@@ -4,15 +4,14 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-import gin
-
 from tf_unravel import deployment
-from tf_unravel.deployment.card import described
-from tf_unravel.runs.config import heads_named, may_adapt
+from tf_unravel.evaluation import INDUCTIVE
+from tf_unravel.heads import said_of, settings_of
+from tf_unravel.runs.config import heads_named, may_adapt, parse
 from tf_unravel.runs.reading import FinishedRun
 from tf_unravel.runs.records import damaged
 
-_DECODING = ("resize", "crop", "background")
+_DECODING = {"resize": "bilinear", "crop": False, "background": (255, 255, 255), "bits": None}
 
 
 def export_run(
@@ -22,6 +21,7 @@ def export_run(
     checkpoint: str = "best",
     bindings: Sequence[str] = (),
     support: str | os.PathLike | None = None,
+    data_root: str | os.PathLike | None = None,
 ) -> str:
     """Exports a run's backbone under a head.
 
@@ -32,6 +32,7 @@ def export_run(
         checkpoint: "best", "last" or "initial".
         bindings: gin bindings that change the run's configuration.
         support: folder of labelled pictures, support/<class>/<picture>, to bake in; None for none.
+        data_root: the folder of the run's images; none of them is read.
 
     Returns:
         What was written, for the user.
@@ -40,10 +41,10 @@ def export_run(
         ConfigError: no trained run, or an unknown head.
         ValueError: something else at `out`, pictures that cannot be used.
     """
-    run = FinishedRun(run_dir, bindings, checkpoint, may_adapt([head_name]))
+    run = FinishedRun(run_dir, bindings, checkpoint, may_adapt([head_name]), data_root)
     head = heads_named([head_name], run.learner, "--head is")[head_name]
     accuracies = _accuracies(run, head)
-    card: dict[str, Any] = {"decoding": _decoding(), "trained": _trained(run, bindings), "accuracies": accuracies}
+    card: dict[str, Any] = {"decoding": _decoding(run), "trained": _trained(run), "accuracies": accuracies}
     baked: dict[str, Any] = {}
     if support is not None:
         height, width, channels = run.backbone.input_shape[1:]
@@ -52,26 +53,26 @@ def export_run(
         baked = {"support": (known.images, known.labels), "class_names": known.class_names}
     measured = _accuracy_lines(run, accuracies)
     path = deployment.export(run.backbone, head, out, card=card, **baked)
-    return "\n".join([f"{path}: {described(head)['settings']}; checkpoint: {run.checkpoint}",
+    return "\n".join([f"{path}: {settings_of(head)}; checkpoint: {run.checkpoint}",
                       *_classes_line(baked), *measured])
 
 
-def _decoding() -> dict[str, Any]:
+def _decoding(run: FinishedRun) -> dict[str, Any]:
     """How the run's pictures became pixels: those to classify should become so too."""
-    given = gin.get_bindings("load", resolve_references=False)
-    chosen: dict[str, Any] = {"resize": "bilinear", "crop": False, "background": (255, 255, 255)}
-    chosen |= {name: given[name] for name in _DECODING if name in given}
+    chosen = {name: run.configuration.dataset_setting(name, default) for name, default in _DECODING.items()}
     return {**chosen, "background": list(chosen["background"])}
 
 
-def _trained(run: FinishedRun, bindings: Sequence[str]) -> dict[str, Any]:
+def _trained(run: FinishedRun) -> dict[str, Any]:
     """How the weights came about, and on what; without the folder of the images."""
     training = run.folder.training_results()
+    trained_with = parse(text=run.folder.read_config()).statements()
+    changed = [each for each in run.configuration.statements() if each not in trained_with]
     return {
         "run": run.folder.name,
         "learner": type(run.learner).__name__,
         "backbone": run.backbone.name,
-        "dataset": gin.get_bindings("load", resolve_references=False).get("name", "unknown"),
+        "dataset": run.configuration.dataset_setting("name", "unknown"),
         "fingerprints": run.folder.data_fingerprints(),
         "num_classes": run.folder.data_facts().num_classes,
         "seed": run.plan.seed,
@@ -79,26 +80,23 @@ def _trained(run: FinishedRun, bindings: Sequence[str]) -> dict[str, Any]:
         "total_steps": training.get("total_steps"),
         "checkpoint": run.checkpoint,
         "checkpoint_step": run.step,
-        "config": _without_root(run.folder.read_config().splitlines()),
-        "bindings": _without_root(bindings),
+        "config": _lines(trained_with),
+        "bindings": _lines(changed),
     }
 
 
-def _without_root(lines: Sequence[str]) -> list[str]:
-    """gin lines without comments and without the folder of the images, whose value may go on in indented lines."""
-    kept, wanted = [], True
-    for line in lines:
-        wanted = wanted if line.startswith(" ") else not line.startswith("load.root")
-        if wanted and line and not line.startswith("#"):
-            kept.append(line)
-    return kept
+def _lines(statements: Sequence[str]) -> list[str]:
+    return [line for statement in statements for line in statement.splitlines()]
 
 
 def _accuracies(run: FinishedRun, head: Any) -> list[dict[str, Any]]:
     """What `evaluate` measured of this checkpoint under this head, as results.json has it, on classes new to it."""
-    said = described(head)
-    wanted = {"checkpoint_step": run.step, **{key: said[key] for key in ("settings", "batchnorm", "adaptation")}}
-    mine = (row for row in run.folder.evaluations() if all(row.get(key) == value for key, value in wanted.items()))
+    batchnorm, adaptation = said_of(head, run.backbone)
+    # Rows of heads on features said INDUCTIVE of networks without BatchNorm too, up to 0.1.
+    protocols = {batchnorm} if adaptation else {batchnorm, INDUCTIVE}
+    wanted = {"checkpoint_step": run.step, "settings": settings_of(head), "adaptation": adaptation}
+    mine = (row for row in run.folder.evaluations()
+            if row.get("batchnorm") in protocols and all(row.get(key) == value for key, value in wanted.items()))
     return [row for row in mine if not str(row.get("split")).endswith("/train")]
 
 

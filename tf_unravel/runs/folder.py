@@ -8,7 +8,6 @@ import json
 import os
 import pathlib
 import platform
-import re
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,9 +20,11 @@ import tensorflow as tf
 
 import tf_unravel
 from tf_unravel import data
+from tf_unravel.data.content import composed
 from tf_unravel.files import NotWritten, write_atomically
 from tf_unravel.runs.checkpoints import Checkpoints
-from tf_unravel.runs.config import ConfigError, DataFacts
+from tf_unravel.runs.config import ConfigError, Configuration, DataFacts, parse
+from tf_unravel.runs.gin_files import read_text
 from tf_unravel.runs.records import damaged, read_record
 
 fcntl: ModuleType | None
@@ -31,9 +32,6 @@ try:
     import fcntl
 except ImportError:  # Windows has no advisory locks of this kind; there two runs in one folder are not refused
     fcntl = None
-
-# The line load.root = ..., with the indented ones that gin goes on in if it is long
-_ROOT = re.compile(r"^load\.root = .*\n(?:[ \t]+.*\n)*", re.MULTILINE)
 
 
 class RunFolder:
@@ -81,17 +79,17 @@ class RunFolder:
             _drop_leftovers(*mine, self.checkpoints.folder / "*")
             yield
 
-    def check_config(self, text: str) -> None:
+    def check_config(self, configuration: Configuration) -> None:
         """Refuses a folder that holds the run of another configuration.
-
-        Where the images are may change: that they are the same ones is seen by `check_data`.
 
         Raises:
             ConfigError: it does.
         """
         if not self.config.exists():
             return
-        before, text = (_ROOT.sub("", each) for each in (self.read_config(), text))
+        before, text = self.read_config(), configuration.text
+        with contextlib.suppress(ConfigError):  # what cannot be read is another configuration
+            before = parse(text=before).text  # without a byte-order mark, or the folder of the images
         if before != text:
             old, new = set(before.splitlines()), set(text.splitlines())
             first = next((line for line in sorted(old ^ new) if not line.startswith("#")), "the order of its lines")
@@ -109,7 +107,7 @@ class RunFolder:
             ConfigError: the folder holds no run, or its text is damaged.
         """
         try:
-            return self.config.read_text(encoding="utf-8")
+            return read_text(self.config)
         except OSError as error:
             train = f"train it first (tf-unravel train --run_dir={self.path} --gin_file=...)"
             raise ConfigError(
@@ -152,6 +150,7 @@ class RunFolder:
         then, now = read_record(self.environment).get("dealt"), split.dealt
         if not then or not now:
             return
+        then = {part: [composed(each) for each in classes] for part, classes in then.items()}  # earlier runs did not
         strangers = sorted(set(split.class_names) - set(then.get(name, ())))
         other_data = elsewhere and not set().union(*then.values()) & set().union(*now.values())
         if strangers and not other_data:
@@ -164,7 +163,8 @@ class RunFolder:
             )
 
     def record_start(
-        self, splits: Mapping[str, data.ClassImages], facts: DataFacts, seed: int, first_step: int
+        self, splits: Mapping[str, data.ClassImages], facts: DataFacts, seed: int, first_step: int,
+        root: str | None = None,
     ) -> None:
         """Writes environment.json, adding this start to those before it.
 
@@ -173,12 +173,13 @@ class RunFolder:
             facts: what the model takes from the training data.
             seed: the run's seed.
             first_step: the step that this start goes on from.
+            root: the folder of the images, if they are in one.
         """
         starts = read_record(self.environment).get("starts", [])
         start = {"time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
                  "step": first_step, "command": sys.argv, **versions()}
         self.write_json(self.environment, {
-            "seed": seed, "data": {name: split.fingerprint for name, split in splits.items()},
+            "seed": seed, "data_root": root, "data": {name: split.fingerprint for name, split in splits.items()},
             "dealt": next(iter(splits.values())).dealt,
             "model": dataclasses.asdict(facts), "starts": [*starts, start]})
 
@@ -196,6 +197,15 @@ class RunFolder:
             return DataFacts(tuple(model["image_shape"]), model["num_classes"], (tuple(mean), tuple(std)))
         except (KeyError, TypeError, ValueError) as error:
             raise damaged(self.environment, error) from error
+
+    def data_root(self) -> str | None:
+        """The folder of the images that the run last trained on; None where there is none, or no run yet."""
+        recorded = read_record(self.environment)
+        if "data_root" in recorded:
+            return recorded["data_root"]
+        with contextlib.suppress(ConfigError):  # no run yet, or one whose damage others tell of
+            return parse(text=self.read_config()).root  # of before it was recorded apart
+        return None
 
     def data_fingerprints(self) -> dict[str, str]:
         """Split -> fingerprint of the images that the run began with; empty where it was never started."""

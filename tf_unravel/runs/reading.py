@@ -15,11 +15,13 @@ class FinishedRun:
 
     Args:
         run_dir: the run's folder.
-        bindings: gin bindings that change it for this reading, such as another `load.root`.
+        bindings: gin bindings that change it for this reading.
         checkpoint: "best" (by validation), "last", or "initial" for the weights that training began with.
         adapts: whether the network will be adapted to tasks: then the run's threads_per_op counts.
+        data_root: the folder of the images; None for the one that the run has recorded.
 
     Attributes:
+        configuration: of the run, as it is read.
         step: of the checkpoint that was read.
         checkpoint: which that is, such as "best, step 1400".
 
@@ -33,11 +35,13 @@ class FinishedRun:
         bindings: Sequence[str] = (),
         checkpoint: str = "best",
         adapts: bool = False,
+        data_root: str | os.PathLike[str] | None = None,
     ):
         self.folder = RunFolder(run_dir)
-        config.parse(bindings=bindings, text=self.folder.read_config())
-        self.plan = config.plan()
-        self._elsewhere = any(binding.strip().startswith("load.root") for binding in bindings)
+        text, recorded = self.folder.read_config(), self.folder.data_root()
+        self.configuration = config.parse(bindings=bindings, text=text, root=data_root, recorded=recorded)
+        self.plan = config.plan(self.configuration)
+        self._elsewhere = not _same_folder(self.configuration.root, recorded)
         if adapts:
             self.plan.use_threads()
         self.learner = self.plan.build(self.folder.data_facts())
@@ -52,9 +56,16 @@ class FinishedRun:
         """One split of the run's data.
 
         Raises:
-            ConfigError: a folder's classes were dealt anew since the run began.
+            ConfigError: a folder's classes were dealt anew since the run began, or it is not where it was.
         """
-        split = self.plan.dataset(split=name)
+        root, given = self.configuration.root, self.configuration.root_given
+        try:
+            split = self.plan.dataset(split=name)
+        except ValueError as error:
+            if given or root is None or os.path.isdir(root):
+                raise
+            raise config.ConfigError(f"--run_dir {self.folder.path}: its images were in {root}, which is not there "
+                                     "any more; say where they are by --data_root") from error
         self.folder.check_dealing(name, split, self._elsewhere)
         return split
 
@@ -74,3 +85,7 @@ class FinishedRun:
             raise config.ConfigError(f"--run_dir {self.folder.path}: no checkpoint yet; train it first")
         fallback = " (no validated checkpoint)" if checkpoint == "best" else ""
         return facts["step"], f"last, step {facts['step']}{fallback}"
+
+
+def _same_folder(one: str | None, other: str | None) -> bool:
+    return one == other or None not in (one, other) and os.path.realpath(str(one)) == os.path.realpath(str(other))

@@ -20,6 +20,10 @@ def _are_texts(value: Any) -> bool:
     return _is_object(value) and all(isinstance(each, str) for each in value.values())
 
 
+def _is_text(value: Any) -> bool:
+    return value is None or isinstance(value, str)
+
+
 def _are_names(value: Any) -> bool:
     """Split -> names of classes, or nothing."""
     return value is None or _is_object(value) and all(
@@ -35,6 +39,7 @@ _FITS: dict[str, Callable[[Any], bool]] = {
     "measurement": _are_objects,
     "measurement_initial": _are_objects,
     "data": _are_texts,
+    "data_root": _is_text,
     "dealt": _are_names,
     "model": _is_object,
     "starts": _are_objects,

@@ -8,7 +8,7 @@ from typing import Any
 from tf_unravel import analysis, data, evaluation
 from tf_unravel.files import write_atomically
 from tf_unravel.heads import AnyHead, FineTune, settings_of
-from tf_unravel.runs.config import OWN, describe, heads_named, may_adapt
+from tf_unravel.runs.config import OWN, heads_named, may_adapt
 from tf_unravel.runs.figures import figure_png, projection, projection_figure
 from tf_unravel.runs.folder import RunFolder, check_writable
 from tf_unravel.runs.logs import event_writer, log_figure
@@ -30,6 +30,7 @@ class Reading:
         checkpoint: "best", "last" or "initial".
         bindings: gin bindings that change the runs' configuration.
         out: folder for what compares several runs; None for the first run's.
+        data_root: the folder of the runs' images; None for what each has recorded.
     """
 
     run_dirs: Sequence[str]
@@ -37,6 +38,7 @@ class Reading:
     checkpoint: str = "best"
     bindings: Sequence[str] = ()
     out: str | None = None
+    data_root: str | None = None
 
     @property
     def folder(self) -> pathlib.Path:
@@ -56,7 +58,7 @@ class Reading:
     def runs(self, adapts: bool = False) -> Iterator[tuple[str, FinishedRun, data.ClassImages]]:
         """Each run's title, the run, and its split; `adapts` as for FinishedRun."""
         for title, run_dir in zip(self.titles, self.run_dirs, strict=True):
-            run = FinishedRun(run_dir, self.bindings, self.checkpoint, adapts)
+            run = FinishedRun(run_dir, self.bindings, self.checkpoint, adapts, self.data_root)
             run.folder.check_writable()  # before minutes of features
             check_writable("--out", self.folder)
             yield title, run, run.split(self.split)
@@ -103,7 +105,7 @@ def evaluate_runs(reading: Reading, head_names: Sequence[str], tasks: Tasks) -> 
                 {"run": title, "checkpoint": run.checkpoint, "checkpoint_step": run.step, "split": split.name,
                  "fingerprint": split.fingerprint, "head": name, "settings": settings_of(heads[name]),
                  "shots": shots, "ways": tasks.ways, "queries": tasks.queries, "seed": tasks.seed,
-                 **describe(accuracy)}
+                 **_described(accuracy)}
                 for name, by_shots in accuracies.items()
                 for shots, accuracy in by_shots.items()
             ]
@@ -111,6 +113,18 @@ def evaluate_runs(reading: Reading, head_names: Sequence[str], tasks: Tasks) -> 
             rows += mine
     _write_json(reading.folder / "evaluation.json", rows)
     return _accuracy_table(rows, tasks)
+
+
+def _described(accuracy: evaluation.Accuracy) -> dict[str, float | int | str]:
+    """An accuracy as JSON, without the per-task values."""
+    return {
+        "mean": accuracy.mean,
+        "standard_error": accuracy.standard_error,
+        "ci95": accuracy.ci95,
+        "num_tasks": accuracy.num_tasks,
+        "batchnorm": accuracy.batchnorm,
+        "adaptation": accuracy.adaptation,
+    }
 
 
 def _by_cost(heads: Mapping[str, AnyHead]) -> Iterator[dict[str, AnyHead]]:

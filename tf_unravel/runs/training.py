@@ -25,6 +25,7 @@ from tf_unravel.heads import FineTune
 from tf_unravel.learners import Classical, Learner
 from tf_unravel.learners.gradient_share import gradient_norms, regularizer_gradient_share
 from tf_unravel.runs import config, distribution
+from tf_unravel.runs.checkpoints import averaged
 from tf_unravel.runs.figures import projection, projection_figure
 from tf_unravel.runs.folder import RunFolder
 from tf_unravel.runs.logs import Logs, progress_bar
@@ -106,14 +107,15 @@ class Progress:
 
 
 def train(
-    plan: config.Plan, folder: RunFolder, config_text: str, devices: distribution.Devices | None = None
+    plan: config.Plan, folder: RunFolder, configuration: config.Configuration,
+    devices: distribution.Devices | None = None,
 ) -> Outcome:
     """Trains, or goes on training, the run of a folder.
 
     Args:
         plan: what to train.
         folder: where; a folder that holds the same configuration is resumed, on as many devices as are given now.
-        config_text: the configuration as `config.parse` returned it.
+        configuration: that the plan is of.
         devices: on which; None for one.
 
     Returns:
@@ -124,7 +126,7 @@ def train(
         TrainingDiverged: the loss is not finite.
     """
     with folder.claimed():
-        folder.check_config(config_text)
+        folder.check_config(configuration)
         watched = plan.validation.every_epochs > 0
         splits = {name: plan.dataset(split=name) for name in (("train", "val") if watched else ("train",))}
         _check_training(splits["train"])
@@ -147,11 +149,11 @@ def train(
         progress = Progress(**saved) if saved else Progress()
         devices.check_agreement(progress.step)
         # Only now: a command that failed above has left nothing that would refuse the corrected one.
-        folder.write_text(folder.config, config_text)
-        folder.record_start(splits, facts, plan.seed, progress.step)
+        folder.write_text(folder.config, configuration.text)
+        folder.record_start(splits, facts, plan.seed, progress.step, configuration.root)
         with Logs(folder, progress.step, progress.validated) as logs:
-            logs.text("config.gin", config_text)
-            folder.write_text(folder.operative_config, config.operative())
+            logs.text("config.gin", configuration.text)
+            folder.write_text(folder.operative_config, configuration.operative())
             loop = _Loop(plan, folder, learner, devices, splits, steps_per_epoch, progress, logs)
             try:
                 stopped_by = loop.run()
@@ -301,13 +303,14 @@ class _Loop:
 
     def _validate(self, epoch: int) -> None:
         progress, watch, split = self.progress, self.plan.validation, self.splits["val"]
-        features = evaluation.extract_features(self.learner.backbone, split.images)
         head = self.learner.own_head() if watch.head is None else watch.head
         adapts = getattr(head, "on_images", False)
-        table = evaluation.evaluate_heads(
-            self.learner.backbone if adapts else features, {"head": head}, split, ways=watch.ways, shots=watch.shots,
-            queries=watch.queries, num_tasks=watch.num_tasks, seed=self.plan.seed,
-        )
+        with averaged(self.learner):  # the weights that checkpoints hold
+            features = evaluation.extract_features(self.learner.backbone, split.images)
+            table = evaluation.evaluate_heads(
+                self.learner.backbone if adapts else features, {"head": head}, split, ways=watch.ways,
+                shots=watch.shots, queries=watch.queries, num_tasks=watch.num_tasks, seed=self.plan.seed,
+            )
         accuracies = {shots: accuracy.mean for shots, accuracy in table["head"].items()}
         progress.protocol = next(iter(table["head"].values())).protocol
         separation = analysis.class_separation(features, split.class_ids, num_pairs=2000)

@@ -1,0 +1,146 @@
+"""Which arguments of Keras's methods a learner honours; the others are refused, each in one line.
+
+A learner's loss, metrics and batches are its own, so that Keras's arguments about them would be ignored: what cannot
+be honoured is refused when it is given, not passed over. docs/keras_arguments.md has the whole table.
+"""
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tf_unravel.arguments import shown
+from tf_unravel.data.sampling import Episode
+
+_LOSSES = {
+    "Classical": "the cross-entropy, plus Classical.regularizer",
+    "Episodic": "the cross-entropy of the queries under Episodic.head",
+    "MAML": "the cross-entropy of the queries after the inner loop",
+    "Reptile": "the cross-entropy of its inner batches",
+}
+
+
+def given(method: str, learner: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a call of a method of keras.Model, by name.
+
+    Raises:
+        TypeError: the method has no such arguments.
+    """
+    arguments = inspect.signature(getattr(keras.Model, method)).bind(learner, *args, **kwargs).arguments
+    return {**arguments, **arguments.pop("kwargs", {})}
+
+
+def check_compile(owner: str, honours: tuple[str, ...], arguments: dict[str, Any], supports_jit: bool) -> None:
+    """Refuses what a learner's `compile` cannot honour.
+
+    Args:
+        owner: the name of the learner.
+        honours: the names of what it does honour, of those that another learner does not.
+        arguments: of `compile`, by name.
+        supports_jit: whether XLA can compile its steps.
+
+    Raises:
+        ValueError: a loss, loss weights or metrics that would be ignored, or XLA where it cannot be.
+    """
+    loss = _LOSSES.get(owner, "its own")
+    refused = {
+        "loss": f"{owner} trains by its own loss, {loss}: leave loss out of compile()",
+        "loss_weights": f"{owner} has one loss, {loss}: leave loss_weights out of compile()",
+        "metrics": f"{owner} reports its own metrics: leave metrics out of compile(), and use tf_unravel.evaluate",
+        "weighted_metrics": f"{owner} takes no weights: leave weighted_metrics out of compile()",
+    }
+    for name, line in refused.items():
+        if name not in honours and arguments.get(name) is not None:
+            raise ValueError(f"{line}. Received: {name}={_brief(arguments[name])}.")
+    if arguments.get("jit_compile") is True and not supports_jit:
+        raise ValueError(
+            f"{owner}'s head is solved in loops over tensors of changing size, which XLA cannot compile: leave "
+            "jit_compile out of compile(). Received: jit_compile=True."
+        )
+
+
+def check_names(owner: str, tracked: Sequence[str], arguments: dict[str, Any]) -> None:
+    """Refuses metrics under a name that the learner reports itself: one name would stand for two numbers.
+
+    Args:
+        owner: the name of the learner.
+        tracked: what it reports.
+        arguments: of `compile`, by name.
+
+    Raises:
+        ValueError: there is one. "accuracy" among the metrics without weights passes: it is the same number.
+    """
+    for option in ("metrics", "weighted_metrics"):
+        for metric in keras.tree.flatten(arguments.get(option)):
+            name = metric if isinstance(metric, str) else getattr(metric, "name", getattr(metric, "__name__", ""))
+            if name in tracked and (option, metric) != ("metrics", "accuracy"):
+                raise ValueError(
+                    f"{owner} reports a metric named {name!r} itself, over images without weights: give yours another "
+                    "name, as keras.metrics.SparseCategoricalAccuracy(name='weighted_accuracy'). "
+                    f"Received: {option} with {name!r}."
+                )
+
+
+def check_weights(owner: str, arguments: dict[str, Any]) -> None:
+    """Refuses weights of classes or examples where a learner has no use for them.
+
+    Args:
+        owner: the name of the learner.
+        arguments: of `fit`, `evaluate`, `train_on_batch` or `test_on_batch`, by name.
+
+    Raises:
+        ValueError: there are some.
+    """
+    weights = {name: arguments.get(name) for name in ("class_weight", "sample_weight")}
+    held_out = arguments.get("validation_data")
+    if type(held_out) is tuple and len(held_out) == 3:
+        weights["validation_data with sample_weight"] = held_out[2]
+    for name, value in weights.items():
+        if value is not None:
+            raise ValueError(f"{owner} trains on tasks, whose classes and images count alike: leave {name} out. "
+                             f"Received: {name}={_brief(value)}.")
+
+
+def _brief(value: Any) -> str:
+    """A value as an error shows it on one line; an array by its shape."""
+    shape = getattr(value, "shape", None)
+    return " ".join(shown(value).split())[:80] if shape is None else f"an array of shape {tuple(shape)}"
+
+
+def unweighted(owner: str, data: Any) -> Any:
+    """A batch without the None that Keras puts in the place of targets and weights that were not given.
+
+    Args:
+        owner: the name of the learner.
+        data: what Keras gives a step: a batch, or a tuple of x, y and sample_weight.
+
+    Raises:
+        ValueError: it has weights.
+    """
+    if isinstance(data, Episode) or not isinstance(data, tuple) or len(data) > 3:
+        return data
+    if len(data) == 3:
+        check_weights(owner, {"sample_weight": data[2]})
+    parts = tuple(part for part in data if part is not None)
+    return parts[0] if len(parts) == 1 else parts
+
+
+def image_weights(sample_weight: Any, losses: tf.Tensor) -> tf.Tensor:
+    """The weight of each image, as the type of its loss.
+
+    Args:
+        sample_weight: [B] or [B, 1].
+        losses: [B].
+
+    Returns:
+        [B]
+
+    Raises:
+        ValueError: another shape.
+    """
+    weights = tf.cast(sample_weight, losses.dtype)
+    if weights.shape.rank not in (1, 2) or (weights.shape.rank == 2 and weights.shape[1] != 1):
+        raise ValueError(f"sample_weight must be one number per image, [B]. Received: shape {tuple(weights.shape)}.")
+    return tf.reshape(weights, [-1])
