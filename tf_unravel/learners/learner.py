@@ -22,7 +22,6 @@ from tf_unravel.heads.labels import checked_range, checked_support
 from tf_unravel.heads.protocol import Ways
 from tf_unravel.learners import keras_arguments
 
-
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 

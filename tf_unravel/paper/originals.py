@@ -104,7 +104,8 @@ ORIGINALS = (
 def _beside(scale: Scale, seed: int) -> Iterator[tuple[Original, RunName, Accuracy]]:
     """The originals that a scale has a training for, with what is measured of it."""
     for each in ORIGINALS:
-        run = scale.run(each.dataset, *each.training.split("@"), seed)
+        method, network = each.training.split("@")
+        run = scale.run(each.dataset, method, network, seed)
         if run is not None:
             adapts = each.method in ("MAML", "first-order MAML", "Reptile")
             tasks = scale.adapted_tasks if adapts else scale.tasks

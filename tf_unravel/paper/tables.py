@@ -116,8 +116,8 @@ def _meta_and_classical(scale: Scale, seeds: Sequence[int], shots: int, name: st
         "how it was chosen there. The paper's R2-D2-M under SVM equals what its Table 3 takes from the R2-D2 paper.",
     )
     claim = Claim(f"meta beats classical, {shots}-shot", text, comparisons, section)
-    notes = (*notes, *_elsewhere(scale))
-    return Exhibit(name, title, _measurable(cells.values()), (claim,), notes, printed_on=_printed_on(scale))
+    return Exhibit(name, title, _measurable(cells.values()), (claim,), (*notes, *_elsewhere(scale)),
+                   printed_on=_printed_on(scale))
 
 
 def _on_cifar_fs(shots: int) -> tuple[Comparison, ...]:
