@@ -21,7 +21,7 @@ def config(there, run=RUN) -> str:
 
 
 def test_the_plan_has_each_run_once_with_everything_that_is_wanted():
-    plan = jobs.plan(report.exhibits(SCALE, (0, 1), ("table1", "table3", "table7")))
+    plan = jobs.plan(report.exhibits(SCALE, (0, 1), ("table1", "table3", "table7")), SCALE)
     names = [str(job) for job in plan]
     assert len(set(names)) == len(names)
     assert names[-1] == "toy/timing@r2d2" and isinstance(plan[-1], TimingJob)

@@ -32,7 +32,7 @@ def test_the_whole_report_is_made_from_nothing(smoke):
     assert "Not measured yet" not in text and "failed" not in text and "not done" not in text
     tags = Tags()
     tags.feed(page)
-    assert not tags.open and tags.seen.count("img") == 4
+    assert not tags.open and tags.seen.count("img") == 5
     assert all(link.startswith("data:image/png;base64,") for link in tags.links)
     for name in FIGURES:
         for kind in ("png", "svg"):

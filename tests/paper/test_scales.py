@@ -1,9 +1,11 @@
 """Scales: every training of every scale is a run that can be planned, and names are one to one."""
 
+import dataclasses
+
 import pytest
 
 from tf_unravel import runs
-from tf_unravel.paper import report, scales
+from tf_unravel.paper import jobs, report, scales
 from tf_unravel.paper.scales import RunName, Scale
 from tf_unravel.runs import config
 
@@ -14,7 +16,7 @@ TRAININGS = [(scale, training) for scale in scales.SCALES for training in scales
 def test_every_training_of_every_scale_is_a_plan(name, training):
     scale = scales.load(name)
     for dataset, published in scale.datasets.items():
-        run = scale.run(published, *training.split("@"), seed=3)
+        run = dataclasses.replace(scale, seeds_of={}).run(published, *training.split("@"), seed=3)
         files, bindings = scale.configuration(run)
         configuration = runs.parse(files, bindings)
         assert runs.plan(configuration).seed == 3
@@ -23,9 +25,26 @@ def test_every_training_of_every_scale_is_a_plan(name, training):
             assert f" = {run.coefficient!r}" in configuration.text
 
 
-def test_all_three_scales_train_the_same_extractors():
+def test_all_scales_train_the_extractors_of_the_paper():
     keys = {name: set(scales.load(name).runs) for name in scales.SCALES}
-    assert keys["paper"] == keys["desk"] == keys["smoke"]
+    assert keys["paper"] == keys["desk"] and keys["smoke"] >= keys["paper"] and keys["cifar_fs"] >= keys["paper"]
+
+
+def test_seeds_of_a_training_are_limited_by_the_first_pattern_that_matches():
+    scale = scales.load("cifar_fs")
+    assert scale.run("CIFAR-FS", "classical", "r2d2", 1) is None and scale.run("CIFAR-FS", "classical", "r2d2", 0)
+    assert scale.run("CIFAR-FS", "classical", "few60", 9) and scale.run("CIFAR-FS", "classical", "few30", 9) is None
+
+
+def test_the_queue_puts_first_what_matters_most():
+    scale = scales.load("cifar_fs")
+    plan = jobs.plan(report.exhibits(scale, tuple(scale.seeds)), scale)
+    names = [str(job) for job in plan]
+    assert len(set(names)) == len(names)
+    order = ["@few60/seed-100", "@resnet12/seed-0", "@few60/seed-0", "@r2d2/", "maml_1@conv4", "omniglot/", "timing@"]
+    first = [next(i for i, name in enumerate(names) if part in name) for part in order]
+    assert first == sorted(first)
+    assert all(scale.place(job.run) < len(scale.queue) for job in plan if isinstance(job, jobs.RunJob))
 
 
 def test_a_run_is_called_by_its_coefficient_which_the_gin_file_gives():
@@ -95,7 +114,7 @@ def test_names_are_folders():
 
 
 def test_an_unknown_scale_is_one_clear_line():
-    with pytest.raises(runs.ConfigError, match=r"--scale is one of paper, desk, smoke.*Received: 'dsk'"):
+    with pytest.raises(runs.ConfigError, match=r"--scale is one of cifar_fs, paper, desk, smoke.*Received: 'dsk'"):
         scales.load("dsk")
 
 

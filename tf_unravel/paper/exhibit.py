@@ -150,6 +150,11 @@ class Exhibit:
     blocks: Callable[[Workspace], list[Block]] | None = None
 
     @property
+    def empty(self) -> bool:
+        """Whether the scale has no training for any of it."""
+        return not (self.cells or self.needs or self.draw or self.blocks)
+
+    @property
     def heading(self) -> str:
         """The name and the title."""
         number = re.fullmatch(r"([a-z]+)(\d+)", self.name)

@@ -104,6 +104,8 @@ def interpolation(scale: Scale, seeds: Sequence[int]) -> Exhibit:
         return [Drawing("interpolation", _figure(scale, rows), caption)]
 
     title = "When the regularizers help: gain against how far training interpolates"
+    if not settings:
+        return Exhibit("interpolation", title)
     return Exhibit("interpolation", title, needs=tuple(needs), draw=draw, blocks=blocks)
 
 

@@ -126,7 +126,7 @@ def originals(scale: Scale, seeds: Sequence[int]) -> Exhibit:
         return [Grid(head, lines), Text(rule, small=True)] if lines else [Text("Not measured yet.", small=True)]
 
     needs = tuple((run, accuracy) for _, run, accuracy in rows)
-    return Exhibit("originals", "The published originals, reproduced", needs=needs, blocks=blocks)
+    return Exhibit("originals", "The published originals, reproduced", needs=needs, blocks=blocks if rows else None)
 
 
 def _line(each: Original, run: RunName, accuracy: Accuracy, workspace: Workspace) -> list[str] | None:

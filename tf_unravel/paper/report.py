@@ -47,7 +47,7 @@ def exhibits(scale: Scale, seeds: Sequence[int], names: Sequence[str] = ()) -> l
     Args:
         scale: the scale.
         seeds: of the trainings.
-        names: among BUILDERS.
+        names: among BUILDERS; without any, those that the scale has a training for.
 
     Raises:
         ConfigError: an unknown name.
@@ -55,7 +55,8 @@ def exhibits(scale: Scale, seeds: Sequence[int], names: Sequence[str] = ()) -> l
     unknown = [name for name in names if name not in BUILDERS]
     if unknown:
         raise runs.ConfigError(f"exhibits are {', '.join(BUILDERS)}. Received: {', '.join(unknown)}")
-    return [build(scale, tuple(seeds)) for name, build in BUILDERS.items() if not names or name in names]
+    built = [build(scale, tuple(seeds)) for name, build in BUILDERS.items() if not names or name in names]
+    return [exhibit for exhibit in built if names or not exhibit.empty]
 
 
 def write(

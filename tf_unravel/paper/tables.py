@@ -246,8 +246,9 @@ def table3(scale: Scale, seeds: Sequence[int]) -> Exhibit:
     ]
     claims += [
         Claim(f"{name} helps", f"{name} raises the accuracy of classical training on new classes.",
-              tuple(against_classical(training, *place) for place in places))
-        for training in AS_PRINTED if any(cells[(training,) + place].numbers for place in places)
+              tuple(against_classical(training, *place) for place in places), section)
+        for training, section in zip(AS_PRINTED, ("section 4.4", "section 4.5"), strict=True)
+        if any(cells[(training,) + place].numbers for place in places)
         for name in (training.removeprefix("Classical w/ "),)
     ]
     own = {"R2-D2": "R2-D2", "ResNet-12": "MetaOptNet-SVM"}
