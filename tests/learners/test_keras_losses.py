@@ -124,7 +124,8 @@ def test_episodic_adds_the_losses_of_its_backbone(name, passes):
             return kernel
         maps = [plain.layers[1](plain.layers[0](tf.reshape(group, [-1, 8, 8, 3]))) for group in groups]
         if name == "activity":
-                return tf.add_n([0.01 * tf.reduce_sum(tf.square(each)) / len(each) for each in maps])  # Keras's division
+            sums = [0.01 * tf.reduce_sum(tf.square(each)) for each in maps]
+            return tf.add_n([each / len(of) for each, of in zip(sums, maps, strict=True)])  # Keras divides, too
         return tf.add_n([0.3 * tf.reduce_mean(tf.square(plain(tf.reshape(group, [-1, 8, 8, 3])))) for group in groups])
 
     with tf.GradientTape() as tape:

@@ -43,9 +43,9 @@ def check_backbone(owner: str, backbone: Any) -> int:
                          f"Received: {shown(backbone)}.")
     what = f"{type(backbone).__name__} {backbone.name!r}"
     inputs = getattr(backbone, "inputs", None) or [None]
-    if len(inputs) > 1 or isinstance(getattr(backbone, "input_shape", None), dict):
+    if len(inputs) > 1:
         raise ValueError(f"{owner}.backbone must have one input, images [B, H, W, C]. "
-                         f"Received: {what} with {len(inputs)} named inputs.")
+                         f"Received: {what} with {len(inputs)} inputs.")
     images = image_shape(backbone) if backbone.built else None
     if images is None:
         raise ValueError(f"{owner}.backbone must be built: begin it with keras.Input((H, W, C)), or call it once on "
@@ -115,5 +115,6 @@ def _adds_loss(backbone: keras.Model) -> str | None:
         found: list[tf.Tensor] = backbone.stateless_call(weights, state, images, training=True, return_losses=True)[2]
         return found
 
-    traced = tf.function(losses).get_concrete_function(tf.TensorSpec((None, *image_shape(backbone)), tf.float32))
+    images = tf.TensorSpec((None, *(image_shape(backbone) or ())), tf.float32)
+    traced = tf.function(losses).get_concrete_function(images)
     return backbone.name if traced.structured_outputs else None

@@ -7,7 +7,6 @@ On several replicas each one holds its share of the batch. Gradients are added u
 contributes its share of the mean; what has to be a mean over *all* replicas goes through `mean_over_replicas`.
 """
 
-import functools
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -92,7 +91,7 @@ def episode_of(learner: str, data: Any) -> Episode:
     if isinstance(batch, tuple) and len(batch) == 4:
         batch = Episode(*(tf.convert_to_tensor(part) for part in batch))
     check_episodes(learner, batch)
-    return batch  # type: ignore[no-any-return]
+    return batch
 
 
 def with_added(loss: tf.Tensor, added: Sequence[tf.Tensor]) -> tf.Tensor:
@@ -150,7 +149,7 @@ class Learner(keras.Model):
     def metrics(self) -> list[keras.metrics.Metric]:
         return [*self.trackers, *([] if self._compile_metrics is None else [self._compile_metrics])]
 
-    @functools.wraps(keras.Model.compile)
+    @keras_arguments.as_in_keras
     def compile(self, *args: Any, **kwargs: Any) -> None:
         arguments = keras_arguments.given("compile", self, args, kwargs)
         keras_arguments.check_compile(type(self).__name__, self.honours, arguments, self.supports_jit)
@@ -162,22 +161,22 @@ class Learner(keras.Model):
         if self.optimizer is not None:
             self.optimizer.build(self.trainable_variables)
 
-    @functools.wraps(keras.Model.fit)
+    @keras_arguments.as_in_keras
     def fit(self, *args: Any, **kwargs: Any) -> Any:
         self._check_call("fit", args, kwargs)
         return super().fit(*args, **kwargs)
 
-    @functools.wraps(keras.Model.train_on_batch)
+    @keras_arguments.as_in_keras
     def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         self._check_call("train_on_batch", args, kwargs)
         return super().train_on_batch(*args, **kwargs)
 
-    @functools.wraps(keras.Model.evaluate)
+    @keras_arguments.as_in_keras
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         self._check_call("evaluate", args, kwargs)
         return super().evaluate(*args, **kwargs)
 
-    @functools.wraps(keras.Model.test_on_batch)
+    @keras_arguments.as_in_keras
     def test_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         self._check_call("test_on_batch", args, kwargs)
         return super().test_on_batch(*args, **kwargs)
@@ -223,7 +222,7 @@ class Learner(keras.Model):
 
     def predict_step(self, data: Any) -> tf.Tensor:
         images = data[0] if isinstance(data, tuple) and not isinstance(data, Episode) else data
-        rank = len(image_shape(self.backbone)) + 1
+        rank = len(image_shape(self.backbone) or ()) + 1
         if isinstance(images, Episode) or tf.TensorShape(images.shape).rank not in (None, rank):
             raise ValueError("predict takes images [B, H, W, C]; learner.own_head() answers for tasks. "
                              f"Received: {shapes_of(images)}.")
