@@ -268,7 +268,7 @@ class FineTune:
             step = look(weights, tf.gather(images, chosen), tf.gather(labels, chosen), state)
             weights, moments = self.optimizer.step(weights, step.gradients, moments)
             state = step.state  # dropout draws other masks in the next step
-            losses = losses.write(j, step.loss)
+            losses = losses.write(j, tf.cast(step.loss, tf.float32))
         return weights, losses.stack()
 
     def _orders(self, examples: Any, seed: tf.Tensor) -> tf.Tensor | None:
