@@ -260,7 +260,7 @@ def test_a_run_file_names_its_coefficient_with_its_form(path):
     whole = runs.parse([str(path)])
     (method,) = [name for name in COEFFICIENTS if f"learner/{name}.gin" in text]
     coefficient, form = COEFFICIENTS[method]
-    values = dict(re.findall(r"^(\S+) = (\S+)$", whole, re.MULTILINE))
+    values = dict(re.findall(r"^(\S+) = (\S+)$", whole.text, re.MULTILINE))
     assert FORMS[form][values.get(form, "False")] in header
     stated = {float(number) for number in re.findall(r"(?:R_FC|R_HV|weight clustering) ([\d.e-]+) \(", header)}
     assert stated == {float(values[coefficient])}
