@@ -49,8 +49,8 @@ def test_a_network_that_turns_the_images_around_itself_is_accepted():
 @pytest.mark.parametrize(("backbone", "message"), [
     (lambda images: images, r"must be a keras\.Model, such as backbones.conv4\(\). Received: '<lambda>'"),
     (keras.layers.Flatten(), r"must be a keras\.Model"),
-    (keras.Model({"a": (a := keras.Input((4, 4, 3)))}, keras.layers.Flatten()(a)), "must have one input"),
-    (keras.Model(a, {"features": keras.layers.Flatten()(a)}), r"one tensor of features \[B, D\].*\{'features'"),
+    (keras.Model(a := keras.Input((4, 4, 3)), {"features": keras.layers.Flatten()(a)}),
+     r"one tensor of features \[B, D\].*\{'features'"),
     (keras.Sequential([keras.Input((None, None, 3)), keras.layers.Flatten()]), r"output shape \(None, None\)"),
 ])  # fmt: skip
 def test_what_is_no_backbone_is_one_line(backbone, message):

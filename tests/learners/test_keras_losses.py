@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from tests.conftest import make_split
 from tests.learners.problems import pictures
-from tf_unravel import data, heads, learners
+from tf_unravel import data, evaluate, heads, learners
 from tf_unravel.data.sampling import Episode
 
 RNG = np.random.default_rng(0)
@@ -124,7 +124,8 @@ def test_episodic_adds_the_losses_of_its_backbone(name, passes):
             return kernel
         maps = [plain.layers[1](plain.layers[0](tf.reshape(group, [-1, 8, 8, 3]))) for group in groups]
         if name == "activity":
-            return tf.add_n([0.01 * tf.reduce_sum(tf.square(each)) / len(each) for each in maps])  # as Keras divides
+            sums = [0.01 * tf.reduce_sum(tf.square(each)) for each in maps]
+            return tf.add_n([each / len(of) for each, of in zip(sums, maps, strict=True)])  # Keras divides, too
         return tf.add_n([0.3 * tf.reduce_mean(tf.square(plain(tf.reshape(group, [-1, 8, 8, 3])))) for group in groups])
 
     with tf.GradientTape() as tape:
@@ -168,7 +169,7 @@ def test_float64_is_float64_to_the_loss(learner):
                              data.episodes(split, 3, 1, 2, tasks_per_batch=2)),
         "maml": lambda: (learners.MAML(backbone, 3, 2, learn_rates=True),
                          data.episodes(split, 3, 1, 2, tasks_per_batch=2)),
-        "reptile": lambda: (learners.Reptile(backbone, 3, 2, 3, weight_clustering=0.1),
+        "reptile": lambda: (learners.Reptile(backbone, 3, 2, 3, None, 0.1, sum_over_batch=True, transductive=True),
                             data.inner_batches(split, 3, 3, 2, 3, 2)),
     }[learner]()  # fmt: skip
     made.compile(optimizer="sgd")
@@ -178,6 +179,9 @@ def test_float64_is_float64_to_the_loss(learner):
     assert any(np.abs(a - b.numpy()).max() > 0 for a, b in zip(before, backbone.trainable_variables, strict=True))
     if hasattr(made, "classifier"):
         assert made.classifier.kernel.dtype == "float64"
+    if learner in ("maml", "reptile"):
+        accuracy = evaluate(backbone, made.own_head(), split, ways=3, shots=1, queries=1, num_tasks=2)
+        assert 0 <= accuracy.mean <= 1
 
 
 @pytest.mark.parametrize("policy", ["float16", "bfloat16"])

@@ -44,8 +44,7 @@ def test_a_run_is_validated_and_read_with_its_averages(averaging):
         expected = [0.8 * a + 0.2 * w for a, w in zip(expected, later, strict=True)]
     assert max(np.abs(a - w).max() for a, w in zip(expected, steps[-1], strict=True)) > 1e-3
     for checkpoint in ("best", "last"):
-        learner = runs.FinishedRun(run_dir, checkpoint=checkpoint).learner
-        read = [weight.numpy() for weight in learner.trainable_variables]
+        read = trainable(runs.FinishedRun(run_dir, checkpoint=checkpoint).learner)
         for a, b in zip(expected, read, strict=True):
             np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-6)
         for a, b in zip(validated[-1], read, strict=False):  # the backbone's

@@ -261,7 +261,14 @@ def test_a_run_file_names_its_coefficient_with_its_form(path):
     whole = runs.parse([str(path)])
     (method,) = [name for name in COEFFICIENTS if f"learner/{name}.gin" in text]
     coefficient, form = COEFFICIENTS[method]
-    values = dict(re.findall(r"^(\S+) = (\S+)$", whole, re.MULTILINE))
+    values = dict(re.findall(r"^(\S+) = (\S+)$", whole.text, re.MULTILINE))
     assert FORMS[form][values.get(form, "False")] in header
     stated = {float(number) for number in re.findall(r"(?:R_FC|R_HV|weight clustering) ([\d.e-]+) \(", header)}
     assert stated == {float(values[coefficient])}
+
+
+def test_a_folder_of_the_users_that_is_called_as_an_include_is_in_nobodys_way(tmp_path, monkeypatch):
+    """gin takes "data/glyphs.gin" for a file of a package `data`, and crashes where that is a mere folder."""
+    (tmp_path / "data").mkdir()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert runs.parse(["gin/run/demo_classical.gin"]).dataset_setting("name") == "glyphs"

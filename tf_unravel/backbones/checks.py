@@ -43,9 +43,9 @@ def check_backbone(owner: str, backbone: Any) -> int:
                          f"Received: {shown(backbone)}.")
     what = f"{type(backbone).__name__} {backbone.name!r}"
     inputs = getattr(backbone, "inputs", None) or [None]
-    if len(inputs) > 1 or isinstance(getattr(backbone, "input_shape", None), dict):
+    if len(inputs) > 1:
         raise ValueError(f"{owner}.backbone must have one input, images [B, H, W, C]. "
-                         f"Received: {what} with {len(inputs)} named inputs.")
+                         f"Received: {what} with {len(inputs)} inputs.")
     images = image_shape(backbone) if backbone.built else None
     if images is None:
         raise ValueError(f"{owner}.backbone must be built: begin it with keras.Input((H, W, C)), or call it once on "

@@ -89,7 +89,7 @@ def query_logits(
     if protocol == "transductive":
         return _look(network, weights, query, state)[0]
     if protocol == "one_by_one":
-        return tf.map_fn(alone, query, fn_output_signature=tf.float32, parallel_iterations=1)
+        return tf.map_fn(alone, query, fn_output_signature=weights[-1].dtype, parallel_iterations=1)
     state = statistics_of(network, weights, state, support) if protocol == "support" else state
     return network.logits(weights, query, state, training=False)[0]
 

@@ -344,7 +344,7 @@ class FineTune:
             step = look(weights, tf.gather(images, chosen), tf.gather(labels, chosen), state)
             weights, moments = self.optimizer.step(weights, step.gradients, moments)
             state = step.state  # dropout draws other masks in the next step
-            losses = losses.write(j, step.loss)
+            losses = losses.write(j, tf.cast(step.loss, tf.float32))
         return weights, losses.stack()
 
     def _orders(self, examples: Any, seed: tf.Tensor) -> tf.Tensor | None:
@@ -371,7 +371,7 @@ class FineTune:
             network = self.network(model(), ways)
             start = self.start(network)
             weights, _ = self.adapt(network, start, support, labels, tf.stack([self.seed, number]))
-            return then(network, start, weights, support, labels, *others)
+            return tf.cast(then(network, start, weights, support, labels, *others), tf.float32)
 
         return self._graphs.get(backbone, (ways, then), lambda: run, self._settings(), self.classifier)
 

@@ -212,7 +212,8 @@ def cross_entropy(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
 
 def summed_cross_entropy(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     """The sum over the images: what Reptile's code differentiates, its loss being a vector."""
-    return tf.cast(tf.shape(logits)[0], tf.float32) * cross_entropy(logits, labels)
+    mean = cross_entropy(logits, labels)
+    return tf.cast(tf.shape(logits)[0], mean.dtype) * mean
 
 
 def gradients_of(

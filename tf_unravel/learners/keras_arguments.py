@@ -4,9 +4,10 @@ A learner's loss, metrics and batches are its own, so that Keras's arguments abo
 be honoured is refused when it is given, not passed over. docs/keras_arguments.md has the whole table.
 """
 
+import functools
 import inspect
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, cast
 
 import keras
 import tensorflow as tf
@@ -20,6 +21,14 @@ _LOSSES = {
     "MAML": "the cross-entropy of the queries after the inner loop",
     "Reptile": "the cross-entropy of its inner batches",
 }
+
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def as_in_keras(method: Method) -> Method:
+    """Gives a method the signature and the documentation of keras.Model's of the same name."""
+    return cast(Method, functools.wraps(getattr(keras.Model, method.__name__))(method))
 
 
 def given(method: str, learner: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -7,9 +7,8 @@ On several replicas each one holds its share of the batch. Gradients are added u
 contributes its share of the mean; what has to be a mean over *all* replicas goes through `mean_over_replicas`.
 """
 
-import functools
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, TypeVar
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import keras
 import tensorflow as tf
@@ -21,8 +20,6 @@ from tf_unravel.heads import AnyHead
 from tf_unravel.heads.labels import checked_range, checked_support
 from tf_unravel.heads.protocol import Ways
 from tf_unravel.learners import keras_arguments
-
-Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 def num_replicas() -> int:
@@ -133,11 +130,6 @@ def shapes_of(spec: Any) -> str:
     return "batches of shapes " + ", ".join(str(tuple(each.shape)) for each in tf.nest.flatten(spec))
 
 
-def _as(method: Any) -> Callable[[Method], Method]:
-    """The signature and the documentation of a method of keras.Model, for the one that takes its place."""
-    return functools.wraps(method)  # type: ignore[return-value]  # it gives back what it is given
-
-
 class Learner(keras.Model):
     """A backbone and how it is trained.
 
@@ -181,7 +173,7 @@ class Learner(keras.Model):
     def metrics(self) -> list[keras.metrics.Metric]:
         return [*self.trackers, *([] if self._compile_metrics is None else [self._compile_metrics])]
 
-    @_as(keras.Model.compile)
+    @keras_arguments.as_in_keras
     def compile(self, *args: Any, **kwargs: Any) -> None:
         arguments = keras_arguments.given("compile", self, args, kwargs)
         keras_arguments.check_compile(type(self).__name__, self.honours, arguments, self.supports_jit)
@@ -193,22 +185,22 @@ class Learner(keras.Model):
         if self.optimizer is not None:
             self.optimizer.build(self.trainable_variables)
 
-    @_as(keras.Model.fit)
+    @keras_arguments.as_in_keras
     def fit(self, *args: Any, **kwargs: Any) -> Any:
         self._check_call("fit", args, kwargs)
         return super().fit(*args, **kwargs)
 
-    @_as(keras.Model.train_on_batch)
+    @keras_arguments.as_in_keras
     def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         self._check_call("train_on_batch", args, kwargs)
         return super().train_on_batch(*args, **kwargs)
 
-    @_as(keras.Model.evaluate)
+    @keras_arguments.as_in_keras
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         self._check_call("evaluate", args, kwargs)
         return super().evaluate(*args, **kwargs)
 
-    @_as(keras.Model.test_on_batch)
+    @keras_arguments.as_in_keras
     def test_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         self._check_call("test_on_batch", args, kwargs)
         return super().test_on_batch(*args, **kwargs)
@@ -223,7 +215,7 @@ class Learner(keras.Model):
             raise ValueError("Compiled without an optimizer, a learner can be evaluated, not trained: give "
                              "compile(optimizer=...) one. Received: optimizer=None.")
 
-    @_as(keras.Model.predict)
+    @keras_arguments.as_in_keras
     def predict(self, *args: Any, **kwargs: Any) -> Any:
         warn_of_scaled_images(type(self).__name__, args[0] if args else kwargs.get("x"))
         return super().predict(*args, **kwargs)
@@ -260,9 +252,8 @@ class Learner(keras.Model):
 
     def predict_step(self, data: Any) -> tf.Tensor:
         images = data[0] if isinstance(data, tuple) and not isinstance(data, Episode) else data
-        shape = image_shape(self.backbone)
-        ranks = (None, len(shape) + 1) if shape else (None, tf.TensorShape(images.shape).rank)
-        if isinstance(images, Episode) or tf.TensorShape(images.shape).rank not in ranks:
+        rank = len(image_shape(self.backbone) or ()) + 1
+        if isinstance(images, Episode) or tf.TensorShape(images.shape).rank not in (None, rank):
             raise ValueError("predict takes images [B, H, W, C]; learner.own_head() answers for tasks. "
                              f"Received: {shapes_of(images)}.")
         return self(images, training=False)

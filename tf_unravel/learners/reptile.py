@@ -272,6 +272,7 @@ class Reptile(Learner):
         batch = unweighted("Reptile", data)
         self.check_batch(batch)
         images, labels = batch
+        labels = tf.convert_to_tensor(labels)
         is_class = labels.shape.rank == 3  # and no vector, for a loss of another kind
         return images, checked_range("labels", labels, self.ways) if is_class else labels
 

@@ -54,7 +54,7 @@ def averaged(learner: keras.Model) -> Iterator[list[np.ndarray]]:
     Yields:
         The trainable weights that were put aside, and are put back afterwards; none where nothing was.
     """
-    optimizer = getattr(learner, "optimizer", None)
+    optimizer: Any = getattr(learner, "optimizer", None)
     inner = getattr(optimizer, "inner_optimizer", optimizer)  # of one that scales the loss
     if optimizer is None or inner is None or not getattr(inner, "use_ema", False) or not int(inner.iterations):
         yield []

@@ -32,7 +32,7 @@ class GinTable:
         # These names of gin.config are private; gin reads them anew at every use, so that they can be exchanged.
         self._state: dict[str, Any] = {
             "_CONFIG": {}, "_OPERATIVE_CONFIG": {}, "_SINGLETONS": {}, "_IMPORTS": set(), "_CONFIG_IS_LOCKED": False,
-            "_FILE_READERS": [(open_text, os.path.isfile), *gin.config._FILE_READERS],
+            "_FILE_READERS": [(open_text, os.path.isfile), *((r, _sure(there)) for r, there in gin.config._FILE_READERS)],
         }  # fmt: skip
 
     @contextlib.contextmanager
@@ -123,6 +123,17 @@ class Deferred:
 
     def __deepcopy__(self, memo: Any) -> "Deferred":  # gin copies what it passes on
         return self
+
+
+def _sure(is_there: Callable[[str], bool]) -> Callable[[str], bool]:
+    """The same check, which crashes on an include "data/..." where the user's program has a folder data/ beside it."""
+
+    def is_file(path: str) -> bool:
+        with contextlib.suppress(TypeError):
+            return is_there(path)
+        return False
+
+    return is_file
 
 
 def _exchange(state: dict[str, Any]) -> None:
