@@ -179,6 +179,8 @@ def _plus_minus(values: Sequence[float], sign: str = "") -> str:
 def _grid_blocks(scale: Scale, rows: dict[Setting, Row]) -> list[Block]:
     size = _grid_size(scale)
     here = {setting: row for setting, row in rows.items() if setting.size == size}
+    if not here:
+        return []
     chosen = best_on_validation(here)
     lines = []
     for setting, row in here.items():

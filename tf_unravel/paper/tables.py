@@ -249,7 +249,7 @@ def table3(scale: Scale, seeds: Sequence[int]) -> Exhibit:
               tuple(against_classical(training, *place) for place in places), section)
         for training, section in zip(AS_PRINTED, ("section 4.4", "section 4.5"), strict=True)
         if any(cells[(training,) + place].numbers for place in places)
-        for name in (training.removeprefix("Classical w/ "),)
+        for name in (f"{training.removeprefix('Classical w/ ')},",)
     ]
     own = {"R2-D2": "R2-D2", "ResNet-12": "MetaOptNet-SVM"}
     claims += [

@@ -32,7 +32,9 @@ class GinTable:
         # These names of gin.config are private; gin reads them anew at every use, so that they can be exchanged.
         self._state: dict[str, Any] = {
             "_CONFIG": {}, "_OPERATIVE_CONFIG": {}, "_SINGLETONS": {}, "_IMPORTS": set(), "_CONFIG_IS_LOCKED": False,
-            "_FILE_READERS": [(open_text, os.path.isfile), *((r, _sure(there)) for r, there in gin.config._FILE_READERS)],
+            "_FILE_READERS": [
+                (open_text, os.path.isfile), *((read, _sure(there)) for read, there in gin.config._FILE_READERS)
+            ],
         }  # fmt: skip
 
     @contextlib.contextmanager
