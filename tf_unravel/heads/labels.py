@@ -77,7 +77,7 @@ def checked_range(name: str, labels: Any, ways: Ways) -> tf.Tensor:
         return labels
     wide, ways = tf.cast(labels, tf.int64), tf.cast(ways, tf.int64)
     inside = tf.reduce_all((wide >= 0) & (wide < ways))
-    return required(labels, (inside, message, ["labels", labels, "ways", ways]))
+    return required(labels, (inside, message, _received(labels, ways)))
 
 
 def checked_support(labels: Any, ways: Ways) -> tf.Tensor:
@@ -113,4 +113,11 @@ def checked_support(labels: Any, ways: Ways) -> tf.Tensor:
         return labels
     classes = tf.range(tf.cast(ways, tf.int64))
     present = tf.reduce_any(tf.cast(labels, tf.int64)[:, :, None] == classes, axis=1)  # [T, W]
-    return required(labels, (tf.reduce_all(present), message, ["labels", labels, "ways", ways]))
+    return required(labels, (tf.reduce_all(present), message, _received(labels, ways)))
+
+
+def _received(labels: tf.Tensor, ways: Ways) -> list[Any]:
+    """What an assertion shows. TensorFlow makes one on int32 and strings a plain operation, others a branch in the
+    graph, and then ops run in another order, on other threads: sums may round otherwise from one run to the next.
+    """
+    return ["labels", tf.saturate_cast(labels, tf.int32), "ways", tf.cast(ways, tf.int32)]

@@ -32,7 +32,6 @@ import tensorflow as tf
 from tf_unravel.backbones.modes import synchronize
 from tf_unravel.heads import Linear
 from tf_unravel.heads.kernel import at_least_float32
-from tf_unravel.heads.labels import checked_range
 from tf_unravel.learners.keras_arguments import image_weights
 from tf_unravel.learners.learner import Learner, gathered, shapes_of, with_added
 
@@ -95,7 +94,6 @@ class Classical(Learner):
 
     def objective(self, data: tuple[tf.Tensor, ...], training: bool) -> dict[str, tf.Tensor]:
         images, class_ids, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        class_ids = checked_range("class_ids", class_ids, self.num_classes)
         features = at_least_float32(self.backbone(images, training=training))  # [B, D]
         added = self.backbone.losses
         logits = self.classifier(features)  # [B, num_classes]
