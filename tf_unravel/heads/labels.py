@@ -2,7 +2,8 @@
 graph where they are not.
 
 A graph is as strict as an eager call: a label outside 0..ways-1 would be a row of zeros there, and a class without a
-support image one more class to train against. XLA drops assertions, so under `jit_compile=True` nothing is checked.
+support image one more class to train against. XLA drops assertions: learners refuse it, and in a function of one's own
+with `jit_compile=True` nothing is checked.
 
 | symbol | name   | shape                   |
 |--------|--------|-------------------------|

@@ -275,7 +275,6 @@ class Linear:
     tolerance: float = 1e-6
     max_iterations: int = 100
     name: ClassVar[str] = "linear"
-    supports_jit: ClassVar[bool] = False  # its solver goes on with the unfinished tasks alone, a size XLA cannot know
 
     def __post_init__(self) -> None:
         for name in ("l2", "tolerance", "max_iterations"):

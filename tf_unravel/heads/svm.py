@@ -100,7 +100,6 @@ class SVM:
     tolerance: float = 1e-8
     max_iterations: int = 50
     name: ClassVar[str] = "svm"
-    supports_jit: ClassVar[bool] = False  # its solver goes on with the unfinished tasks alone, a size XLA cannot know
 
     def __post_init__(self) -> None:
         for name in ("c", "l2", "tolerance", "max_iterations"):

@@ -112,7 +112,6 @@ class Episodic(Learner):
         )
         self.bias = self.add_weight(shape=(), initializer="zeros", name="bias", dtype="float32") if bias else None
         synchronize(backbone)
-        self.supports_jit = getattr(head, "supports_jit", True)
         self.build()
 
     def __call__(self, *args: Any, **kwargs: Any) -> tf.Tensor:

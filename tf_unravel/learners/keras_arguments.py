@@ -48,7 +48,7 @@ def check_compile(owner: str, honours: tuple[str, ...], arguments: dict[str, Any
         owner: the name of the learner.
         honours: the names of what it does honour, of those that another learner does not.
         arguments: of `compile`, by name.
-        supports_jit: whether XLA can compile its steps.
+        supports_jit: whether its steps mean the same under XLA.
 
     Raises:
         ValueError: a loss, loss weights or metrics that would be ignored, or XLA where it cannot be.
@@ -65,8 +65,8 @@ def check_compile(owner: str, honours: tuple[str, ...], arguments: dict[str, Any
             raise ValueError(f"{line}. Received: {name}={_brief(arguments[name])}.")
     if arguments.get("jit_compile") is True and not supports_jit:
         raise ValueError(
-            f"{owner}'s head is solved in loops over tensors of changing size, which XLA cannot compile: leave "
-            "jit_compile out of compile(). Received: jit_compile=True."
+            f"{owner}'s steps check the labels of their tasks, and XLA drops the checks: leave jit_compile out of "
+            "compile(). Received: jit_compile=True."
         )
 
 

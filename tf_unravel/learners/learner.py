@@ -147,6 +147,8 @@ class Learner(keras.Model):
         tracked: names of the values that a step reports, "loss" first.
         may_diverge_by: what to lower when the loss runs away, as a message names it.
         honours: the arguments of Keras's methods that this learner uses and others refuse.
+        checks_labels: whether its steps assert that labels are right. XLA drops assertions, so it is refused then, and
+            Keras's "auto" does not choose it.
         feature_size: D of the backbone.
         head_dtype: the type of what stands behind the features, "float32", or "float64" where they are.
     """
@@ -154,12 +156,14 @@ class Learner(keras.Model):
     tracked: Sequence[str] = ("loss", "accuracy")
     may_diverge_by: ClassVar[str] = "the learning rate"
     honours: ClassVar[tuple[str, ...]] = ()
+    checks_labels: ClassVar[bool] = True
 
     def __init__(self, backbone: keras.Model, weight_decay: float = 0.0, **kwargs: Any):
         size = check_backbone(type(self).__name__, backbone)
         if backbone.compute_dtype == "float16":  # Keras scales the loss by the policy of the model that is compiled
             kwargs.setdefault("dtype", "mixed_float16")
         super().__init__(**kwargs)
+        self.supports_jit = not self.checks_labels
         refuse_negative(type(self).__name__, weight_decay=weight_decay)
         self.feature_size, self.head_dtype = size, "float64" if backbone.compute_dtype == "float64" else "float32"
         self.backbone = backbone
