@@ -35,6 +35,7 @@ def test_replicas_do_what_one_device_does(devices, learner):
         assert found["many"][name] == pytest.approx(value, rel=rel, abs=1e-5)
 
 
+@pytest.mark.long
 def test_replicas_weigh_a_short_last_batch_as_one_device_does():
     """35 images or 7 tasks: two replicas get unequal shares of the last batch, or one gets nothing."""
     done = subprocess.run(
