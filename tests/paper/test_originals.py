@@ -40,4 +40,7 @@ def test_inside_means_within_both_intervals(tmp_path, ours, inside):
     cells = dict(zip(grid.head, line, strict=True))
     assert cells["here, % (95 %)"] == f"{ours:.2f} ± 0.20" and cells["published, %"] == "58.9 ± 1.9"
     assert cells["difference"] == f"{ours - 58.9:+.2f}" and cells["inside"] == inside
+    assert cells["commit"] == "–"
+    (there.run_dir(run) / "environment.json").write_text('{"starts": [{"commit": "abc1234"}]}')
+    assert exhibit.blocks(there)[0].rows[0][-1] == "abc1234"
     assert cells["run"] == str(run) and "1 queries per class" in cells["tasks, protocol"]

@@ -6,10 +6,10 @@ import time
 
 import pytest
 
-from tests.paper.fakes import SCALE, put, workspace
+from tests.paper.fakes import SCALE, finish, put, workspace
 from tests.paper.test_document import Tags
 from tf_unravel import cli
-from tf_unravel.paper import rendering, report
+from tf_unravel.paper import jobs, rendering, report
 from tf_unravel.paper.exhibit import Cell
 from tf_unravel.paper.figures import FIGURES
 from tf_unravel.paper.measurements import Accuracy
@@ -133,6 +133,17 @@ def test_the_protocol_is_said_once_or_by_column_or_by_row(case):
     cells = [Cell((row,), (column,), None, (Fake(protocol),))
              for (row, column), protocol in zip(places, protocols, strict=True)]
     assert rendering.protocol_of(cells, None) == said
+
+
+def test_the_table_of_runs_names_the_commit_of_each(tmp_path):
+    there = workspace(tmp_path)
+    (table3,) = report.exhibits(SCALE, (0, 1), ("table3",))
+    first, *others = (job.run for job in jobs.plan([table3], SCALE))
+    finish(there.run_dir(first))
+    (there.run_dir(first) / "environment.json").write_text('{"starts": [{"commit": "abc1234"}, {"commit": "def5678"}]}')
+    grid = report._runs(there, [table3], {}, "tf-unravel paper report")[-1]
+    commits = {row[0]: row[-1] for row in grid.rows}
+    assert grid.head[-1] == "commit" and commits == {str(first): "abc1234", **{str(run): "–" for run in others}}
 
 
 def test_a_cell_of_several_seeds_shows_each_and_the_error_over_tasks(tmp_path):

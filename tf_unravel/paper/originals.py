@@ -118,7 +118,7 @@ def originals(scale: Scale, seeds: Sequence[int]) -> Exhibit:
 
     def blocks(workspace: Workspace) -> list[Block]:
         head = ["method", "data, task", "network", "published, %", "source", "here, % (95 %)", "difference", "inside",
-                "steps", "tasks, protocol", "settings of the original", "run"]
+                "steps", "tasks, protocol", "settings of the original", "run", "commit"]
         lines = [line for each in rows if (line := _line(*each, workspace))]
         rule = ("One training each. A published number is inside if it differs from ours by no more than the 95 % "
                 "intervals of both over tasks; where none is published, by no more than ours. The published numbers on "
@@ -133,7 +133,7 @@ def _line(each: Original, run: RunName, accuracy: Accuracy, workspace: Workspace
     found = measured(workspace.run_dir(run), accuracy, "accuracy")
     if found is None:
         return None
-    training = runs.RunFolder(workspace.run_dir(run)).training_results()
+    folder = runs.RunFolder(workspace.run_dir(run))
     ours, half = 100 * found.mean, 196 * found.error
     published = _NONE if each.published is None else f"{each.published:.1f}"
     published += "" if each.ci95 is None else f" ± {each.ci95:g}"
@@ -143,7 +143,7 @@ def _line(each: Original, run: RunName, accuracy: Accuracy, workspace: Workspace
         inside = "yes" if abs(ours - each.published) <= math.hypot(half, each.ci95 or 0.0) else "no"
     return [
         each.method, f"{each.dataset}, {each.ways}-way {each.shots}-shot", each.network, published, each.source,
-        f"{ours:.2f} ± {half:.2f}", difference, inside, f"{training.get('step', 0):,}",
+        f"{ours:.2f} ± {half:.2f}", difference, inside, f"{folder.training_results().get('step', 0):,}",
         f"{found.count:,} tasks of {each.queries} queries per class, seed {found.seed}; BatchNorm {found.protocol}",
-        each.settings, str(run),
+        each.settings, str(run), folder.commit() or _NONE,
     ]

@@ -145,11 +145,12 @@ def _runs(workspace: Workspace, chosen: Sequence[Exhibit], failures: Mapping[str
     """What was run, how long it took, and what failed."""
     rows = []
     for job in jobs.plan(chosen, workspace.scale):
-        name, state, minutes, steps, penalty = str(job), "done", NOTHING, NOTHING, NOTHING
+        name, state, minutes, steps, penalty, commit = str(job), "done", *[NOTHING] * 4
         if isinstance(job, jobs.RunJob):
             penalty = workspace.scale.penalty(job.run) or NOTHING
-            training = runs.RunFolder(workspace.run_dir(job.run)).training_results()
-            if training:
+            folder = runs.RunFolder(workspace.run_dir(job.run))
+            commit = folder.commit() or NOTHING
+            if training := folder.training_results():
                 minutes = f"{training['seconds'] / 60:.1f}"
                 steps = f"{training['step']:,} of {training['total_steps']:,}"
         if name in failures:
@@ -157,9 +158,9 @@ def _runs(workspace: Workspace, chosen: Sequence[Exhibit], failures: Mapping[str
         else:
             left = jobs.left_of(job, workspace)
             state = f"not done: {', '.join(left)}" if left else "done"
-        rows.append([name, penalty, state, steps, minutes])
+        rows.append([name, penalty, state, steps, minutes, commit])
     alone = command.replace("paper report", "paper run")
     text = "All of this by the first command, one run by the second. Its folder holds configuration, versions and logs."
     return [Heading("Runs"), Text(text), Code(f"{command}\n{alone} --job NAME"),
-            Grid(["run", "penalty", "state", "steps", "minutes of training"], rows)]
+            Grid(["run", "penalty", "state", "steps", "minutes of training", "commit"], rows)]
 

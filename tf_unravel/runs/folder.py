@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import platform
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -216,6 +217,11 @@ class RunFolder:
         results = read_record(self.results)
         return [row for section in ("evaluation", "evaluation_initial") for row in results.get(section, [])]
 
+    def commit(self) -> str | None:
+        """The git commit of this package that the run was begun with; None where it is not recorded."""
+        starts = read_record(self.environment).get("starts") or [{}]
+        return starts[0].get("commit")
+
     def training_results(self) -> dict[str, Any]:
         """How the training ended, as results.json has it; empty where it has not."""
         return read_record(self.results).get("training", {})
@@ -305,11 +311,36 @@ def check_writable(option: str, folder: pathlib.Path) -> None:
         raise ConfigError(f"{option} {folder} cannot be written: {error.strerror}") from error
 
 
+def commit_of(package: pathlib.Path) -> str | None:
+    """The short git commit that a package is at, with "-dirty" where its work tree is modified.
+
+    Args:
+        package: the package's folder.
+
+    Returns:
+        The commit; None where the package is not at the root of a git work tree (an installed wheel, also one in a
+        virtual environment inside of another project's work tree), or git is not there or fails.
+    """
+    root = package.resolve().parent
+    if not (root / ".git").exists():  # a file in a linked work tree
+        return None
+    # Another repository is never asked: neither one further up nor one that the caller, such as a hook, works on.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    environment |= {"GIT_CEILING_DIRECTORIES": str(root.parent), "GIT_OPTIONAL_LOCKS": "0"}
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=7", "--exclude=*"]
+    try:
+        done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None
+
+
 def versions() -> dict[str, Any]:
     """Versions and device, as environment.json records them."""
     devices = tf.config.list_physical_devices("GPU")
     return {
         "tf_unravel": tf_unravel.__version__,
+        "commit": commit_of(pathlib.Path(tf_unravel.__file__).parent),
         "tensorflow": tf.__version__,
         "keras": keras.__version__,
         "numpy": np.__version__,
