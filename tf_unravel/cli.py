@@ -36,7 +36,12 @@ _PAPER = """example:
   tf-unravel paper report --scale smoke --run_dir runs/paper-smoke
   tf-unravel paper table3 --scale desk --run_dir runs/paper --root tiny32=photographs --seeds 0,1
   tf-unravel paper plan --scale paper --run_dir runs/paper --format jsonl
-Running the same command again goes on where the last one stopped."""
+  tf-unravel paper pack --scale cifar_fs --run_dir runs/paper --out runs.tar.xz
+  tf-unravel paper unpack runs.tar.xz --run_dir runs/unpacked
+Running the same command again goes on where the last one stopped. pack writes what the report is made from, of every
+finished run of the plan: configuration, results, versions and measurements, without checkpoints and without paths of
+the machine. After unpack these runs are done, and `report --no_training` gives the same report. unpack adds only what
+is missing: it refuses a finished run that differs, and keeps a training that is not finished."""
 _BENCHMARK = """example:
   tf-unravel benchmark --only=evaluation"""
 
@@ -150,8 +155,8 @@ def _add_serve(serve: argparse.ArgumentParser) -> None:
 
 def _add_paper(paper: argparse.ArgumentParser) -> None:
     paper.add_argument("what", nargs="+", metavar="what",
-                       help="list; plan; run (what is left, no report); report; or tables and figures by name, such as "
-                            "table3 figure1")
+                       help="list; plan; run (what is left, no report); report; pack (the finished runs as one "
+                            "archive, --out); unpack FILE; or tables and figures by name, such as table3 figure1")
     paper.add_argument("--scale", default="cifar_fs",
                        help="cifar_fs (default), paper, desk, smoke, or a gin file of your own")
     paper.add_argument("--seeds", type=_numbers, help="of the trainings; default: the scale's own")
@@ -159,10 +164,11 @@ def _add_paper(paper: argparse.ArgumentParser) -> None:
     paper.add_argument("--root", action="append", default=[], metavar="DATASET=FOLDER",
                        help="where a dataset's images are (repeatable)")
     paper.add_argument("--gin_bindings", action="append", default=[], help="changes every run (repeatable)")
-    paper.add_argument("--out", help="a folder for the report; default: report/ in --run_dir")
+    paper.add_argument("--out", help="a folder for the report; default: report/ in --run_dir. Of `pack`: the archive")
     paper.add_argument("--processes", type=int, default=1, help="jobs that are done side by side; default 1")
     paper.add_argument("--job", help="of `run`: this job of the plan alone")
-    paper.add_argument("--only", type=_names, default=[], help="of `plan`, `run`, `report`: these exhibits alone")
+    paper.add_argument("--only", type=_names, default=[],
+                       help="of `plan`, `run`, `report`, `pack`: these exhibits alone")
     paper.add_argument("--format", default="text", choices=("text", "jsonl"), help="of `plan`; default text")
     paper.add_argument("--no_training", action="store_true", help="of `report`: write what is there, run nothing")
 

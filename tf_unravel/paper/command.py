@@ -5,16 +5,16 @@ import pathlib
 import shlex
 from collections.abc import Sequence
 
-from tf_unravel.paper import jobs, report, scales
+from tf_unravel.paper import archive, jobs, report, scales
 from tf_unravel.paper.exhibit import Exhibit
 from tf_unravel.paper.workspace import Workspace
 from tf_unravel.runs import ConfigError
 
-_ACTIONS = ("list", "plan", "run", "report")
+_ACTIONS = ("list", "plan", "run", "report", "pack", "unpack")
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Lists, plans, runs, or shows exhibits.
+    """Lists, plans, runs, packs, or shows exhibits.
 
     Args:
         arguments: of the command line.
@@ -26,6 +26,8 @@ def main(arguments: argparse.Namespace) -> int:
         ConfigError: arguments that do not fit.
     """
     action = arguments.what[0] if arguments.what[0] in _ACTIONS else "show"
+    if action == "unpack":
+        return _unpack(arguments)
     names = [*(arguments.what[1:] if action != "show" else arguments.what), *arguments.only]
     if arguments.processes < 1:
         raise ConfigError(f"--processes must be at least 1. Received: {arguments.processes}")
@@ -41,6 +43,11 @@ def main(arguments: argparse.Namespace) -> int:
     plan = jobs.plan(chosen, scale)
     if action == "plan":
         return _plan(plan, workspace, arguments)
+    if action == "pack":
+        if not arguments.out:
+            raise ConfigError("pack writes --out, the archive; give it, such as --out=runs.tar.xz")
+        print(archive.pack(plan, workspace, pathlib.Path(arguments.out)))
+        return 0
     if action == "run" and arguments.job:
         plan = _only(plan, arguments.job)
     failures = {} if arguments.no_training else _run(plan, workspace, arguments.processes)
@@ -56,6 +63,14 @@ def main(arguments: argparse.Namespace) -> int:
     elif action == "show":
         print("\n\n\n".join(_shown(exhibit, workspace, arguments) for exhibit in chosen))
     return 1 if failures else 0
+
+
+def _unpack(arguments: argparse.Namespace) -> int:
+    if len(arguments.what) != 2:
+        received = " ".join(arguments.what[1:]) or "nothing"
+        raise ConfigError(f"unpack takes one archive: tf-unravel paper unpack FILE.tar.xz. Received: {received}")
+    print(archive.unpack(pathlib.Path(arguments.what[1]), pathlib.Path(arguments.run_dir)))
+    return 0
 
 
 def _run(plan: Sequence[jobs.Job], workspace: Workspace, processes: int) -> dict[str, str]:

@@ -54,9 +54,8 @@ class RunJob:
         run_dir = workspace.run_dir(self.run)
         folder, (files, bindings) = runs.RunFolder(run_dir), workspace.configuration(self.run)
         folder.check_config(runs.parse(files, bindings))
-        training = folder.training_results()
         parts: list[Part] = []
-        if not training or training["step"] < training["total_steps"]:
+        if not folder.finished():
             parts.append(("training", _train, (files, bindings, str(run_dir), workspace.root(self.run))))
         left = measurements.missing(run_dir, self.wanted)
         for adapts in (False, True):  # a network that adapts may want other threads
@@ -69,12 +68,12 @@ class RunJob:
     def minutes(self, workspace: Workspace) -> float:
         """How long all of it takes: as long as another seed of it took, or what the scale's file says."""
         for other in workspace.run_dir(self.run).parent.glob("seed-*"):
-            training = runs.RunFolder(other).training_results()
-            if training and training["step"] == training["total_steps"]:
+            folder = runs.RunFolder(other)
+            if folder.finished():
                 taken = [found for each in self.wanted if (found := measurements.read(other, each))]
                 if len(taken) == len(self.wanted):
                     measuring = sum(each["seconds"] + each.get("trial_seconds", 0.0) for each in taken)
-                    return (training["seconds"] + measuring) / 60
+                    return (folder.training_results()["seconds"] + measuring) / 60
         return workspace.scale.estimate(self.run)
 
 

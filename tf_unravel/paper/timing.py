@@ -43,7 +43,7 @@ class Timing:
     def read(self, workspace: Workspace) -> dict[str, Any] | None:
         """What its file says; None where there is none for these runs and rounds."""
         try:
-            found = json.loads(self._path(workspace).read_text(encoding="utf-8"))
+            found = json.loads(self.path(workspace).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
         return found if found["runs"] == self._names and found["rounds"] == self.rounds else None
@@ -69,7 +69,7 @@ class Timing:
             works[str(run)], facts[str(run)] = _work(workspace, run)
         rates = interleaved(works, self.rounds)
         times = {name: {**facts[name], "seconds": [1 / rate for rate in rates[name]]} for name in works}
-        path = self._path(workspace)
+        path = self.path(workspace)
         path.parent.mkdir(parents=True, exist_ok=True)
         device = versions()["device"]
         RunFolder.write_json(path, {"runs": self._names, "rounds": self.rounds, "device": device, "times": times})
@@ -78,7 +78,8 @@ class Timing:
     def _names(self) -> list[str]:
         return [str(run) for run in self.runs]
 
-    def _path(self, workspace: Workspace) -> pathlib.Path:
+    def path(self, workspace: Workspace) -> pathlib.Path:
+        """Its file."""
         return workspace.folder / self.dataset / f"timing@{self.network}.json"
 
 

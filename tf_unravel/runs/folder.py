@@ -226,6 +226,11 @@ class RunFolder:
         """How the training ended, as results.json has it; empty where it has not."""
         return read_record(self.results).get("training", {})
 
+    def finished(self) -> bool:
+        """Whether the training took all of its steps."""
+        training = self.training_results()
+        return bool(training) and training["step"] >= training["total_steps"]
+
     def check_writable(self) -> None:
         """Refuses a folder that will not take the results, before they are computed.
 
@@ -329,7 +334,9 @@ def commit_of(package: pathlib.Path) -> str | None:
     environment |= {"GIT_CEILING_DIRECTORIES": str(root.parent), "GIT_OPTIONAL_LOCKS": "0"}
     command = ["git", "describe", "--always", "--dirty", "--abbrev=7", "--exclude=*"]
     try:
-        done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=30, check=True)
+        done = subprocess.run(
+            command, cwd=root, env=environment, capture_output=True, text=True, timeout=30, check=True
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip() or None
