@@ -27,7 +27,7 @@ setup(
     package_dir={"tf_unravel.gin_files": "gin"},
     package_data={
         "tf_unravel.gin_files": ["*/*.gin"],
-        "tf_unravel": ["py.typed"],
+        "tf_unravel": ["py.typed", "trained/README.md", "trained/*/*.*", "trained/*/checkpoints/best.npz"],
         "tf_unravel.data": ["splits/*.txt"],
     },
     install_requires=[

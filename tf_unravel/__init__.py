@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # what `__getattr__` gives, for type checkers and the reference
     from tf_unravel import analysis, backbones, data, evaluation, heads, learners, regularizers
     from tf_unravel.evaluation import Accuracy, evaluate, evaluate_heads
+    from tf_unravel.runs import trained, trained_names
 
 # TensorFlow leaves oneDNN off on processors without AVX-512 VNNI, where it is worth 2x to 4x; the variable only
 # counts if it is set before TensorFlow is first imported.
@@ -54,7 +55,7 @@ if (_backend := _keras_backend()) != "tensorflow":
 
 _ROOMS = ("analysis", "backbones", "data", "deployment", "evaluation", "heads", "learners", "regularizers")
 _NAMES = {"evaluate": "evaluation", "evaluate_heads": "evaluation", "Accuracy": "evaluation",
-          "export": "deployment"}
+          "export": "deployment", "trained": "runs", "trained_names": "runs"}
 
 __all__ = [
     "Accuracy",
@@ -67,6 +68,8 @@ __all__ = [
     "heads",
     "learners",
     "regularizers",
+    "trained",
+    "trained_names",
 ]
 
 

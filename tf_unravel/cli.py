@@ -5,6 +5,7 @@ import importlib
 import importlib.util
 import logging
 import os
+import pathlib
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -15,7 +16,8 @@ _TRAIN = """example:
       --gin_bindings="run.epochs = 2"
 Running the same command again goes on where the last one stopped."""
 _EVALUATE = """example:
-  tf-unravel evaluate --run_dir=runs/demo --heads=prototypes,ridge,svm,linear --shots=1,5 --tasks=2000"""
+  tf-unravel evaluate --run_dir=runs/demo --heads=prototypes,ridge,svm,linear --shots=1,5 --tasks=2000
+  tf-unravel evaluate --trained=cifar_fs_r2d2,cifar_fs_classical --data_root=cifar_fs"""
 _MEASURE = """example:
   tf-unravel measure --run_dir=runs/a,runs/b --out=runs/compared"""
 _EXPORT = """example:
@@ -90,15 +92,20 @@ def _add_train(train: argparse.ArgumentParser) -> None:
 
 def _add_reading(reading: argparse.ArgumentParser) -> None:
     """What evaluate and measure have in common."""
-    reading.add_argument("--run_dir", action="append", type=_names, required=True,
-                         help="one run or several, separated by commas (repeatable)")
+    which = reading.add_mutually_exclusive_group(required=True)
+    which.add_argument("--run_dir", action="append", type=_names,
+                       help="one run or several, separated by commas (repeatable)")
+    which.add_argument("--trained", action="append", type=_names,
+                       help="in their place, trained extractors that come with the package, by name: they are copied "
+                            "to --out, as run folders")
     reading.add_argument("--data_root", help="the folder of the images; default: the one that each run has recorded")
     reading.add_argument("--gin_bindings", action="append", default=[], help="changes the runs' configuration")
     reading.add_argument("--split", default="test", choices=("train", "val", "test"), help="default: test")
     reading.add_argument("--checkpoint", default="best", choices=("best", "last", "initial"),
                          help="the best by validation (default), the last, or the untrained weights")
     reading.add_argument("--seed", type=int, default=0, help="of the tasks or pairs that are drawn; default 0")
-    reading.add_argument("--out", help="a folder for the tables of several runs; default: the first run's")
+    reading.add_argument("--out", help="a folder for the tables of several runs; default: the first run's, or trained/ "
+                                       "for --trained")
 
 
 def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
@@ -156,7 +163,8 @@ def _add_serve(serve: argparse.ArgumentParser) -> None:
 def _add_paper(paper: argparse.ArgumentParser) -> None:
     paper.add_argument("what", nargs="+", metavar="what",
                        help="list; plan; run (what is left, no report); report; pack (the finished runs as one "
-                            "archive, --out); unpack FILE; or tables and figures by name, such as table3 figure1")
+                            "archive, --out); unpack FILE; extractors (those of the scale that come with the "
+                            "package, --out); or tables and figures by name, such as table3 figure1")
     paper.add_argument("--scale", default="cifar_fs",
                        help="cifar_fs (default), paper, desk, smoke, or a gin file of your own")
     paper.add_argument("--seeds", type=_numbers, help="of the trainings; default: the scale's own")
@@ -194,9 +202,19 @@ def _train(arguments: argparse.Namespace) -> int:
 def _reading(arguments: argparse.Namespace) -> Any:
     from tf_unravel import runs
 
-    run_dirs = [run_dir for group in arguments.run_dir for run_dir in group]
-    chosen = (arguments.split, arguments.checkpoint, arguments.gin_bindings, arguments.out, arguments.data_root)
-    return runs.Reading(run_dirs, *chosen)
+    out = arguments.out
+    if arguments.trained:
+        out = out or "trained"
+        run_dirs = runs.copies(_flat(arguments.trained), pathlib.Path(out))
+    else:
+        run_dirs = _flat(arguments.run_dir)
+    return runs.Reading(
+        run_dirs, arguments.split, arguments.checkpoint, arguments.gin_bindings, out, arguments.data_root
+    )
+
+
+def _flat(groups: Sequence[Sequence[str]]) -> list[str]:
+    return [name for group in groups for name in group]
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:

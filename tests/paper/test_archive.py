@@ -209,7 +209,7 @@ def test_a_damaged_archive_is_one_line(damage, packed, tmp_path):
 
 def test_the_commands(tmp_path, capsys):
     arguments = ["--scale=smoke", f"--run_dir={tmp_path / 'runs'}", "--only=theorem1,table3"]
-    for more, message in ((["pack", *arguments], "pack writes --out"),
+    for more, message in ((["pack", *arguments], "pack writes the archive: give --out"),
                           (["pack", *arguments, f"--out={tmp_path / 'a.tar.xz'}"], "has no finished run of the plan"),
                           (["pack", *arguments, f"--out={tmp_path / 'a.zip'}"], "ends in .tar.xz"),
                           (["unpack"], "takes one archive"), (["unpack", "a", "b"], "Received: a b"),

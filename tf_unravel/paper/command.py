@@ -5,12 +5,14 @@ import pathlib
 import shlex
 from collections.abc import Sequence
 
-from tf_unravel.paper import archive, jobs, report, scales
+from tf_unravel.paper import archive, extractors, jobs, report, scales
 from tf_unravel.paper.exhibit import Exhibit
 from tf_unravel.paper.workspace import Workspace
 from tf_unravel.runs import ConfigError
 
-_ACTIONS = ("list", "plan", "run", "report", "pack", "unpack")
+_ACTIONS = ("list", "plan", "run", "report", "pack", "unpack", "extractors")
+_WRITERS = {"pack": (archive.pack, "the archive", "runs.tar.xz"),
+            "extractors": (extractors.write, "the folder of the extractors", "tf_unravel/trained")}
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -43,11 +45,8 @@ def main(arguments: argparse.Namespace) -> int:
     plan = jobs.plan(chosen, scale)
     if action == "plan":
         return _plan(plan, workspace, arguments)
-    if action == "pack":
-        if not arguments.out:
-            raise ConfigError("pack writes --out, the archive; give it, such as --out=runs.tar.xz")
-        print(archive.pack(plan, workspace, pathlib.Path(arguments.out)))
-        return 0
+    if action in _WRITERS:
+        return _write(action, plan, workspace, arguments)
     if action == "run" and arguments.job:
         plan = _only(plan, arguments.job)
     failures = {} if arguments.no_training else _run(plan, workspace, arguments.processes)
@@ -70,6 +69,14 @@ def _unpack(arguments: argparse.Namespace) -> int:
         received = " ".join(arguments.what[1:]) or "nothing"
         raise ConfigError(f"unpack takes one archive: tf-unravel paper unpack FILE.tar.xz. Received: {received}")
     print(archive.unpack(pathlib.Path(arguments.what[1]), pathlib.Path(arguments.run_dir)))
+    return 0
+
+
+def _write(action: str, plan: Sequence[jobs.Job], workspace: Workspace, arguments: argparse.Namespace) -> int:
+    write, what, example = _WRITERS[action]
+    if not arguments.out:
+        raise ConfigError(f"{action} writes {what}: give --out, such as --out={example}")
+    print(write(plan, workspace, pathlib.Path(arguments.out)))
     return 0
 
 

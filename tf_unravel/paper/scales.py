@@ -109,6 +109,7 @@ class Scale:
         chosen: penalty -> (method, coefficient): the form and coefficient that the validation classes chose there.
         grid_seeds: of the trainings `<method>@few<number>`.
         selection_seeds: of those that choose a form and coefficient, on the validation classes.
+        extractors: name of a trained extractor that comes with the package -> its training on `home`, seed 0.
         reptile_loop: bindings of the fine-tuning of the classical network in Table 5.
         grid: coefficients of Table 8.
         sweep: coefficients of Table 9.
@@ -140,6 +141,7 @@ class Scale:
     chosen: Mapping[str, tuple[str, float]] = dataclasses.field(default_factory=dict)
     grid_seeds: Sequence[int] = (0,)
     selection_seeds: Sequence[int] = ()
+    extractors: Mapping[str, str] = dataclasses.field(default_factory=dict)
     reptile_loop: Sequence[str] = ()
     grid: Sequence[float] = (0.02, 0.05, 0.1)
     sweep: Sequence[float] = (1e-5, 2.5e-5, 5e-5, 7.5e-5, 1e-4, 2.5e-4, 5e-4)

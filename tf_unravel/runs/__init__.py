@@ -7,9 +7,10 @@ from tf_unravel.runs.exporting import export_run
 from tf_unravel.runs.folder import RunFolder
 from tf_unravel.runs.reading import FinishedRun
 from tf_unravel.runs.reports import Reading, Tasks, evaluate_runs, measure_runs
+from tf_unravel.runs.shipped import copies, trained, trained_names
 from tf_unravel.runs.training import train
 
 __all__ = [
     "Checkpoints", "ConfigError", "Configuration", "Devices", "FinishedRun", "Plan", "Reading", "RunFolder", "Tasks",
-    "evaluate_runs", "export_run", "measure_runs", "parse", "plan", "train",
+    "copies", "evaluate_runs", "export_run", "measure_runs", "parse", "plan", "train", "trained", "trained_names",
 ]
