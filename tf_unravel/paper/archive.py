@@ -1,6 +1,6 @@
 """An archive of finished runs: one small file from which the report is written again, and the plan goes on.
 
-It holds, of every finished run of a plan, what `runs.portable` tells (config.gin, environment.json, the section
+It holds, of every finished run of a plan, what `runs.portable` gives (config.gin, environment.json, the section
 `training` of results.json), its measurements, the size of its penalty's gradient, and the tables of times. It holds no
 checkpoints, logs or paths of the machine. The same runs give the same bytes.
 
@@ -100,8 +100,8 @@ def _write(file: BinaryIO, files: Mapping[str, bytes]) -> None:
 def unpack(archive: pathlib.Path, folder: pathlib.Path) -> str:
     """Puts an archive's runs into a folder, beside those that are there; nothing that is there is changed.
 
-    - A run that the folder has not is written, whole or not at all.
-    - A run that is in training there stays as it is.
+    - A run that the folder does not have is written, whole or not at all.
+    - A run whose training there is not finished stays as it is.
     - A finished run that is there stays, and is given the measurements that only the archive has.
 
     Args:
@@ -135,7 +135,7 @@ def unpack(archive: pathlib.Path, folder: pathlib.Path) -> str:
     for path, content in missing.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, operator.methodcaller("write", content))
-    return "\n".join([f"{folder}: {len(new)} runs unpacked, {len(there)} were there",
+    return "\n".join([f"{folder}: runs unpacked: {len(new)}; already there: {len(there)}",
                       *(f"{name}: its training there is not finished, and was kept" for name in training)])
 
 

@@ -1,4 +1,4 @@
-"""What may be told of a run outside of the machine that trained it: its files, without that machine's paths.
+"""What may be published of a run: its files without the paths of the machine that trained it.
 
 A path can name a person or a company. `environment.json` has paths as the folder of the images and in the commands that
 started the training; `results.json` may have one as a title in a table of `evaluate`.
@@ -18,7 +18,7 @@ _PLACEHOLDER = "PATH"
 
 
 def portable(run_dir: pathlib.Path) -> dict[str, bytes]:
-    """A trained run's config.gin, environment.json and results.json for others.
+    """A trained run's config.gin, environment.json and results.json, for publication.
 
     environment.json has no `data_root`, and its commands have PATH for every absolute path; of results.json only the
     section `training` is there. Applied to a folder of such files, it gives the same bytes.
