@@ -186,33 +186,33 @@ def _train(arguments: argparse.Namespace) -> int:
 
 
 def _reading(arguments: argparse.Namespace) -> Any:
-    from tf_unravel import runs
+    from tf_unravel import commands
 
     run_dirs = [run_dir for group in arguments.run_dir for run_dir in group]
     chosen = (arguments.split, arguments.checkpoint, arguments.gin_bindings, arguments.out, arguments.data_root)
-    return runs.Reading(run_dirs, *chosen)
+    return commands.Reading(run_dirs, *chosen)
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    from tf_unravel import runs
+    from tf_unravel import commands
 
-    tasks = runs.Tasks(arguments.ways, arguments.shots, arguments.queries, arguments.tasks, arguments.seed)
-    print(runs.evaluate_runs(_reading(arguments), arguments.heads, tasks))
+    tasks = commands.Tasks(arguments.ways, arguments.shots, arguments.queries, arguments.tasks, arguments.seed)
+    print(commands.evaluate_runs(_reading(arguments), arguments.heads, tasks))
     return 0
 
 
 def _measure(arguments: argparse.Namespace) -> int:
-    from tf_unravel import runs
+    from tf_unravel import commands
 
-    print(runs.measure_runs(_reading(arguments), arguments.pairs, arguments.seed))
+    print(commands.measure_runs(_reading(arguments), arguments.pairs, arguments.seed))
     return 0
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from tf_unravel import runs
+    from tf_unravel import commands
 
     chosen = (arguments.checkpoint, arguments.gin_bindings, arguments.support, arguments.data_root)
-    print(runs.export_run(arguments.run_dir, arguments.head, arguments.out, *chosen))
+    print(commands.export_run(arguments.run_dir, arguments.head, arguments.out, *chosen))
     return 0
 
 
@@ -229,7 +229,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     if missing:
         raise ValueError("serving needs pip install 'tf-unravel[serve]', in a clone pip install --editable '.[serve]'. "
                          f"Received: no {', '.join(missing)}")
-    from tf_unravel.deployment import server
+    from tf_unravel.deployment.serving import server
 
     def ready(address: str) -> None:
         print(f"Serving {arguments.model} at {address}", flush=True)
@@ -239,13 +239,13 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 
 def _paper(arguments: argparse.Namespace) -> int:
-    from tf_unravel.paper import command
+    from tf_unravel.reproduction import command
 
     return command.main(arguments)
 
 
 def _benchmark(arguments: argparse.Namespace) -> int:
-    from tf_unravel import benchmark
+    from tf_unravel.reproduction import benchmark
 
     print(benchmark.run(arguments.only, arguments.out))
     return 0
