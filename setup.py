@@ -28,7 +28,7 @@ setup(
     package_data={
         "tf_unravel.gin_files": ["*/*.gin"],
         "tf_unravel": ["py.typed", "trained/README.md", "trained/*/*.*", "trained/*/checkpoints/best.npz"],
-        "tf_unravel.data": ["splits/*.txt"],
+        "tf_unravel.data.sources": ["splits/*.txt"],
     },
     install_requires=[
         "gin-config>=0.5",

@@ -9,7 +9,7 @@ import pytest
 
 from tests.runs.test_training import bindings
 from tf_unravel import cli, heads, runs
-from tf_unravel.runs import reports
+from tf_unravel.commands import reports
 
 
 @pytest.fixture(scope="module")

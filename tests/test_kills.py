@@ -28,7 +28,7 @@ from PIL import Image
 from tests.runs.test_faults import evaluating, training
 from tests.runs.test_training import weights
 from tf_unravel import cli, deployment, runs
-from tf_unravel.paper import processes
+from tf_unravel.reproduction.jobs import processes
 from tf_unravel.runs.checkpoints import Checkpoints
 
 pytestmark = pytest.mark.long

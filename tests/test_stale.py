@@ -12,10 +12,11 @@ import pytest
 import tensorflow as tf
 
 from tests.conftest import make_split
-from tf_unravel import backbones, data, evaluate, features, heads, learners
+from tf_unravel import backbones, data, evaluate, heads, learners
+from tf_unravel.adaptation.inner_loop import PerStepSGD
 from tf_unravel.backbones.graphs import Snapshot
-from tf_unravel.features import extract_features
-from tf_unravel.heads.inner_loop import PerStepSGD
+from tf_unravel.evaluation import features
+from tf_unravel.evaluation.features import extract_features
 
 SPLIT = make_split(size=8)
 

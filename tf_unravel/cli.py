@@ -200,7 +200,7 @@ def _train(arguments: argparse.Namespace) -> int:
 
 
 def _reading(arguments: argparse.Namespace) -> Any:
-    from tf_unravel import runs
+    from tf_unravel import commands, runs
 
     out = arguments.out
     if arguments.trained:
@@ -208,7 +208,7 @@ def _reading(arguments: argparse.Namespace) -> Any:
         run_dirs = runs.copies(_flat(arguments.trained), pathlib.Path(out))
     else:
         run_dirs = _flat(arguments.run_dir)
-    return runs.Reading(
+    return commands.Reading(
         run_dirs, arguments.split, arguments.checkpoint, arguments.gin_bindings, out, arguments.data_root
     )
 
@@ -218,25 +218,25 @@ def _flat(groups: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    from tf_unravel import runs
+    from tf_unravel import commands
 
-    tasks = runs.Tasks(arguments.ways, arguments.shots, arguments.queries, arguments.tasks, arguments.seed)
-    print(runs.evaluate_runs(_reading(arguments), arguments.heads, tasks))
+    tasks = commands.Tasks(arguments.ways, arguments.shots, arguments.queries, arguments.tasks, arguments.seed)
+    print(commands.evaluate_runs(_reading(arguments), arguments.heads, tasks))
     return 0
 
 
 def _measure(arguments: argparse.Namespace) -> int:
-    from tf_unravel import runs
+    from tf_unravel import commands
 
-    print(runs.measure_runs(_reading(arguments), arguments.pairs, arguments.seed))
+    print(commands.measure_runs(_reading(arguments), arguments.pairs, arguments.seed))
     return 0
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from tf_unravel import runs
+    from tf_unravel import commands
 
     chosen = (arguments.checkpoint, arguments.gin_bindings, arguments.support, arguments.data_root)
-    print(runs.export_run(arguments.run_dir, arguments.head, arguments.out, *chosen))
+    print(commands.export_run(arguments.run_dir, arguments.head, arguments.out, *chosen))
     return 0
 
 
@@ -253,7 +253,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     if missing:
         raise ValueError("serving needs pip install 'tf-unravel[serve]', in a clone pip install --editable '.[serve]'. "
                          f"Received: no {', '.join(missing)}")
-    from tf_unravel.deployment import server
+    from tf_unravel.deployment.serving import server
 
     def ready(address: str) -> None:
         print(f"Serving {arguments.model} at {address}", flush=True)
@@ -263,13 +263,13 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 
 def _paper(arguments: argparse.Namespace) -> int:
-    from tf_unravel.paper import command
+    from tf_unravel.reproduction import command
 
     return command.main(arguments)
 
 
 def _benchmark(arguments: argparse.Namespace) -> int:
-    from tf_unravel import benchmark
+    from tf_unravel.reproduction import benchmark
 
     print(benchmark.run(arguments.only, arguments.out))
     return 0

@@ -10,7 +10,7 @@ from tests.learners.problems import no_backbone, small_network
 from tf_unravel import data, evaluate, heads, learners
 from tf_unravel.analysis import distance_travelled, draw_distances
 from tf_unravel.data.class_images import ClassImages
-from tf_unravel.data.sampling import TaskSampler
+from tf_unravel.data.sampling.tasks import TaskSampler
 from tf_unravel.learners.reptile import clustering_gradient
 
 
@@ -79,8 +79,8 @@ def test_the_same_weights_as_weight_clustering_pulls():
     learner = learners.Reptile(small_network(), ways=3)
     network = learner.network
     start = [tf.constant(np.random.default_rng(0).normal(size=w.shape), tf.float32) for w in network.weights]
+    from tf_unravel.adaptation.fine_tune import Start
     from tf_unravel.analysis.distance_travelled import _travelled
-    from tf_unravel.heads.fine_tune import Start
 
     pulled = [bool(tf.reduce_any(g != 0)) for g in clustering_gradient([w + 1.0 for w in start], start)]
     moves = []

@@ -5,8 +5,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageEnhance, ImageOps
 
-from tf_unravel.data import augmentation
-from tf_unravel.data.augmentation import Parameters, augment, draw
+from tf_unravel.data.sampling import augmentation
+from tf_unravel.data.sampling.augmentation import Parameters, augment, draw
 
 ENHANCERS = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
 

@@ -9,7 +9,7 @@ import textwrap
 import numpy as np
 import pytest
 
-from tf_unravel.data import cache
+from tf_unravel.data.storage import cache
 
 
 @pytest.fixture(autouse=True)

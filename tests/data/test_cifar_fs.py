@@ -11,8 +11,8 @@ from PIL import Image
 
 import tf_unravel.data as data
 from tests.data.test_pickles import python2_pickle
-from tf_unravel.data import cifar_fs
-from tf_unravel.data.split_lists import split_list
+from tf_unravel.data.sources import cifar_fs
+from tf_unravel.data.sources.split_lists import split_list
 
 PER_CLASS = {"train": 3, "test": 2}
 SPLITS = ("train", "val", "test")

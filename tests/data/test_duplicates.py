@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 import tf_unravel.data as data
-from tf_unravel.data import duplicates
-from tf_unravel.deployment.pictures import read_labelled
+from tf_unravel.data.storage import duplicates
+from tf_unravel.deployment.labelled_images import read_labelled
 
 
 @pytest.fixture(autouse=True)

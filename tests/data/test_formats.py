@@ -13,11 +13,12 @@ import pytest
 from PIL import Image
 
 import tf_unravel.data as data
-from tf_unravel.data import decoding, formats, image_folder
-from tf_unravel.data.decoding import Decoding, UnusableImage, decode
-from tf_unravel.data.formats import Kind, format_of, kind_of
-from tf_unravel.data.split_lists import split_list
-from tf_unravel.deployment.pictures import pictures_below, read_labelled, read_pictures
+from tf_unravel.data.sources import image_folder
+from tf_unravel.data.sources.split_lists import split_list
+from tf_unravel.data.storage import decoding, formats
+from tf_unravel.data.storage.decoding import Decoding, UnusableImage, decode
+from tf_unravel.data.storage.formats import Kind, format_of, kind_of
+from tf_unravel.deployment.labelled_images import pictures_below, read_labelled, read_pictures
 
 CARD = {"input": {"height": 8, "width": 8, "channels": 3},
         "decoding": {"resize": "bilinear", "crop": False, "background": [255, 255, 255]}}  # of an earlier version
@@ -338,7 +339,7 @@ def test_long_names_and_names_that_differ_in_case(tmp_path):
 
 
 def test_a_card_keeps_the_bits(tmp_path):
-    from tf_unravel.deployment.pictures import decoding_of
+    from tf_unravel.deployment.labelled_images import decoding_of
 
     assert decoding_of(CARD).bits is None
     card = json.loads(json.dumps({**CARD, "decoding": {**CARD["decoding"], "bits": 10}}))

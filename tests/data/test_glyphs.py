@@ -8,7 +8,7 @@ import pytest
 from matplotlib.ft2font import FT2Font
 from PIL import Image
 
-from tf_unravel.data import glyphs
+from tf_unravel.data.sources import glyphs
 
 PER_CLASS = 30
 

@@ -22,7 +22,7 @@ import tf_unravel.data as data
 from tests.data.test_cifar_fs import archive_bytes
 from tests.data.test_omniglot import alphabets
 from tests.data.test_omniglot import write as write_omniglot
-from tf_unravel.data import cifar_fs, omniglot
+from tf_unravel.data.sources import cifar_fs, omniglot
 
 
 @pytest.fixture(autouse=True)
@@ -147,7 +147,7 @@ ABSURD = {
 }
 BOUNDED = """
 import json, resource, sys
-from tf_unravel.data import decoding
+from tf_unravel.data.storage import decoding
 import numpy as np
 from PIL import Image
 Image.init()

@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 import tf_unravel.data as data
-from tf_unravel.data import decoding, image_files, image_folder
-from tf_unravel.data.decoding import Decoding, decode
+from tf_unravel.data.sources import image_folder
+from tf_unravel.data.storage import decoding, image_files
+from tf_unravel.data.storage.decoding import Decoding, decode
 
 RED = (200, 30, 10)
 

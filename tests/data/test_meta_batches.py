@@ -5,8 +5,8 @@ import pytest
 
 from tests.conftest import make_split
 from tf_unravel import data
-from tf_unravel.data import batches
 from tf_unravel.data.class_images import ClassImages
+from tf_unravel.data.sampling import batches
 
 
 def numbered_split(num_classes=6, per_class=20):

@@ -12,8 +12,8 @@ from PIL import Image
 
 import tf_unravel.data as data
 from tests.data.test_pickles import python2_pickle
-from tf_unravel.data import mini_imagenet
-from tf_unravel.data.split_lists import split_list
+from tf_unravel.data.sources import mini_imagenet
+from tf_unravel.data.sources.split_lists import split_list
 
 FILES = {
     "train": "miniImageNet_category_split_train_phase_train.pickle",

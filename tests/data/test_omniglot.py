@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 
 import tf_unravel.data as data
-from tf_unravel.data import content, omniglot
-from tf_unravel.data.split_lists import split_list
+from tf_unravel.data.sources import omniglot
+from tf_unravel.data.sources.split_lists import split_list
+from tf_unravel.data.storage import digests
 
 SPLITS = ("train", "val", "test")
 
@@ -38,8 +39,8 @@ def write(path: pathlib.Path, characters, monkeypatch, drawings: int = 2) -> Non
         files.append(file.getvalue())
     with zipfile.ZipFile(path, "w") as archive:
         for c, name in enumerate(characters):
-            for number, content in enumerate(files):
-                archive.writestr(f"{path.stem}/{name}/{c:04}_{number + 1:02}.png", content)
+            for number, digests in enumerate(files):
+                archive.writestr(f"{path.stem}/{name}/{c:04}_{number + 1:02}.png", digests)
     monkeypatch.setitem(omniglot.MD5, path.name, hashlib.md5(path.read_bytes()).hexdigest())
 
 
@@ -164,7 +165,7 @@ def unpacked(official, monkeypatch):
     for name in omniglot.FOLDER_SHA256:
         with zipfile.ZipFile(official / f"{name}.zip") as archive:
             archive.extractall(folder)
-        digest = content.digest_of_files(folder, omniglot._files_of(folder / name))
+        digest = digests.digest_of_files(folder, omniglot._files_of(folder / name))
         monkeypatch.setitem(omniglot.FOLDER_SHA256, name, digest)
     return folder
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tf_unravel.data import pickles
+from tf_unravel.data.storage import pickles
 
 
 def images(count: int = 40) -> np.ndarray:

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from tf_unravel.data.class_images import ClassImages
-from tf_unravel.data.sampling import Episode, TaskSampler, class_pairs, episodes, pair_plan, steps_per_epoch
+from tf_unravel.data.sampling.tasks import Episode, TaskSampler, class_pairs, episodes, pair_plan, steps_per_epoch
 
 
 def make_split(sizes, name="toy/train", shuffled=True):

@@ -10,7 +10,7 @@ import tensorflow as tf
 from tests.conftest import make_split
 from tests.learners.problems import small_network
 from tf_unravel import heads, learners
-from tf_unravel.heads.kernel import at_least_float32
+from tf_unravel.heads.inner_products import at_least_float32
 
 SPLIT = make_split()
 

@@ -13,8 +13,8 @@ from PIL import Image
 from tests.data.test_hostile_files import png
 from tests.deployment.models import network
 from tf_unravel import deployment, heads
-from tf_unravel.deployment import classifying, contact_sheet
-from tf_unravel.deployment.classifying import Answer, Classification
+from tf_unravel.deployment.classifying import classify, contact_sheet
+from tf_unravel.deployment.classifying.classify import Answer, Classification
 
 
 def pictures():
@@ -97,7 +97,7 @@ def test_wrong_ones_count_against():
 
 def test_blocks_change_nothing_but_all_pictures_of_a_transductive_model_go_together(place, tmp_path, monkeypatch):
     whole = deployment.classify(place / "model", place / "more", place / "photos", tmp_path)
-    monkeypatch.setattr(classifying, "_BLOCK", 4)
+    monkeypatch.setattr(classify, "_BLOCK", 4)
     calls, original = [], deployment.Model.classify
 
     def watched(self, query, *support):
@@ -272,8 +272,8 @@ def test_a_model_with_its_classes_built_in_needs_no_labelled_pictures(place, tmp
 def test_the_sheet_shows_the_nearest_first(place, tmp_path, monkeypatch):
     """The neighbours held against distances computed here; with more pictures than a sheet holds, the least certain."""
     drawn = []
-    monkeypatch.setattr(classifying, "_ON_A_SHEET", 3)
-    monkeypatch.setattr(classifying, "contact_sheet", lambda *a: drawn.append(a) or contact_sheet.contact_sheet(*a))
+    monkeypatch.setattr(classify, "_ON_A_SHEET", 3)
+    monkeypatch.setattr(classify, "contact_sheet", lambda *a: drawn.append(a) or contact_sheet.contact_sheet(*a))
     found = deployment.classify(place / "model", place / "more", place / "photos", tmp_path, figure=True)
     rows, names, title = drawn[0]
     assert "the 3 least certain of 11" in title and names == ("ape", "bee", "cat")

@@ -16,7 +16,8 @@ from PIL import Image
 from tests.deployment.models import all_heads, in_python, network, task
 from tests.faults import bound_by_permissions, tmpfs
 from tf_unravel import backbones, export, heads
-from tf_unravel.deployment import Model, saved_model
+from tf_unravel.deployment import Model
+from tf_unravel.deployment.exporting import saved_model
 from tf_unravel.files import NotWritten
 
 NAMES = ("prototypes", "ridge", "svm", "linear", "fine_tune", "fine_tune_in_batches", "maml", "reptile")

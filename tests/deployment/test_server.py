@@ -23,7 +23,7 @@ from tests.docs.pages import blocks, run_python
 from tests.learners.problems import small_network
 from tf_unravel import cli, deployment, heads
 
-server = pytest.importorskip("tf_unravel.deployment.server")  # needs uvicorn and starlette
+server = pytest.importorskip("tf_unravel.deployment.serving.server")  # needs uvicorn and starlette
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (1, 16, 16, 3)).tolist()
 

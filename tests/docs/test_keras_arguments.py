@@ -16,7 +16,7 @@ import tensorflow as tf
 from tests.docs.pages import ROOT
 from tests.learners.test_keras_losses import AddsLoss
 from tf_unravel import heads, learners
-from tf_unravel.data.sampling import Episode
+from tf_unravel.data.sampling.tasks import Episode
 
 LEARNERS = ("Classical", "Episodic", "MAML", "Reptile")
 METHODS = ("compile", "fit", "evaluate", "predict", "train_on_batch", "test_on_batch", "predict_on_batch")

@@ -20,8 +20,9 @@ import numpy as np
 from PIL import Image
 
 from tf_unravel import cli
-from tf_unravel.data import decoding, image_folder, mini_imagenet, pickled_splits
-from tf_unravel.data.pickles import read_pickle
+from tf_unravel.data.sources import image_folder, mini_imagenet, pickled_splits
+from tf_unravel.data.storage import decoding
+from tf_unravel.data.storage.pickles import read_pickle
 
 _PATH = pathlib.Path("fuzzed")
 
@@ -118,14 +119,14 @@ def _fractions(data: bytes) -> tuple[float, ...]:
 
 def cards(data: bytes) -> None:
     """The card beside an exported model, and what is read with its help."""
-    from tf_unravel.deployment import card, pictures
+    from tf_unravel.deployment import card, labelled_images
 
     with tempfile.TemporaryDirectory() as folder:
         for name, content in (("saved_model.pb", b""), (card.CARD, data)):
             pathlib.Path(folder, name).write_bytes(content)
         try:
             found = card.read_card(folder)
-            images, _, _ = pictures.read_pictures([], found)
+            images, _, _ = labelled_images.read_pictures([], found)
         except ValueError as error:
             _said(error)
             return
@@ -137,11 +138,11 @@ def cards(data: bytes) -> None:
 
 def requests(data: bytes) -> None:
     """The body of a request over HTTP."""
-    from tf_unravel.deployment import protocol
+    from tf_unravel.deployment.serving import rest
 
     try:
-        call = protocol.understood(data, _signatures())
-    except protocol.BadRequest as error:
+        call = rest.understood(data, _signatures())
+    except rest.BadRequest as error:
         _said(error)
         return
     if any(0 in value.shape or value.dtype not in (np.uint8, np.int32) for value in call.inputs.values()):

@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 
 from tf_unravel.heads import kernels
-from tf_unravel.heads.kernel import gram, one_hot_targets, regularized
+from tf_unravel.heads.inner_products import gram, one_hot_targets, regularized
 
 
 def test_inner_products_of_a_small_example():

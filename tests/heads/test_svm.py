@@ -4,7 +4,8 @@ import pytest
 import tensorflow as tf
 
 from tests.heads.problems import Tasks, inner_products, make_tasks, relative_error
-from tf_unravel.heads import SVM, crammer_singer
+from tf_unravel.heads import SVM
+from tf_unravel.heads.solvers import crammer_singer
 from tf_unravel.heads.svm import solve
 
 

@@ -8,7 +8,7 @@ import tensorflow as tf
 from tests.conftest import make_split
 from tests.learners.problems import pictures, small_network
 from tf_unravel import backbones, data, evaluate, heads, learners
-from tf_unravel.data.sampling import Episode
+from tf_unravel.data.sampling.tasks import Episode
 from tf_unravel.learners.episodic import smoothed_cross_entropy
 
 HEADS = [heads.Prototypes(), heads.Ridge(l2=2.0), heads.SVM()]

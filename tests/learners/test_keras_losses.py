@@ -8,7 +8,7 @@ import tensorflow as tf
 from tests.conftest import make_split
 from tests.learners.problems import pictures
 from tf_unravel import data, evaluate, heads, learners
-from tf_unravel.data.sampling import Episode
+from tf_unravel.data.sampling.tasks import Episode
 
 RNG = np.random.default_rng(0)
 IMAGES, IDS = RNG.integers(0, 256, (10, 8, 8, 3)).astype(np.uint8), np.array([0, 1, 2, 3, 0, 1, 2, 3, 0, 1])

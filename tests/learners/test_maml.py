@@ -10,7 +10,7 @@ import tensorflow as tf
 from tests.conftest import make_split
 from tests.learners.problems import half_squared_error, no_backbone, pictures, small_network
 from tf_unravel import backbones, data, evaluate, heads, learners
-from tf_unravel.data.sampling import Episode
+from tf_unravel.data.sampling.tasks import Episode
 
 RATE, STEPS = 0.3, 3
 

@@ -8,8 +8,8 @@ import tensorflow as tf
 from tests.conftest import make_split
 from tests.test_stale import tiny
 from tf_unravel import data, evaluate, heads, learners, regularizers
-from tf_unravel.data.sampling import Episode, TaskSampler
-from tf_unravel.heads.labels import checked_range, checked_support, labels_checked
+from tf_unravel.adaptation.labels import checked_range, checked_support, labels_checked
+from tf_unravel.data.sampling.tasks import Episode, TaskSampler
 
 SPLIT = make_split(size=8)
 

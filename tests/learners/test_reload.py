@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from tests.learners.problems import small_network
 from tf_unravel import heads, learners
-from tf_unravel.heads import inner_loop
+from tf_unravel.adaptation import inner_loop
 
 
 class Nearest:

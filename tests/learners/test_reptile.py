@@ -10,8 +10,8 @@ import tensorflow as tf
 from tests.conftest import make_split
 from tests.learners.problems import half_squared_error, no_backbone, small_network
 from tf_unravel import backbones, data, evaluate, heads, learners, regularizers
-from tf_unravel.heads.fine_tune import batch_orders
-from tf_unravel.heads.inner_loop import gradients_of
+from tf_unravel.adaptation.fine_tune import batch_orders
+from tf_unravel.adaptation.inner_loop import gradients_of
 from tf_unravel.learners import reptile
 from tf_unravel.learners.reptile import clustering_gradient
 

@@ -83,7 +83,7 @@ def test_all_gin_files_are_reached():
 
     for name in RUN_FILES:
         visit(GIN / "run" / name)
-    scales = set(GIN.glob("paper/*.gin"))  # those are read by tests/paper/test_scales.py
+    scales = set(GIN.glob("paper/*.gin"))  # those are read by tests/reproduction/test_scales.py
     assert reached == set(GIN.glob("*/*.gin")) - scales
 
 

@@ -16,7 +16,7 @@ import pytest
 from tests.faults import bound_by_permissions, largest_file, open_on_full_disk, tmpfs
 from tests.runs.test_training import bindings, train, weights
 from tf_unravel import cli, files, runs
-from tf_unravel.data import decoding
+from tf_unravel.data.storage import decoding
 from tf_unravel.files import NotWritten
 from tf_unravel.runs import logs
 from tf_unravel.runs.logs import Logs

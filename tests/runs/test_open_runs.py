@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 
 from tf_unravel import data, heads, runs
-from tf_unravel.paper import jobs, scales
-from tf_unravel.paper.measurements import Accuracy
+from tf_unravel.commands.export import export_run
+from tf_unravel.reproduction.jobs import jobs, scales
+from tf_unravel.reproduction.jobs.measurements import Accuracy
 from tf_unravel.runs import config
 from tf_unravel.runs.config import heads_named
-from tf_unravel.runs.exporting import export_run
 
 FILES = ["data/image_folder.gin", "backbone/conv4.gin"]
 SETTINGS = {
@@ -181,7 +181,7 @@ def test_an_export_says_what_its_own_run_was(two, tmp_path, monkeypatch):
         assert (head.l2, backbone.trainable_variables[0].shape[-1]) == (3.0, SETTINGS["conv4.filters"][0])
 
     cards: list[dict] = []
-    monkeypatch.setattr("tf_unravel.runs.exporting.heads_named", meanwhile)
+    monkeypatch.setattr("tf_unravel.commands.export.heads_named", meanwhile)
     monkeypatch.setattr("tf_unravel.deployment.export", export)
     changes = ["Ridge.l2 = 3.0", "load.root = 'somewhere/else'"]
     export_run(two[0], "ridge", tmp_path / "model", "initial", changes)

@@ -10,10 +10,10 @@ import pytest
 
 import tf_unravel as tu
 from tf_unravel import cli, runs
-from tf_unravel.paper import extractors, scales
-from tf_unravel.paper.jobs import RunJob
-from tf_unravel.paper.measurements import Accuracy
-from tf_unravel.paper.workspace import Workspace
+from tf_unravel.reproduction.jobs import extractors, scales
+from tf_unravel.reproduction.jobs.jobs import RunJob
+from tf_unravel.reproduction.jobs.measurements import Accuracy
+from tf_unravel.reproduction.jobs.workspace import Workspace
 from tf_unravel.runs import shipped
 from tf_unravel.runs.checkpoints import Checkpoints
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from tf_unravel import cli, runs
-from tf_unravel.data import image_folder
+from tf_unravel.data.sources import image_folder
 from tf_unravel.runs import config
 from tf_unravel.runs.training import TrainingDiverged
 

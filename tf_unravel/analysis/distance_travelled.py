@@ -33,12 +33,12 @@ import tensorflow as tf
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from tf_unravel.analysis.palette import COLOURS, HATCHES, LINES
+from tf_unravel.adaptation.fine_tune import FineTune, Start
+from tf_unravel.adaptation.inner_loop import Network, Weights
+from tf_unravel.analysis.plot_style import COLOURS, HATCHES, LINES
 from tf_unravel.data.class_images import ClassImages
-from tf_unravel.data.sampling import TaskSampler
+from tf_unravel.data.sampling.tasks import TaskSampler
 from tf_unravel.evaluation import IMAGE_TASKS_PER_BLOCK, task_blocks
-from tf_unravel.heads.fine_tune import FineTune, Start
-from tf_unravel.heads.inner_loop import Network, Weights
 from tf_unravel.regularizers import filter_normalized_distance
 
 

@@ -33,7 +33,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from sklearn.covariance import ledoit_wolf_shrinkage
 
-from tf_unravel.analysis.palette import COLOURS, MARKERS
+from tf_unravel.analysis.plot_style import COLOURS, MARKERS
 
 
 def choose_images(class_ids: np.ndarray, classes: int = 3, images: int = 100, seed: int = 0) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tf_unravel.arguments import shown
+from tf_unravel.checks import shown
 
 
 def image_shape(backbone: keras.Model) -> tuple[int | None, ...] | None:

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_unravel.arguments import warn_of_scaled_images
+from tf_unravel.checks import warn_of_scaled_images
 
 Normalization = tuple[Sequence[float], Sequence[float]]
 """(mean per channel, standard deviation per channel), in units of 0..255."""

@@ -11,24 +11,24 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from tf_unravel.data import cache
 from tf_unravel.data.class_images import ClassImages, channel_statistics, normalization_of
+from tf_unravel.data.storage import cache
 from tf_unravel.data.subsets import few_per_class
 
 if TYPE_CHECKING:  # what `__getattr__` gives, for type checkers and the reference
-    from tf_unravel.data.augmentation import augment
-    from tf_unravel.data.meta_batches import episodes_of_varied_shots, inner_batches
-    from tf_unravel.data.sampling import Episode, TaskSampler, class_pairs, episodes, steps_per_epoch
+    from tf_unravel.data.sampling.augmentation import augment
+    from tf_unravel.data.sampling.meta_batches import episodes_of_varied_shots, inner_batches
+    from tf_unravel.data.sampling.tasks import Episode, TaskSampler, class_pairs, episodes, steps_per_epoch
 
 SPLITS = ("train", "val", "test")
 _MODULES = {  # imported on first use: they need TensorFlow, reading data does not
-    "Episode": "sampling",
-    "TaskSampler": "sampling",
-    "class_pairs": "sampling",
-    "episodes": "sampling",
+    "Episode": "tasks",
+    "TaskSampler": "tasks",
+    "class_pairs": "tasks",
+    "episodes": "tasks",
     "episodes_of_varied_shots": "meta_batches",
     "inner_batches": "meta_batches",
-    "steps_per_epoch": "sampling",
+    "steps_per_epoch": "tasks",
     "augment": "augmentation",
 }
 
@@ -36,7 +36,7 @@ _MODULES = {  # imported on first use: they need TensorFlow, reading data does n
 def __getattr__(name: str) -> Any:
     """The samplers and the augmentation, imported when they are first asked for."""
     if name in _MODULES:
-        return getattr(importlib.import_module(f"tf_unravel.data.{_MODULES[name]}"), name)
+        return getattr(importlib.import_module(f"tf_unravel.data.sampling.{_MODULES[name]}"), name)
     raise AttributeError(f"module 'tf_unravel.data' has no attribute {name!r}")
 
 
@@ -45,10 +45,10 @@ def __dir__() -> list[str]:
 
 
 def _source(module: str) -> Callable[..., ClassImages]:
-    """The `load` of tf_unravel.data.<module>, imported when it is first called: reading one source needs no other."""
+    """The `load` of data/sources/<module>.py, imported when it is first called: reading one source needs no other."""
 
     def load_split(split: str, root: str | os.PathLike[str] | None, **options: Any) -> ClassImages:
-        function = importlib.import_module(f"tf_unravel.data.{module}").load
+        function = importlib.import_module(f"tf_unravel.data.sources.{module}").load
         known = [name for name in inspect.signature(function).parameters if name not in ("split", "root")]
         unknown = sorted(set(options) - set(known))
         if unknown and "options" not in known:

@@ -16,7 +16,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from tf_unravel.data.content import composed
+from tf_unravel.data.storage.digests import composed
 
 _CHUNK_BYTES = 2 * 2**20
 

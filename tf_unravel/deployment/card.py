@@ -30,9 +30,9 @@ import tensorflow as tf
 
 import tf_unravel
 from tf_unravel import heads
-from tf_unravel.deployment.pictures import decoding_of
+from tf_unravel.adaptation.batchnorm import looks_at_batches
+from tf_unravel.deployment.labelled_images import decoding_of
 from tf_unravel.files import write_atomically
-from tf_unravel.heads.batchnorm import looks_at_batches
 
 CARD = "tf_unravel.json"
 FORMAT = 1

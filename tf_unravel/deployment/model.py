@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_unravel.deployment.card import read_card
-from tf_unravel.deployment.requests import said_by
+from tf_unravel.deployment.graph_checks import said_by
 
 
 class Model:

@@ -12,13 +12,13 @@ from typing import Any, TypeAlias
 
 import keras
 
-from tf_unravel.arguments import shown
-from tf_unravel.heads.batchnorm import protocol_of
-from tf_unravel.heads.fine_tune import FineTune
-from tf_unravel.heads.inner_loop import SGD, Adam
-from tf_unravel.heads.kernel import Kernels, kernels
+from tf_unravel.adaptation.batchnorm import protocol_of
+from tf_unravel.adaptation.fine_tune import FineTune
+from tf_unravel.adaptation.inner_loop import SGD, Adam
+from tf_unravel.adaptation.protocol import Head
+from tf_unravel.checks import shown
+from tf_unravel.heads.inner_products import Kernels, kernels
 from tf_unravel.heads.linear import Linear
-from tf_unravel.heads.protocol import Head
 from tf_unravel.heads.prototypes import Prototypes
 from tf_unravel.heads.ridge import Ridge
 from tf_unravel.heads.svm import SVM

@@ -34,9 +34,17 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tf_unravel.heads import saddle
-from tf_unravel.heads.kernel import Kernels, checked, feature_weights, features_of, gram, one_hot_targets, regularized
-from tf_unravel.heads.protocol import Ways
+from tf_unravel.adaptation.protocol import Ways
+from tf_unravel.heads.inner_products import (
+    Kernels,
+    checked,
+    feature_weights,
+    features_of,
+    gram,
+    one_hot_targets,
+    regularized,
+)
+from tf_unravel.heads.solvers import saddle
 
 LINE_SEARCH = 0.25 ** np.arange(6)
 

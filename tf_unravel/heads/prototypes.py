@@ -21,8 +21,8 @@ from typing import ClassVar
 
 import tensorflow as tf
 
-from tf_unravel.heads.kernel import Kernels, checked, features_of, kernels, one_hot_targets
-from tf_unravel.heads.protocol import Ways
+from tf_unravel.adaptation.protocol import Ways
+from tf_unravel.heads.inner_products import Kernels, checked, features_of, kernels, one_hot_targets
 
 
 def averaging_weights(targets: tf.Tensor) -> tf.Tensor:

@@ -22,8 +22,16 @@ from typing import ClassVar
 
 import tensorflow as tf
 
-from tf_unravel.heads.kernel import Kernels, checked, feature_weights, features_of, gram, one_hot_targets, regularized
-from tf_unravel.heads.protocol import Ways
+from tf_unravel.adaptation.protocol import Ways
+from tf_unravel.heads.inner_products import (
+    Kernels,
+    checked,
+    feature_weights,
+    features_of,
+    gram,
+    one_hot_targets,
+    regularized,
+)
 
 
 def dual_coefficients(kernel: tf.Tensor, targets: tf.Tensor, l2: float) -> tf.Tensor:

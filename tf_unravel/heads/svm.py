@@ -25,9 +25,17 @@ from typing import ClassVar
 
 import tensorflow as tf
 
-from tf_unravel.heads import crammer_singer
-from tf_unravel.heads.kernel import Kernels, checked, feature_weights, features_of, gram, one_hot_targets, regularized
-from tf_unravel.heads.protocol import Ways
+from tf_unravel.adaptation.protocol import Ways
+from tf_unravel.heads.inner_products import (
+    Kernels,
+    checked,
+    feature_weights,
+    features_of,
+    gram,
+    one_hot_targets,
+    regularized,
+)
+from tf_unravel.heads.solvers import crammer_singer
 
 
 def solve(

@@ -31,7 +31,7 @@ import tensorflow as tf
 
 from tf_unravel.backbones.modes import synchronize
 from tf_unravel.heads import Linear
-from tf_unravel.heads.kernel import at_least_float32
+from tf_unravel.heads.inner_products import at_least_float32
 from tf_unravel.learners.keras_arguments import image_weights
 from tf_unravel.learners.learner import Learner, gathered, shapes_of, with_added
 

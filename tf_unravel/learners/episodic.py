@@ -29,12 +29,12 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tf_unravel.arguments import is_finite_number
+from tf_unravel.adaptation.labels import labels_checked
 from tf_unravel.backbones.modes import synchronize
-from tf_unravel.data.sampling import Episode
+from tf_unravel.checks import is_finite_number
+from tf_unravel.data.sampling.tasks import Episode
 from tf_unravel.heads import Head, by_name, check_reads_features
-from tf_unravel.heads.kernel import at_least_float32
-from tf_unravel.heads.labels import labels_checked
+from tf_unravel.heads.inner_products import at_least_float32
 from tf_unravel.learners.learner import Learner, check_episodes, checked_episodes, episode_of, remade, with_added
 
 

@@ -12,8 +12,8 @@ from typing import Any, TypeVar, cast
 import keras
 import tensorflow as tf
 
-from tf_unravel.arguments import shown
-from tf_unravel.data.sampling import Episode
+from tf_unravel.checks import shown
+from tf_unravel.data.sampling.tasks import Episode
 
 _LOSSES = {
     "Classical": "the cross-entropy, plus Classical.regularizer",

@@ -13,12 +13,12 @@ from typing import Any, ClassVar
 import keras
 import tensorflow as tf
 
-from tf_unravel.arguments import refuse_negative, warn_of_scaled_images
+from tf_unravel.adaptation.labels import checked_range, checked_support
+from tf_unravel.adaptation.protocol import Ways
 from tf_unravel.backbones.checks import check_backbone, image_shape
-from tf_unravel.data.sampling import Episode
+from tf_unravel.checks import refuse_negative, warn_of_scaled_images
+from tf_unravel.data.sampling.tasks import Episode
 from tf_unravel.heads import AnyHead
-from tf_unravel.heads.labels import checked_range, checked_support
-from tf_unravel.heads.protocol import Ways
 from tf_unravel.learners import keras_arguments
 
 

@@ -41,14 +41,14 @@ from typing import Any, TypeAlias
 import keras
 import tensorflow as tf
 
-from tf_unravel.arguments import refuse_below, refuse_negative
+from tf_unravel.adaptation.batchnorm import PROTOCOLS
+from tf_unravel.adaptation.fine_tune import FineTune, Start
+from tf_unravel.adaptation.inner_loop import Moments, Network, PerStepSGD, Weights, gradients_of
 from tf_unravel.backbones.checks import check_unregularized
 from tf_unravel.backbones.modes import synchronize, twice_differentiable
-from tf_unravel.data.decoding import num_cores
-from tf_unravel.data.sampling import Episode
-from tf_unravel.heads.batchnorm import PROTOCOLS
-from tf_unravel.heads.fine_tune import FineTune, Start
-from tf_unravel.heads.inner_loop import Moments, Network, PerStepSGD, Weights, gradients_of
+from tf_unravel.checks import refuse_below, refuse_negative
+from tf_unravel.data.sampling.tasks import Episode
+from tf_unravel.data.storage.decoding import num_cores
 from tf_unravel.learners.learner import (
     Learner,
     check_episodes,

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tf_unravel.arguments import is_finite_number
+from tf_unravel.checks import is_finite_number
 
 
 def sgd(

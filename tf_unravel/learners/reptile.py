@@ -49,14 +49,14 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from tf_unravel.arguments import refuse_below, refuse_negative
+from tf_unravel.adaptation.fine_tune import FineTune
+from tf_unravel.adaptation.inner_loop import SGD, Adam, Moments, Network, Weights, check_optimizer, gradients_of
+from tf_unravel.adaptation.inner_loop import by_name as optimizers
+from tf_unravel.adaptation.labels import checked_range
 from tf_unravel.backbones.checks import check_unregularized
 from tf_unravel.backbones.modes import synchronize
-from tf_unravel.data.decoding import num_cores
-from tf_unravel.heads.fine_tune import FineTune
-from tf_unravel.heads.inner_loop import SGD, Adam, Moments, Network, Weights, check_optimizer, gradients_of
-from tf_unravel.heads.inner_loop import by_name as optimizers
-from tf_unravel.heads.labels import checked_range
+from tf_unravel.checks import refuse_below, refuse_negative
+from tf_unravel.data.storage.decoding import num_cores
 from tf_unravel.learners.keras_arguments import unweighted
 from tf_unravel.learners.learner import Learner, mean_over_replicas, remade, shapes_of, size_of, squared_norm
 
@@ -326,6 +326,6 @@ class Reptile(Learner):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Reptile":
-        known = "tf_unravel.heads.inner_loop.by_name"
+        known = "tf_unravel.adaptation.inner_loop.by_name"
         inner_optimizer = remade("Reptile.inner_optimizer", optimizers, config["inner_optimizer"], known)
         return super().from_config({**config, "inner_optimizer": inner_optimizer})

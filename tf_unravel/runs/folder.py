@@ -21,7 +21,7 @@ import tensorflow as tf
 
 import tf_unravel
 from tf_unravel import data
-from tf_unravel.data.content import composed
+from tf_unravel.data.storage.digests import composed
 from tf_unravel.files import NotWritten, write_atomically
 from tf_unravel.runs.checkpoints import Checkpoints
 from tf_unravel.runs.config import ConfigError, Configuration, DataFacts, parse

@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 from tf_unravel import backbones, data, heads
-from tf_unravel.arguments import shown
+from tf_unravel.checks import shown
 from tf_unravel.heads import SVM, AnyHead, check_head
 from tf_unravel.learners import Learner
 from tf_unravel.runs import registry

@@ -13,7 +13,7 @@ import gin
 import keras
 
 from tf_unravel import backbones, data, heads, learners, regularizers
-from tf_unravel.data import batches
+from tf_unravel.data.sampling import batches
 
 # What each learner calls the number of labels; None where it reads it off its batches.
 LABELS = {learners.Classical: "num_classes", learners.Episodic: None, learners.MAML: "ways", learners.Reptile: "ways"}

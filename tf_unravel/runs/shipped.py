@@ -18,9 +18,9 @@ import tf_unravel
 from tf_unravel.files import write_folder
 from tf_unravel.runs.checkpoints import Checkpoints
 from tf_unravel.runs.config import ConfigError
+from tf_unravel.runs.finished_run import FinishedRun
 from tf_unravel.runs.folder import RunFolder
 from tf_unravel.runs.portable import portable
-from tf_unravel.runs.reading import FinishedRun
 
 FOLDER = pathlib.Path(tf_unravel.__file__).parent / "trained"
 CARD = "card.json"

@@ -24,8 +24,9 @@ from tf_unravel import analysis, data, evaluation
 from tf_unravel.heads import FineTune
 from tf_unravel.learners import Classical, Learner
 from tf_unravel.learners.gradient_share import gradient_norms, regularizer_gradient_share
-from tf_unravel.runs import config, distribution
+from tf_unravel.runs import config
 from tf_unravel.runs.checkpoints import averaged
+from tf_unravel.runs.devices import Devices
 from tf_unravel.runs.figures import projection, projection_figure
 from tf_unravel.runs.folder import RunFolder
 from tf_unravel.runs.logs import Logs, progress_bar
@@ -108,7 +109,7 @@ class Progress:
 
 def train(
     plan: config.Plan, folder: RunFolder, configuration: config.Configuration,
-    devices: distribution.Devices | None = None,
+    devices: Devices | None = None,
 ) -> Outcome:
     """Trains, or goes on training, the run of a folder.
 
@@ -135,7 +136,7 @@ def train(
         folder.check_data(splits)
         facts = config.DataFacts.of(splits["train"])
         steps_per_epoch = plan.batches.steps_per_epoch(splits["train"])
-        devices = devices or distribution.Devices()
+        devices = devices or Devices()
         with devices.scope():
             learner = plan.build(facts)
             learner.compile(optimizer=plan.build_optimizer(steps_per_epoch))
@@ -193,7 +194,7 @@ def _check_head(watch: config.Validation, learner: Learner) -> None:
 class _Loop:
     """The state of a running training, so that its parts can be read one at a time."""
 
-    def __init__(self, plan: config.Plan, folder: RunFolder, learner: keras.Model, devices: distribution.Devices,
+    def __init__(self, plan: config.Plan, folder: RunFolder, learner: keras.Model, devices: Devices,
                  splits: dict[str, data.ClassImages], steps_per_epoch: int, progress: Progress, logs: Logs):
         self.plan, self.folder, self.learner, self.devices, self.splits = plan, folder, learner, devices, splits
         self.steps_per_epoch, self.progress, self.logs = steps_per_epoch, progress, logs

@@ -1,0 +1,130 @@
+"""What `export` does: a run in, a SavedModel and its card out."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from tf_unravel import deployment
+from tf_unravel.evaluation import INDUCTIVE
+from tf_unravel.heads import said_of, settings_of
+from tf_unravel.runs.config import heads_named, may_adapt, parse
+from tf_unravel.runs.finished_run import FinishedRun
+from tf_unravel.runs.records import damaged
+
+_DECODING = {"resize": "bilinear", "crop": False, "background": (255, 255, 255), "bits": None}
+
+
+def export_run(
+    run_dir: str | os.PathLike,
+    head_name: str,
+    out: str | os.PathLike,
+    checkpoint: str = "best",
+    bindings: Sequence[str] = (),
+    support: str | os.PathLike | None = None,
+    data_root: str | os.PathLike | None = None,
+) -> str:
+    """Exports a run's backbone under a head.
+
+    Args:
+        run_dir: the run's folder.
+        head_name: of `heads.by_name`, or "own" for the head that the run was trained for.
+        out: the model's folder.
+        checkpoint: "best", "last" or "initial".
+        bindings: gin bindings that change the run's configuration.
+        support: folder of labelled pictures, support/<class>/<picture>, to bake in; None for none.
+        data_root: the folder of the run's images; none of them is read.
+
+    Returns:
+        What was written, for the user.
+
+    Raises:
+        ConfigError: no trained run, or an unknown head.
+        ValueError: something else at `out`, pictures that cannot be used.
+    """
+    run = FinishedRun(run_dir, bindings, checkpoint, may_adapt([head_name]), data_root)
+    head = heads_named([head_name], run.learner, "--head is")[head_name]
+    accuracies = _accuracies(run, head)
+    card: dict[str, Any] = {"decoding": _decoding(run), "trained": _trained(run), "accuracies": accuracies}
+    baked: dict[str, Any] = {}
+    if support is not None:
+        height, width, channels = run.backbone.input_shape[1:]
+        size = {"input": {"height": height, "width": width, "channels": channels}}
+        known = deployment.read_labelled(support, {**card, **size})
+        baked = {"support": (known.images, known.labels), "class_names": known.class_names}
+    measured = _accuracy_lines(run, accuracies)
+    path = deployment.export(run.backbone, head, out, card=card, **baked)
+    return "\n".join([f"{path}: {settings_of(head)}; checkpoint: {run.checkpoint}",
+                      *_classes_line(baked), *measured])
+
+
+def _decoding(run: FinishedRun) -> dict[str, Any]:
+    """How the run's pictures became pixels: those to classify should become so too."""
+    chosen = {name: run.configuration.dataset_setting(name, default) for name, default in _DECODING.items()}
+    return {**chosen, "background": list(chosen["background"])}
+
+
+def _trained(run: FinishedRun) -> dict[str, Any]:
+    """How the weights came about, and on what; without the folder of the images."""
+    training = run.folder.training_results()
+    trained_with = parse(text=run.folder.read_config()).statements()
+    changed = [each for each in run.configuration.statements() if each not in trained_with]
+    return {
+        "run": run.folder.name,
+        "learner": type(run.learner).__name__,
+        "backbone": run.backbone.name,
+        "dataset": run.configuration.dataset_setting("name", "unknown"),
+        "fingerprints": run.folder.data_fingerprints(),
+        "num_classes": run.folder.data_facts().num_classes,
+        "seed": run.plan.seed,
+        "epochs": training.get("epochs", run.plan.epochs),
+        "total_steps": training.get("total_steps"),
+        "checkpoint": run.checkpoint,
+        "checkpoint_step": run.step,
+        "config": _lines(trained_with),
+        "bindings": _lines(changed),
+    }
+
+
+def _lines(statements: Sequence[str]) -> list[str]:
+    return [line for statement in statements for line in statement.splitlines()]
+
+
+def _accuracies(run: FinishedRun, head: Any) -> list[dict[str, Any]]:
+    """What `evaluate` measured of this checkpoint under this head, as results.json has it, on classes new to it."""
+    batchnorm, adaptation = said_of(head, run.backbone)
+    # Rows of heads on features said INDUCTIVE of networks without BatchNorm too, up to 0.1.
+    protocols = {batchnorm} if adaptation else {batchnorm, INDUCTIVE}
+    wanted = {"checkpoint_step": run.step, "settings": settings_of(head), "adaptation": adaptation}
+    mine = (row for row in run.folder.evaluations()
+            if row.get("batchnorm") in protocols and all(row.get(key) == value for key, value in wanted.items()))
+    return [row for row in mine if not str(row.get("split")).endswith("/train")]
+
+
+def _classes_line(baked: dict[str, Any]) -> list[str]:
+    return [f"classes: {', '.join(map(repr, baked['class_names']))}"] if baked else []
+
+
+def _accuracy_lines(run: FinishedRun, accuracies: Sequence[dict[str, Any]]) -> list[str]:
+    """The card's accuracies, or that there are none.
+
+    Raises:
+        ConfigError: results.json has rows that are none.
+    """
+    if not accuracies:
+        return ["accuracy: none was measured under this head at this checkpoint; tf-unravel evaluate does it, and a "
+                "new export takes it up"]
+    several = len({row.get("fingerprint") for row in accuracies}) > 1
+    try:
+        return [_accuracy_line(row, several) for row in accuracies]
+    except (KeyError, TypeError, ValueError) as error:
+        raise damaged(run.folder.results, error) from error
+
+
+def _accuracy_line(row: dict[str, Any], several: bool) -> str:
+    """One accuracy; `several` where not all are of the same images."""
+    images = f", images {row['fingerprint'][:8]}" if several else ""
+    return (
+        f"accuracy: {row['ways']}-way {row['shots']}-shot {100 * row['mean']:.2f} ± {100 * row['standard_error']:.2f} "
+        f"% (95 %: ± {100 * row['ci95']:.2f}; {row['num_tasks']} tasks of {row['split']}{images}, {row['queries']} "
+        f"queries per class, seed {row['seed']}; BatchNorm {row['batchnorm']})"
+    )

@@ -1,0 +1,1 @@
+"""Batches from the images of a split: class pairs, episodes, batches of inner loops, augmentation."""

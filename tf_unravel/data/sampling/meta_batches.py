@@ -1,0 +1,132 @@
+"""Batches of tasks for single methods: Reptile's inner batches, R2-D2's episodes of ever other numbers of shots.
+
+Images and their order are functions of (seed, task) alone, like all that is drawn here (`random_draws.py`).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+
+from tf_unravel.data.class_images import ClassImages
+from tf_unravel.data.sampling.random_draws import INNER_STREAM, SHOTS_STREAM, check_counts, in_order, permutations, take
+from tf_unravel.data.sampling.tasks import Episode, TaskSampler
+
+
+def inner_batches(
+    split: ClassImages,
+    ways: int = 5,
+    shots: int = 15,
+    steps: int = 8,
+    batch: int = 10,
+    tasks: int = 5,
+    seed: int = 0,
+    first_step: int = 0,
+    num_steps: int | None = None,
+) -> tf.data.Dataset:
+    """Returns Reptile's batches: for each task of a meta-step, the inner batch of every inner step.
+
+    A task has `ways` classes and `shots` images of each; its inner batches are drawn from these without replacement,
+    one random order after the other, a batch crossing from one to the next. Task t is a function of (seed, t).
+
+    Args:
+        split: the images.
+        ways: classes per task.
+        shots: images per class (the original's --train-shots: 15).
+        steps: inner steps k.
+        batch: images per inner step B.
+        tasks: tasks per meta-step.
+        seed: any non-negative integer.
+        first_step: the meta-step to start with.
+        num_steps: how many meta-steps; without end by default.
+
+    Returns:
+        Dataset of (images uint8 [tasks, steps, batch, H, W, C], labels int32 [tasks, steps, batch]).
+
+    Raises:
+        ValueError: tasks that the split cannot give, or a count below its minimum.
+
+    Example:
+        >>> images, labels = next(iter(inner_batches(split, shots=15, steps=8, batch=10, tasks=5)))
+    """
+    check_counts(first_step=first_step, num_steps=num_steps)
+    if min(steps, batch, tasks) < 1:
+        raise ValueError(f"Counts must be at least 1. Received: steps={steps}, batch={batch}, tasks={tasks}.")
+    sampler = TaskSampler(split, ways, shots, queries=0, seed=seed, fewest_queries=0)
+    labels, draws = sampler.labels[0], steps * batch
+
+    def gather(step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        first = int(step) * tasks
+        support, _ = sampler.indices(first, tasks)  # [T, S]
+        orders = np.stack([_orders(seed, first + task, draws, ways * shots) for task in range(tasks)])  # [T, k B]
+        orders = orders.reshape(tasks, steps, batch)
+        chosen = np.take_along_axis(support, orders.reshape(tasks, -1), axis=1).reshape(orders.shape)  # [T, k, B]
+        return take(split.images, chosen), labels[orders]
+
+    def load(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        images, known = tf.numpy_function(gather, [step], [tf.uint8, tf.int32])
+        shape = (tasks, steps, batch)
+        return tf.ensure_shape(images, (*shape, *split.image_shape)), tf.ensure_shape(known, shape)
+
+    return in_order(load, first_step, num_steps)
+
+
+def _orders(seed: int, task: int, draws: int, size: int) -> np.ndarray:
+    """Returns `draws` positions in range(size): random orders one after the other, of task number `task`."""
+    words = np.random.Philox(np.random.SeedSequence(seed, spawn_key=(INNER_STREAM, task)))
+    return permutations(words, -(-draws // size), size).reshape(-1)[:draws]
+
+
+def episodes_of_varied_shots(
+    split: ClassImages,
+    ways: int,
+    fewest: int,
+    most: int,
+    images_per_class: int,
+    tasks: int = 1,
+    seed: int = 0,
+    first_step: int = 0,
+) -> tf.data.Dataset:
+    """Returns batches of episodes, each batch of another number of shots, as R2-D2 was trained.
+
+    The shots of a batch are drawn uniformly; what is left of the images of a class are its queries, so that every
+    batch is of the same size. Batch b is a function of (seed, b).
+
+    Args:
+        split: the images.
+        ways: classes per task.
+        fewest: shots are drawn from fewest..most.
+        most: included.
+        images_per_class: shots and queries together; above `most`.
+        tasks: tasks per batch.
+        seed: any non-negative integer.
+        first_step: the batch to start with.
+
+    Returns:
+        Endless Dataset of Episode with a leading axis of tasks; the number of examples is known only when drawn.
+
+    Raises:
+        ValueError: tasks that the split cannot give, or no number of shots or queries left.
+    """
+    check_counts(first_step=first_step)
+    if not 1 <= fewest <= most < images_per_class:
+        raise ValueError(
+            "Shots vary within 1 <= fewest <= most < images_per_class. "
+            f"Received: fewest={fewest}, most={most}, images_per_class={images_per_class}."
+        )
+    samplers = [TaskSampler(split, ways, k, images_per_class - k, seed) for k in range(fewest, most + 1)]
+
+    def gather(step: np.ndarray) -> tuple[np.ndarray, ...]:
+        words = np.random.Philox(np.random.SeedSequence(seed, spawn_key=(SHOTS_STREAM, int(step))))
+        sampler = samplers[int(words.random_raw() % len(samplers))]
+        support, query = sampler.indices(int(step) * tasks, tasks)
+        labels = (np.tile(each, (tasks, 1)) for each in sampler.labels)
+        support_labels, query_labels = labels
+        return take(split.images, support), support_labels, take(split.images, query), query_labels
+
+    def load(step: tf.Tensor) -> Episode:
+        drawn = tf.numpy_function(gather, [step], [tf.uint8, tf.int32, tf.uint8, tf.int32])
+        shapes = ((tasks, None, *split.image_shape), (tasks, None)) * 2
+        return Episode(*(tf.ensure_shape(values, shape) for values, shape in zip(drawn, shapes, strict=True)))
+
+    return in_order(load, first_step, None)

@@ -1,0 +1,413 @@
+"""Decoding image files into rows of one uint8 array.
+
+Any JPEG, PNG, BMP, WebP or PPM becomes RGB: greyscale, palette, 16-bit and CMYK images are converted, transparency is
+composited on a background colour, the orientation in EXIF is applied, and of an animation the first frame is taken.
+Pixels are written straight into the array.
+
+16-bit samples v become v >> (bits - 8). Cameras and microscopes put 8, 10, 12 or 14 bits into 16 without a word in the
+file; scaled as 16 they come out nearly black. An image cannot tell that from a dark scene, so nothing is guessed: the
+brightest value of every 16-bit file is reported, and `is_dim` says when all of a class are suspiciously dark.
+
+Small images are bound by Pillow's Python code and not by its decoders, so threads gain nothing (55,000 images of 32x32
+on two cores: 10 s with one thread, 15 s with two). Large sets are therefore decoded by worker processes that share the
+array's file. A worker is this file alone, run by a bare interpreter: a `multiprocessing` child would import TensorFlow
+first, and would ask the user's script for a `__main__` guard.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import logging
+import os
+import queue
+import signal
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import IO, Any, NamedTuple, cast
+
+import numpy as np
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+
+FILTERS = {
+    "nearest": Image.Resampling.NEAREST,
+    "box": Image.Resampling.BOX,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "PPM", "DIB")
+_ORIENTED = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
+_WORKER = "tf_unravel_decoding_worker"
+_MOST_SIDE = 1 << 15  # pixels; with Pillow's limit on their product, known from the header before anything is decoded
+_MOST_BYTES = 1 << 28  # of an image file
+_FILES_PER_TASK = 128
+_PROCESSES_FROM = 2048  # files; below it starting interpreters costs more than it gains
+_DIM = 1 << 14  # of 16-bit images: below it nothing has a quarter of the full brightness
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Decoding:
+    """How images become rows of an array.
+
+    Args:
+        size: (height, width) to resize to; None keeps each image's own.
+        resize: name of the filter, one of `FILTERS`.
+        crop: True cuts the largest centred part of the wanted shape out before resizing; False stretches.
+        background: (red, green, blue), 0-255, behind transparent pixels.
+        bits: how many bits of 16-bit images hold their values, 8 to 16; None takes 16, and warns of images that are
+            suspiciously dark. Images that say so themselves (PPM's maximum) and 8-bit ones are not affected.
+    """
+
+    size: tuple[int, ...] | None = None
+    resize: str = "bilinear"
+    crop: bool = False
+    background: tuple[int, ...] = (255, 255, 255)
+    bits: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.resize not in FILTERS:
+            raise ValueError(f"resize must be one of {', '.join(FILTERS)}. Received: {self.resize!r}.")
+        if self.size is not None and (len(self.size) != 2 or min(self.size) < 1):
+            raise ValueError(f"image_size must be a number of pixels or (height, width). Received: {self.size}.")
+        if len(self.background) != 3 or not all(0 <= value <= 255 for value in self.background):
+            raise ValueError(f"background must be (red, green, blue), 0-255. Received: {self.background}.")
+        if self.bits is not None and (type(self.bits) is not int or not 8 <= self.bits <= 16):
+            raise ValueError(f"bits must be None or a whole number from 8 to 16. Received: {self.bits!r}.")
+
+
+class Failure(NamedTuple):
+    """A file that could not be used: its row, why, and its (height, width) if that alone is wrong."""
+
+    row: int
+    reason: str
+    size: tuple[int, ...] | None = None
+
+
+class Deep(NamedTuple):
+    """A file with 16 bits a channel that was read: its row, and its brightest value as stored (0-65535)."""
+
+    row: int
+    brightest: int
+
+
+class UnusableImage(ValueError):
+    """A file that cannot be used; the message says why and does not name it."""
+
+
+def num_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def decode(data: bytes, how: Decoding) -> np.ndarray:
+    """One image file's bytes as uint8 [H, W, 3].
+
+    Args:
+        data: the file's bytes.
+        how: size, filter, background and bits; without bits a 16-bit image that is suspiciously dark is warned of.
+
+    Returns:
+        The image, upright.
+
+    Raises:
+        UnusableImage: not an image of a format that is read, damaged, truncated, of floats, brighter than `how.bits`
+            allow, larger than Pillow's limit against decompression bombs, or longer than 32,768 pixels on a side.
+    """
+    pixels, brightest = decode_counted(data, how)
+    warn_of_dim("decode", [] if brightest is None else [brightest], how, "Decoding(bits={bits})")
+    return pixels
+
+
+def decode_counted(data: bytes, how: Decoding) -> tuple[np.ndarray, int | None]:
+    """Like `decode`, without its warning: (the image, the brightest value stored if it has 16 bits, else None)."""
+    if not data:
+        raise UnusableImage("the file is empty")
+    if data[:64].lstrip().startswith(b"<"):
+        raise UnusableImage("it starts with '<': a web page, not an image")
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            limit = Image.MAX_IMAGE_PIXELS
+            if limit is not None and image.width * image.height > limit:
+                raise UnusableImage(f"it has {image.width}x{image.height} pixels, more than the limit of {limit}")
+            if max(image.size) > _MOST_SIDE:
+                raise UnusableImage(f"it has {image.width}x{image.height} pixels, more than {_MOST_SIDE} on a side")
+            layout = _sixteen_bit_layout(image)
+            image.load()
+            shallow, brightest = _eight_bits(_upright(image), layout, how, lambda: _upright(_low_bytes(data)))
+            return np.asarray(_resized(_rgb(shallow, how.background), how)), brightest
+    except UnusableImage:
+        raise
+    except Image.DecompressionBombError as error:
+        raise UnusableImage(f"it has more pixels than the limit of {Image.MAX_IMAGE_PIXELS}") from error
+    except UnidentifiedImageError as error:
+        from tf_unravel.data.storage import formats
+
+        found = formats.format_of(data[:256])
+        what = f"it is a {found} image, which is not" if found else "it is no image, not"
+        raise UnusableImage(f"{what} one of {formats.READ}") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # damaged files make Pillow's plugins fail in many ways (OSError, SyntaxError, struct)
+        what = " ".join(str(error).split()) or type(error).__name__
+        raise UnusableImage(f"it is damaged ({what})") from error
+
+
+def is_dim(brightest: Collection[int]) -> bool:
+    """Whether none of some 16-bit images, of each the brightest value, reaches a quarter of the full brightness."""
+    return bool(brightest) and max(brightest) < _DIM
+
+
+def warn_of_dim(name: str, brightest: Collection[int], how: Decoding, setting: str) -> None:
+    """Warns of 16-bit images none of which reaches a quarter of the full brightness, unless `how.bits` is given.
+
+    Args:
+        name: where they are, for the message.
+        brightest: the brightest value stored of each 16-bit image of one kind, such as a class.
+        how: what they were decoded by.
+        setting: what sets the number of bits, with "{bits}" in its place.
+    """
+    if how.bits is None and is_dim(brightest):
+        most = max(brightest)
+        bits = next(bits for bits in (8, 10, 12, 14) if most < 1 << bits)
+        _log.warning("%s: 16-bit images come out nearly black (%d of them, with no value above %d of 65535); if they "
+                     "hold %d bits, set %s; if they are this dark, %s.",
+                     name, len(brightest), most, bits, setting.format(bits=bits), setting.format(bits=16))  # fmt: skip
+
+
+def read_image_file(path: str | os.PathLike) -> bytes:
+    """The bytes of an image file.
+
+    Raises:
+        UnusableImage: no file, such as a pipe, which would be waited for, or a device; or longer than 256 MiB.
+        OSError: it cannot be read.
+    """
+    found = os.stat(path)
+    if not stat.S_ISREG(found.st_mode):
+        raise UnusableImage("it is no file")
+    if found.st_size > _MOST_BYTES:
+        raise UnusableImage(f"it has more than {_MOST_BYTES >> 20} MiB")
+    with open(path, "rb") as file:
+        return file.read(found.st_size + 1)  # Python reserves as much as it is asked for
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    return ImageOps.exif_transpose(image) if any(name in image.info for name in _ORIENTED) else image
+
+
+def _resized(image: Image.Image, how: Decoding) -> Image.Image:
+    if how.size is None:
+        return image
+    height, width = how.size
+    if image.size == (width, height):
+        return image
+    if how.crop:
+        return ImageOps.fit(image, (width, height), FILTERS[how.resize])
+    return image.resize((width, height), FILTERS[how.resize])
+
+
+def _sixteen_bit_layout(image: ImageFile.ImageFile) -> str:
+    """How a file that is not loaded yet stores 16-bit samples; "" where there are 8, or where it says its maximum."""
+    if not image.tile:
+        return ""
+    codec, _, _, arguments = image.tile[0]
+    layout, *more = arguments if isinstance(arguments, tuple) else (arguments,)
+    if codec.startswith("ppm"):
+        return f"{layout};ppm" if more[:1] == [65535] else ""
+    return layout if isinstance(layout, str) and layout.endswith(";16B") else ""
+
+
+def _eight_bits(
+    image: Image.Image, layout: str, how: Decoding, low_bytes: Callable[[], Image.Image]
+) -> tuple[Image.Image, int | None]:
+    """An image with 8 bits a channel, and the brightest value stored of one that had 16.
+
+    Args:
+        image: loaded; of more channels than one Pillow keeps the high bytes only.
+        layout: by `_sixteen_bit_layout`.
+        how: see `Decoding`.
+        low_bytes: gives the low bytes that Pillow left out.
+
+    Raises:
+        UnusableImage: values that do not fit `how.bits`, or floats.
+    """
+    bits = how.bits or 16
+    if image.mode == "F":
+        raise UnusableImage("it holds floating-point values; convert it to 8 or 16 bits")
+    if image.mode.startswith("I"):  # Pillow's own conversion clips at 255
+        values = np.clip(np.asarray(image, np.int32), 0, 65535)
+        if not layout:  # Pillow scaled them by the file's own maximum
+            return Image.fromarray((values >> 8).astype(np.uint8)), None
+        return Image.fromarray(_shifted(values, bits)), int(values.max())
+    if not layout:
+        return image, None
+    high = np.asarray(image)
+    if bits == 16:
+        return image, int(high[..., :3].max()) << 8 | 255
+    if layout not in ("RGB;16B", "RGBA;16B"):
+        raise UnusableImage(f"bits={bits} is for grey, RGB and RGBA PNG files and for PGM; convert it")
+    values = high[..., :3].astype(np.int32) << 8 | np.asarray(low_bytes())[..., :3]
+    return Image.fromarray(np.concatenate([_shifted(values, bits), high[..., 3:]], axis=-1)), int(values.max())
+
+
+def _shifted(values: np.ndarray, bits: int) -> np.ndarray:
+    if values.max() >> bits:
+        raise UnusableImage(f"it has values up to {values.max()}, more than bits={bits} can hold ({(1 << bits) - 1})")
+    return (values >> (bits - 8)).astype(np.uint8)
+
+
+def _low_bytes(data: bytes) -> Image.Image:
+    """The low bytes of a 16-bit RGB or RGBA PNG: the high ones, if it were stored in the other byte order."""
+    image = Image.open(io.BytesIO(data), formats=("PNG",))
+    other_order: Any = [(*tile[:3], str(tile[3]).replace("16B", "16L")) for tile in image.tile]
+    image.tile = other_order
+    image.load()
+    return image
+
+
+def _rgb(image: Image.Image, background: tuple[int, ...]) -> Image.Image:
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
+        canvas = Image.new("RGBA", image.size, (*background, 255))
+        return Image.alpha_composite(canvas, image.convert("RGBA")).convert("RGB")
+    return image.convert("RGB")
+
+
+def decode_files(paths: Sequence[str], out: np.ndarray, how: Decoding) -> list[Failure | Deep]:
+    """Decodes files into the rows of an array, with all cores.
+
+    Args:
+        paths: the files, row by row.
+        out: uint8 [len(paths), H, W, 3], written in place. A writable `np.memmap` lets processes share it.
+        how: see `Decoding`; images of another size than `out`'s, once resized, count as failures.
+
+    Returns:
+        What there is to say, in the order of the rows: a `Failure` for every file that could not be used, whose row is
+        left as it was, and a `Deep` for every other one with 16 bits a channel. See `told_apart`.
+
+    Raises:
+        ValueError: a worker process ended early.
+    """
+    cores = num_cores()
+    starts = range(0, len(paths), _FILES_PER_TASK)
+    ready = bool(sys.executable) and os.path.isfile(__file__)
+    if len(paths) >= _PROCESSES_FROM and cores > 1 and ready and isinstance(out, np.memmap) and out.filename:
+        return sorted(_decode_with_processes(paths, starts, out, how, cores), key=lambda found: found.row)
+    with ThreadPoolExecutor(cores) as pool:
+        tasks = [pool.submit(_decode_rows, paths[i : i + _FILES_PER_TASK], i, out, how) for i in starts]
+        return [found for task in tasks for found in task.result()]
+
+
+def told_apart(found: Sequence[Failure | Deep]) -> tuple[list[Failure], dict[int, int]]:
+    """(failures, row -> brightest value of the 16-bit images) of what `decode_files` returns."""
+    deep = {each.row: each.brightest for each in found if isinstance(each, Deep)}
+    return [each for each in found if isinstance(each, Failure)], deep
+
+
+def _decode_rows(paths: Sequence[str], start: int, out: np.ndarray, how: Decoding) -> list[Failure | Deep]:
+    found: list[Failure | Deep] = []
+    for row, path in enumerate(paths, start):
+        try:
+            pixels, brightest = decode_counted(read_image_file(path), how)
+            if pixels.shape != out.shape[1:]:
+                found.append(Failure(row, "another size", pixels.shape[:2]))
+                continue
+            out[row] = pixels
+            if brightest is not None:
+                found.append(Deep(row, brightest))
+        except OSError as error:
+            found.append(Failure(row, f"it cannot be read ({error.strerror or error})"))
+        except UnusableImage as error:
+            found.append(Failure(row, str(error)))
+    return found
+
+
+def _decode_with_processes(
+    paths: Sequence[str], starts: Sequence[int], out: np.memmap, how: Decoding, cores: int
+) -> list[Failure | Deep]:
+    waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
+    for start in starts:
+        waiting.put(start)
+    settings = {
+        "file": os.path.abspath(str(out.filename)),
+        "offset": out.offset,
+        "shape": out.shape,
+        "how": dataclasses.asdict(how),
+    }
+    found: list[Failure | Deep] = []
+    problems: list[str] = []
+    workers = [_start_worker() for _ in range(min(cores, len(starts)))]
+
+    def serve(worker: _Worker) -> None:
+        try:
+            _send(worker, settings)
+            while not problems:
+                start = waiting.get_nowait()
+                _send(worker, [start, list(paths[start : start + _FILES_PER_TASK])])
+                answer = json.loads(worker.answers.readline())  # a Failure is [row, text, size], a Deep [row, number]
+                found.extend(Deep(*each) if len(each) == 2 else Failure(*each) for each in answer)
+        except queue.Empty:
+            pass
+        except (OSError, ValueError) as error:  # a closed pipe, or an answer cut short
+            problems.append(f"a decoding process ended early (exit code {worker.process.poll()}, {error}); load again.")
+
+    threads = [threading.Thread(target=serve, args=(worker,), daemon=True) for worker in workers]
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        problems.append("stopped")
+        for worker in workers:
+            worker.process.kill()
+            worker.process.wait()
+            worker.tasks.close()
+            worker.answers.close()
+    if len(problems) > 1:
+        raise ValueError(problems[0])
+    return found
+
+
+class _Worker(NamedTuple):
+    process: subprocess.Popen[str]
+    tasks: IO[str]
+    answers: IO[str]
+
+
+def _start_worker() -> _Worker:
+    run = f"import runpy, sys; sys.path[:] = sys.argv[2:]; runpy.run_path(sys.argv[1], run_name={_WORKER!r})"
+    arguments = [sys.executable, "-c", run, os.path.abspath(__file__), *(p for p in sys.path if p)]
+    process = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="ascii")
+    return _Worker(process, cast(IO[str], process.stdin), cast(IO[str], process.stdout))
+
+
+def _send(worker: _Worker, message: object) -> None:
+    worker.tasks.write(json.dumps(message) + "\n")  # ASCII: names that are no valid text survive as \udcxx
+    worker.tasks.flush()
+
+
+def _work() -> None:
+    """A worker: reads tasks from standard input until it closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to stop
+    settings = json.loads(sys.stdin.readline())
+    shape, how = tuple(settings["shape"]), settings["how"]
+    out = np.memmap(settings["file"], np.uint8, "r+", settings["offset"], shape)
+    how = Decoding(
+        how["size"] and tuple(how["size"]), how["resize"], how["crop"], tuple(how["background"]), how["bits"]
+    )
+    for line in sys.stdin:
+        start, paths = json.loads(line)
+        sys.stdout.write(json.dumps(_decode_rows(paths, start, out, how)) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == _WORKER:
+    _work()

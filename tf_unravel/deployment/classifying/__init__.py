@@ -1,0 +1,1 @@
+"""Images classified with an exported model."""

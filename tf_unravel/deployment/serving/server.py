@@ -1,0 +1,190 @@
+"""A server for an exported model, over HTTP and in TensorFlow Serving's own REST protocol (`protocol`).
+
+    GET  /v1/models/<name>            whether it is there
+    GET  /v1/models/<name>/metadata   its card and its signatures
+    POST /v1/models/<name>:predict    an answer
+
+TensorFlow Serving itself is no Python package. This is Starlette on uvicorn: small, well kept, and all that is needed
+where the work is one call of a graph. A client written for one speaks to the other.
+
+A bad request is answered 400 with one line; a body above the limit 413, before it is read to its end; a request beyond
+the `AT_ONCE` that may be under way 503. As many are computed at a time as there are cores, the others wait. No request
+can end the server. It has neither encryption nor accounts nor a limit for slow clients: beyond this machine it belongs
+behind a proxy that has.
+"""
+
+import contextlib
+import gc
+import logging
+import os
+import pathlib
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import anyio.to_thread
+import uvicorn
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from tf_unravel.data.storage.decoding import num_cores
+from tf_unravel.deployment.model import Model
+from tf_unravel.deployment.serving.rest import response_of, understood
+
+AT_ONCE = 64
+
+_log = logging.getLogger(__name__)
+
+
+def name_of(path: str | os.PathLike) -> str:
+    """What a model is called in its address: its folder's name, or the one above a version number (photos/1)."""
+    folder = pathlib.Path(path).resolve()
+    return folder.parent.name if folder.name.isdigit() else folder.name
+
+
+class _TooLarge(ValueError):
+    """A body above the limit."""
+
+
+class _Service:
+    """The answers of one model.
+
+    Args:
+        model: the model.
+        name: in its address.
+        max_bytes: of a request's body.
+    """
+
+    def __init__(self, model: Model, name: str, max_bytes: int):
+        self.model, self.name, self.max_bytes = model, name, max_bytes
+        self.turns = anyio.CapacityLimiter(num_cores())
+
+    async def status(self, request: Request) -> Response:
+        return JSONResponse({"model_version_status": [
+            {"version": "1", "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}
+        ]})
+
+    async def metadata(self, request: Request) -> Response:
+        signatures = {
+            name: {side: {key: {"dtype": spec.dtype.name, "shape": spec.shape.as_list()} for key, spec in specs.items()}
+                   for side, specs in (("inputs", function.structured_input_signature[1]),
+                                       ("outputs", function.structured_outputs))}
+            for name, function in self.model.signatures.items()
+        }
+        return JSONResponse({"model_spec": {"name": self.name}, "card": self.model.card, "signatures": signatures})
+
+    async def predict(self, request: Request) -> Response:
+        try:
+            body = await self._body(request)
+            return JSONResponse(await anyio.to_thread.run_sync(self._answer, body, limiter=self.turns))
+        except ClientDisconnect:
+            return _refusal(400, "the request was broken off")  # nobody reads it
+        except _TooLarge as error:
+            return _refusal(413, str(error))
+        except ValueError as error:  # BadRequest, and what the model refuses
+            return _refusal(400, str(error))
+
+    async def unknown(self, request: Request, error: Exception) -> Response:
+        """Another address, or another method."""
+        status = error.status_code if isinstance(error, HTTPException) else 404
+        model = f"/v1/models/{self.name}"
+        return _refusal(status, f"GET {model}, GET {model}/metadata and POST {model}:predict are answered. "
+                                f"Received: {request.method} {request.url.path}")
+
+    def _answer(self, body: bytes) -> dict[str, Any]:
+        call = understood(body, self.model.signatures)
+        return response_of(call, self.model.call(call.signature, call.inputs))
+
+    async def _body(self, request: Request) -> bytes:
+        length = request.headers.get("content-length", "0")
+        if length.isdigit() and int(length) > self.max_bytes:
+            raise _TooLarge(f"a request may have {self.max_bytes} bytes. Received: {length}")
+        parts, size = [], 0
+        async for part in request.stream():  # without a length it may be anything
+            parts.append(part)
+            size += len(part)
+            if size > self.max_bytes:
+                raise _TooLarge(f"a request may have {self.max_bytes} bytes. Received: {size} and more")
+        return b"".join(parts)
+
+
+def _refusal(status: int, line: str) -> Response:
+    return JSONResponse({"error": line}, status)
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    _log.error("%s", error, exc_info=error)
+    return _refusal(500, "the server failed; its log says how")
+
+
+def application(model: Model, name: str, max_bytes: int) -> Starlette:
+    """The ASGI application of a model.
+
+    Args:
+        model: the model.
+        name: in its address.
+        max_bytes: of a request's body.
+    """
+    service = _Service(model, name, max_bytes)
+    return Starlette(
+        routes=[
+            Route(f"/v1/models/{name}", service.status),
+            Route(f"/v1/models/{name}/metadata", service.metadata),
+            Route(f"/v1/models/{name}:predict", service.predict, methods=["POST"]),
+        ],
+        exception_handlers={HTTPException: service.unknown, Exception: _failed},
+    )
+
+
+@contextlib.contextmanager
+def _short_collections() -> Iterator[None]:
+    """Leaves what is there out of garbage collection: to walk all of TensorFlow holds every request for 0.2 s."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    try:
+        listening = socket.create_server((host, port))
+        # asyncio does it for sockets that say they are TCP; without, an answer on a kept connection waits 40 ms.
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return listening
+    except OSError as error:
+        reason = str(error.strerror).partition(" (while")[0]  # what follows repeats the address
+        raise OSError(f"cannot listen at {host}:{port} ({reason}); --port=0 takes a port that is free") from error
+
+
+def serve(
+    path: str | os.PathLike, host: str = "127.0.0.1", port: int = 8501, max_mib: int = 16,
+    ready: Callable[[str], None] = _log.info,
+) -> None:
+    """Serves an exported model until it is stopped (Ctrl-C, SIGTERM), finishing the requests that it has begun.
+
+    Args:
+        path: the model's folder; only of one that you exported or trust.
+        host: address to listen at; 127.0.0.1 is this machine alone.
+        port: to listen at; 0 for a free one.
+        max_mib: largest body of a request, MiB.
+        ready: told the model's address, once requests are taken.
+
+    Raises:
+        ValueError: no model is there, a limit below 1, or no such port.
+        OSError: the port is taken.
+    """
+    if max_mib < 1:
+        raise ValueError(f"--max_mib must be at least 1. Received: {max_mib}")
+    if not 0 <= port <= 65535:
+        raise ValueError(f"--port must be 0 to 65535, 0 for a free one. Received: {port}")
+    name = name_of(path)
+    app = application(Model(path), name, max_mib << 20)
+    with _listening(host, port) as listening, _short_collections():
+        ready(f"http://{host}:{listening.getsockname()[1]}/v1/models/{name}")
+        config = uvicorn.Config(app, log_level="warning", limit_concurrency=AT_ONCE)
+        uvicorn.Server(config).run(sockets=[listening])

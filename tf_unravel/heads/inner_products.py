@@ -1,0 +1,215 @@
+"""Inner products of support and query features: all that a kernel head reads.
+
+Prototypes, ridge, SVM and linear heads see features only through
+
+    K = X X^T    (support with support)
+    k = Q X^T    (query with support)
+    n = ||q||^2  (squared norm of each query)
+
+so that their cost after this file does not depend on the feature size D, and an evaluation over many tasks can look
+the three up in one Gram matrix of the whole split instead of multiplying features task by task.
+
+| symbol | name          | shape     |
+|--------|---------------|-----------|
+| X      | support       | [T, S, D] |
+| Q      | query         | [T, Q, D] |
+| K      | .support      | [T, S, S] |
+| k      | .cross        | [T, Q, S] |
+| n      | .query_norms  | [T, Q]    |
+| D      | .dimension    | int       |
+| Y      | targets       | [T, S, W] |
+| H      | hessian       | [T, S, S] |
+
+The small S x S systems are solved in float64 whatever the type of the features: a Gram matrix squares the condition
+number, and at S <= 100 the difference in time is small.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from tf_unravel.adaptation.labels import checked_support
+from tf_unravel.adaptation.protocol import Ways
+
+
+class Kernels(NamedTuple):
+    """Inner products of one batch of tasks.
+
+    Attributes:
+        support: [T, S, S], support with support.
+        cross: [T, Q, S], query with support.
+        query_norms: [T, Q], squared norm of each query.
+        dimension: D, the number of features that were summed over (an int, or a scalar tensor when unknown).
+    """
+
+    support: tf.Tensor
+    cross: tf.Tensor
+    query_norms: tf.Tensor
+    dimension: int | tf.Tensor
+
+
+def at_least_float32(values: tf.Tensor) -> tf.Tensor:
+    """Casts half precision and integers up to float32; float32 and float64 stay."""
+    values = tf.convert_to_tensor(values)
+    return values if values.dtype in (tf.float32, tf.float64) else tf.cast(values, tf.float32)
+
+
+def kernels(support: tf.Tensor, query: tf.Tensor) -> Kernels:
+    """All inner products that a kernel head needs.
+
+    K = X X^T, k = Q X^T, n = ||q||^2.
+
+    Args:
+        support: [T, S, D] features, float16, bfloat16, float32 or float64.
+        query: [T, Q, D] features; cast to the type of `support` if they differ.
+
+    Returns:
+        Kernels in float32 at least (half precision is cast up before multiplying), float64 for float64 input.
+
+    Raises:
+        ValueError: wrong ranks, or feature sizes that differ.
+
+    Example:
+        >>> k = kernels(tf.ones([8, 5, 64]), tf.ones([8, 75, 64]))
+        >>> k.cross.shape
+        TensorShape([8, 75, 5])
+    """
+    support, query = features_of(support, query)
+    dimension = support.shape[2] if support.shape[2] is not None else tf.shape(support)[2]
+    return Kernels(
+        support=tf.matmul(support, support, transpose_b=True),  # [T, S, S]
+        cross=tf.matmul(query, support, transpose_b=True),  # [T, Q, S]
+        query_norms=tf.reduce_sum(tf.square(query), axis=-1),  # [T, Q]
+        dimension=dimension,
+    )
+
+
+def features_of(support: tf.Tensor, query: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Support and query features as tensors of one float type, after checking their shapes.
+
+    Args:
+        support: [T, S, D].
+        query: [T, Q, D].
+
+    Returns:
+        (support, query) in float32 or float64.
+
+    Raises:
+        ValueError: ranks other than 3, or sizes T or D that are known and differ.
+    """
+    support, query = at_least_float32(support), at_least_float32(query)
+    if tf.float64 in (support.dtype, query.dtype):
+        support, query = tf.cast(support, tf.float64), tf.cast(query, tf.float64)
+    for name, value in (("support", support), ("query", query)):
+        if value.shape.rank not in (3, None):
+            raise ValueError(
+                f"{name} features must be [tasks, examples, features]; add a leading axis for a single task. "
+                f"Received: shape {tuple(value.shape)}."
+            )
+    if support.shape.rank == query.shape.rank == 3:
+        for axis, what in ((0, "numbers of tasks"), (2, "feature sizes")):
+            a, b = support.shape[axis], query.shape[axis]
+            if a is not None and b is not None and a != b:
+                raise ValueError(
+                    f"support and query must have equal {what}. "
+                    f"Received: support {tuple(support.shape)}, query {tuple(query.shape)}."
+                )
+    return support, query
+
+
+def gram(support: tf.Tensor) -> tf.Tensor:
+    """K = X X^T, in float64 where rounding it to float32 would lose the answer.
+
+    With more examples than features (S > D) K is singular, and the ridge term of a head may be far below the float32
+    rounding of K's large entries. D is small then and float64 costs little. S <= D, known statically, keeps the type.
+
+    Args:
+        support: [T, S, D], float32 or float64.
+
+    Returns:
+        [T, S, S], float64 unless S <= D is known when the graph is built.
+    """
+    support = _exact(support)
+    return tf.matmul(support, support, transpose_b=True)  # [T, S, S]
+
+
+def feature_weights(support: tf.Tensor, alpha: tf.Tensor) -> tf.Tensor:
+    """W = X^T alpha, so that logits are q W: fewer products than (q X^T) alpha.
+
+    Args:
+        support: [T, S, D].
+        alpha: float64 [T, S, W].
+
+    Returns:
+        [T, D, W] in the type of `support`, summed in float64 where `gram` is.
+    """
+    exact = _exact(support)
+    return tf.cast(tf.matmul(exact, tf.cast(alpha, exact.dtype), transpose_a=True), support.dtype)  # [T, D, W]
+
+
+def _exact(support: tf.Tensor) -> tf.Tensor:
+    examples, dimension = support.shape[1], support.shape[2]
+    single = examples is not None and dimension is not None and examples <= dimension
+    return support if single else tf.cast(support, tf.float64)
+
+
+def one_hot_targets(support_labels: tf.Tensor, ways: Ways, dtype: tf.DType = tf.float64) -> tf.Tensor:
+    """Y, one row per support example.
+
+    Args:
+        support_labels: integers [T, S] in 0..ways-1.
+        ways: W, an int, or a scalar tensor inside a graph.
+        dtype: of the result.
+
+    Returns:
+        [T, S, W]
+
+    Raises:
+        ValueError: labels that are no integers or not [T, S]; ways < 2; and, whenever the labels are known (eager
+            calls), a label outside 0..ways-1 or a class of some task without support example.
+        tf.errors.InvalidArgumentError: the last two, when a graph runs.
+    """
+    labels = checked_support(support_labels, ways)
+    return tf.one_hot(labels, ways, dtype=dtype)  # [T, S, W]
+
+
+def regularized(kernel: tf.Tensor, l2: float) -> tuple[tf.Tensor, tf.Tensor]:
+    """H = K + l2 I in float64, with l2 raised to the rounding error of K where that is larger.
+
+    A Gram matrix of huge or repeated features has eigenvalues that rounding may have pushed below -l2. Raising l2 to
+    2 sqrt(S) eps mean(diag K), a bound on what rounding can do, keeps H positive definite and moves the solution by
+    less than rounding has already moved it.
+
+    Args:
+        kernel: K, [T, S, S] in the type its entries were computed in.
+        l2: at least 0.
+
+    Returns:
+        (H, finite): H float64 [T, S, S], the identity for tasks with a non-finite entry; finite bool [T].
+    """
+    size = tf.shape(kernel)[1]
+    eps = np.finfo(kernel.dtype.as_numpy_dtype).eps
+    finite = tf.reduce_all(tf.math.is_finite(kernel), axis=[1, 2])  # [T]
+    eye = tf.eye(size, dtype=tf.float64)
+    matrix = tf.where(finite[:, None, None], tf.cast(kernel, tf.float64), eye)
+    diagonal = tf.linalg.diag_part(matrix)  # [T, S]
+    rounding = 2.0 * eps * tf.sqrt(tf.cast(size, tf.float64)) * tf.reduce_mean(tf.abs(diagonal), axis=-1)  # [T]
+    ridge = tf.stop_gradient(tf.maximum(tf.constant(l2, tf.float64), rounding))
+    return tf.linalg.set_diag(matrix, diagonal + ridge[:, None]), finite
+
+
+def checked(logits: tf.Tensor) -> tf.Tensor:
+    """The same logits, after making sure in eager calls that they are finite.
+
+    Raises:
+        ValueError: NaN or infinite logits in an eager call. Inside a tf.function they are returned as they are, for
+            the tasks concerned only.
+    """
+    if tf.executing_eagerly() and not bool(tf.reduce_all(tf.math.is_finite(logits))):
+        raise ValueError(
+            "The logits are not finite: the features hold NaN or infinity, or their inner products overflow "
+            f"{logits.dtype.name}; check the backbone, or scale the features down. "
+            "Received: features whose inner products or logits are not finite."
+        )
+    return logits

@@ -1,0 +1,1 @@
+"""The optimisation problems behind heads, free of labels and images."""

@@ -1,0 +1,1 @@
+"""The exhibits as pages, tables and figures."""
