@@ -70,3 +70,9 @@ def test_no_import_cycle():
 
     for name in MODULES:
         visit(name, [])
+
+
+def test_the_architecture_page_draws_these_layers():
+    page = (ROOT.parent / "docs" / "architecture.md").read_text("utf-8").split("```")[1]
+    drawn = [line.split("  ")[0].split(", ") for line in page.strip().splitlines() if not line.startswith("─")]
+    assert drawn == [list(layer) for layer in reversed(LAYERS)]
