@@ -5,9 +5,13 @@ import re
 import shlex
 import subprocess
 
+import numpy as np
+from PIL import Image
+
 from tf_unravel import cli
 
 ROOT = pathlib.Path(__file__).parents[2]
+EPOCH, FEW = "run.epochs = 1", "load.images_per_class = 20"  # bindings that make a training short
 _BLOCK = re.compile(r"(<!-- test: [^>]*-->\n)?^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -38,3 +42,11 @@ def run_python(text: str, names: dict[str, object]) -> None:
         pathlib.Path(saved[1]).write_text(text, encoding="utf-8")
     else:
         exec(compile(text, "a block of the page", "exec"), names)
+
+
+def draw(folder: pathlib.Path, colour: np.ndarray, numbers: range) -> None:
+    """Images of one colour with noise, each from its number."""
+    folder.mkdir(parents=True)
+    for number in numbers:
+        grain = np.random.default_rng(number).normal(0, 20, (24, 24, 3))
+        Image.fromarray(np.clip(colour + grain, 0, 255).astype(np.uint8)).save(folder / f"a {number}.png")

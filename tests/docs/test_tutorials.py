@@ -4,37 +4,13 @@ What is changed: trainings are cut to one epoch, of fewer glyphs; the images are
 `<!-- test: why -->` is skipped.
 """
 
-import pathlib
 import re
 import sys
 
-import gin
 import numpy as np
-import pytest
-from PIL import Image
 
 import tf_unravel as tu
-from tests.docs.pages import ROOT, blocks, run_python, run_shell
-
-EPOCH, FEW = "run.epochs = 1", "load.images_per_class = 20"
-
-
-@pytest.fixture
-def place(tmp_path, monkeypatch):
-    """A working folder with the gin files of a clone, on Python's path; gin's configuration is empty."""
-    gin.clear_config()
-    (tmp_path / "gin").symlink_to(ROOT / "gin")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    return tmp_path
-
-
-def draw(folder: pathlib.Path, colour: np.ndarray, numbers: range) -> None:
-    """Images of one colour with noise, each from its number."""
-    folder.mkdir(parents=True)
-    for number in numbers:
-        grain = np.random.default_rng(number).normal(0, 20, (24, 24, 3))
-        Image.fromarray(np.clip(colour + grain, 0, 255).astype(np.uint8)).save(folder / f"a {number}.png")
+from tests.docs.pages import EPOCH, FEW, blocks, draw, run_python, run_shell
 
 
 def test_own_head(place, capsys, monkeypatch):
