@@ -5,8 +5,9 @@ BIN := $(VENV)/bin
 RUN := $(BIN)/tf-unravel
 DEMO := runs/demo
 MINUTES ?= 12
+OLDEST ?= python3.10
 
-.PHONY: demo test test-long fuzz lint docs benchmark clean
+.PHONY: demo test test-long test-lowest fuzz lint docs benchmark clean
 .DEFAULT_GOAL := demo
 
 $(VENV)/installed: setup.py pyproject.toml
@@ -27,6 +28,13 @@ test: $(VENV)/installed
 
 test-long: $(VENV)/installed
 	$(BIN)/python -m pytest -m long
+
+# The lowest versions that pyproject.toml allows, on the oldest Python it allows: make test-lowest OLDEST=python3.10
+test-lowest:
+	$(OLDEST) -m venv $(VENV)-lowest
+	$(VENV)-lowest/bin/pip install --quiet uv
+	$(VENV)-lowest/bin/uv pip install --quiet --python=$(VENV)-lowest/bin/python --resolution=lowest-direct --editable '.[test]'
+	$(VENV)-lowest/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # Minutes for each parser of user data: make fuzz MINUTES=1
 fuzz: $(VENV)/installed
@@ -49,4 +57,4 @@ benchmark: $(VENV)/installed
 	$(RUN) benchmark
 
 clean:
-	rm -rf $(VENV) build site .mypy_cache *.egg-info
+	rm -rf $(VENV) $(VENV)-lowest build site .mypy_cache *.egg-info

@@ -1,4 +1,4 @@
-"""Pages that `make docs` makes of what is written elsewhere: the README, its neighbours, the command's own help."""
+"""Pages that `make docs` generates from other sources: README, CONTRIBUTING, CHANGELOG, the help of the commands."""
 
 import contextlib
 import io
@@ -18,19 +18,19 @@ _UNLINKED = re.compile(r"\[([^\]]+)\]\(LICENSE\)")
 
 
 class LiteralAngles(Extension):
-    """Markdown without raw HTML: root/<split>/<class> and <c_i, m> are text, in the pages and in the docstrings."""
+    """Markdown without raw HTML: root/<split>/<class> and <c_i, m> are text, in pages and docstrings."""
 
     def extendMarkdown(self, md: Markdown) -> None:
-        """Takes out what would read them as tags."""
+        """Removes the processors that would parse them as tags."""
         md.preprocessors.deregister("html_block")
         md.inlinePatterns.deregister("html")
 
 
 def on_config(config: Any) -> Any:
-    """Puts every page of docs/ itself among the guides, so that a new one needs no line anywhere else."""
+    """Lists every page of docs/ and docs/guides/ under Guides, so that a new one needs no entry anywhere else."""
     config.markdown_extensions.append(LiteralAngles())
     docs = pathlib.Path(config.docs_dir)
-    pages = sorted(path.name for path in docs.glob("*.md"))
+    pages = [str(path.relative_to(docs)) for folder in (docs, docs / "guides") for path in sorted(folder.glob("*.md"))]
     sections = []
     for section in config.nav:
         if "Guides" in section:
@@ -42,7 +42,7 @@ def on_config(config: Any) -> Any:
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Adds the pages that stand in no file of docs/."""
+    """Adds the pages that have no file in docs/."""
     for source, page in _PAGES.items():
         text = (_ROOT / source).read_text(encoding="utf-8")
         files.append(File.generated(config, page, content=_moved(text)))
@@ -51,12 +51,12 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Takes out comments, which would be text too: they tell the tutorials' test what to leave out, and why."""
+    """Removes comments, which would be text too; they tell the tests which blocks to skip, and why."""
     return _COMMENT.sub("", markdown)
 
 
 def _moved(text: str) -> str:
-    """Markdown written beside docs/, as it must read inside: links to docs/ and to the pages made here."""
+    """Markdown written beside docs/ with its links as they must read inside docs/."""
     text = _UNLINKED.sub(r"\1", text.replace("](docs/", "]("))
     for source, page in _PAGES.items():
         text = text.replace(f"]({source}", f"]({page}")
@@ -73,7 +73,7 @@ def _command_line() -> str:
 
 
 def _help(*command: str) -> str:
-    """What --help prints; the command's own module needs nothing but Python for it."""
+    """What --help prints; the command line module imports only the standard library for it."""
     from tf_unravel import cli
 
     os.environ["COLUMNS"] = "100"

@@ -22,16 +22,17 @@ import pathlib
 import sys
 from typing import TYPE_CHECKING, Any
 
+from tf_unravel.version import __version__
+
 if TYPE_CHECKING:  # what `__getattr__` gives, for type checkers and the reference
-    from tf_unravel import analysis, backbones, data, evaluation, heads, learners, regularizers
+    from tf_unravel import analysis, backbones, data, deployment, evaluation, heads, learners, regularizers
+    from tf_unravel.deployment import export
     from tf_unravel.evaluation import Accuracy, evaluate, evaluate_heads
     from tf_unravel.runs import trained, trained_names
 
 # TensorFlow leaves oneDNN off on processors without AVX-512 VNNI, where it is worth 2x to 4x; the variable only
 # counts if it is set before TensorFlow is first imported.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-
-__version__ = "0.1.0"
 
 
 def _keras_backend() -> str:
@@ -59,12 +60,15 @@ _NAMES = {"evaluate": "evaluation", "evaluate_heads": "evaluation", "Accuracy": 
 
 __all__ = [
     "Accuracy",
+    "__version__",
     "analysis",
     "backbones",
     "data",
+    "deployment",
     "evaluate",
     "evaluate_heads",
     "evaluation",
+    "export",
     "heads",
     "learners",
     "regularizers",

@@ -99,31 +99,30 @@ def test_rows_and_columns_are_the_same_features(address, model):
 
 
 def test_the_client_on_the_page_gets_its_answer(address, model, tmp_path, monkeypatch, capsys):
-    """docs/serving.md's Python as it stands, but for the address; the answers are those of `classify`."""
+    """The page's client as printed, but for the address; the answers are those of `classify`."""
     rng = np.random.default_rng(0)
-    asked = ("more_photos/a/c.png", "more_photos/b.jpg")
-    for name in ("photos/ant/1.png", "photos/bat/1.jpg", "photos/bat/2.png", *asked):
+    asked = ("queries/a/c.png", "queries/b.jpg")
+    for name in ("support/ant/1.png", "support/bat/1.jpg", "support/bat/2.png", *asked):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (20, 24, 3), np.uint8)).save(path)
     turned = Image.Exif()
-    turned[0x0112] = 6  # as a telephone that was held upright writes it
+    turned[0x0112] = 6  # as a phone held upright writes it
     striped = np.tile(np.uint8([[[0]], [[255]]]), (10, 24, 3))
-    Image.fromarray(striped).save(tmp_path / "more_photos" / "d.jpg", exif=turned)
-    for name in ("photos/.thumbnails/1.png", "photos/ant/._1.png", "photos/notes.txt", "photos/ant/notes.txt",
-                 "more_photos/a/notes.txt", "more_photos/.old/e.png"):
+    Image.fromarray(striped).save(tmp_path / "queries" / "d.jpg", exif=turned)
+    for name in ("support/.thumbnails/1.png", "support/ant/._1.png", "support/notes.txt", "support/ant/notes.txt",
+                 "queries/a/notes.txt", "queries/.old/e.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("no picture")
-    ((_, text),) = [block for block in blocks("docs/serving.md") if block[0] == "python"]
     on_the_page = "http://127.0.0.1:8501/v1/models/mine"
-    assert on_the_page in text
+    (text,) = [text for _, text in blocks("docs/guides/export_and_serving.md") if on_the_page in text]
     monkeypatch.chdir(tmp_path)
     run_python(text.replace(on_the_page, address), {})
-    found = deployment.classify(model, "more_photos", "photos")
-    lines = [f"more_photos/{answer.file} {answer.class_name} {answer.probability:.3f}" for answer in found.answers]
+    found = deployment.classify(model, "queries", "support")
+    lines = [f"queries/{answer.file} {answer.class_name} {answer.probability:.3f}" for answer in found.answers]
     assert capsys.readouterr().out.splitlines() == lines
     with pytest.raises(SystemExit, match="two classes"):
-        (tmp_path / "photos" / "ant").rename(tmp_path / "photos" / "bat" / "ant")
+        (tmp_path / "support" / "ant").rename(tmp_path / "support" / "bat" / "ant")
         run_python(text.replace(on_the_page, address), {})
 
 
@@ -237,7 +236,7 @@ def test_nothing_holds_an_answer_back(model, monkeypatch):
 @pytest.mark.long
 @pytest.mark.parametrize("connection", ["for each request", "kept"])
 def test_four_clients_for_a_minute(address, capsys, connection):
-    """Prints requests/s and latencies; docs/serving.md has them."""
+    """Prints requests/s and latencies; docs/guides/export_and_serving.md has them."""
     host, path = address.removeprefix("http://").split("/", 1)
     request, deadline = json.dumps(request_of(*task(0, ways=5, queries=5))).encode(), time.monotonic() + 60
 

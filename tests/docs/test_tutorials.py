@@ -1,40 +1,16 @@
-"""The tutorials do what they say: their blocks are run as they stand, in order, in a folder made as the page asks.
+"""The tutorials' blocks run as printed, in order, in a folder prepared as the page says.
 
-What is changed: trainings are cut to an epoch, of fewer glyphs; the photographs are drawn here; and a block below
-`<!-- test: why -->` is left out.
+What is changed: trainings are cut to one epoch, of fewer glyphs; the images are generated here; and a block below
+`<!-- test: why -->` is skipped.
 """
 
-import pathlib
 import re
 import sys
 
-import gin
 import numpy as np
-import pytest
-from PIL import Image
 
 import tf_unravel as tu
-from tests.docs.pages import ROOT, blocks, run_python, run_shell
-
-EPOCH, FEW = "run.epochs = 1", "load.images_per_class = 20"
-
-
-@pytest.fixture
-def place(tmp_path, monkeypatch):
-    """A folder to work in, with the gin files that a clone has, whose modules Python finds; nothing configured yet."""
-    gin.clear_config()
-    (tmp_path / "gin").symlink_to(ROOT / "gin")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    return tmp_path
-
-
-def draw(folder: pathlib.Path, colour: np.ndarray, pictures: range) -> None:
-    """Pictures of a colour with grain, each from its number."""
-    folder.mkdir(parents=True)
-    for number in pictures:
-        grain = np.random.default_rng(number).normal(0, 20, (24, 24, 3))
-        Image.fromarray(np.clip(colour + grain, 0, 255).astype(np.uint8)).save(folder / f"a {number}.png")
+from tests.docs.pages import EPOCH, FEW, blocks, draw, run_python, run_shell
 
 
 def test_own_head(place, capsys, monkeypatch):
@@ -54,22 +30,22 @@ def test_own_head(place, capsys, monkeypatch):
     assert any("model-cosine: cosine, scale 20" in line for line in lines)
 
 
-def test_own_pictures(place, capsys):
-    """20 classes, as in the page's trial; the last five, which it puts aside, are plain to tell apart."""
+def test_own_images(place, capsys):
+    """20 classes, as in the page's trial; the last five, which it sets aside, are easy to tell apart."""
     for number, colour in enumerate(np.random.default_rng(1).integers(30, 226, (15, 3))):
-        draw(place / "photographs" / f"class {number:02}", colour, range(12))
-    asked = [(200, 30, 30), (30, 200, 30), (30, 30, 200), (220, 220, 220), (20, 20, 20)]
-    for number, colour in enumerate(asked):
-        draw(place / "photographs" / f"new {number}", np.array(colour), range(8))
-    for language, text in blocks("docs/tutorials/own_pictures.md"):
+        draw(place / "images" / f"class {number:02}", colour, range(12))
+    new = [(200, 30, 30), (30, 200, 30), (30, 30, 200), (220, 220, 220), (20, 20, 20)]
+    for number, colour in enumerate(new):
+        draw(place / "images" / f"new {number}", np.array(colour), range(8))
+    for language, text in blocks("docs/tutorials/own_images.md"):
         assert language == "bash"
         run_shell(text, EPOCH)
-    assert sorted(path.name for path in (place / "photos").iterdir()) == [f"new {number}" for number in range(5)]
-    assert len(list(place.glob("photos/*/*"))) == 25 and len(list(place.glob("photographs/*"))) == 15
+    assert sorted(path.name for path in (place / "support").iterdir()) == [f"new {number}" for number in range(5)]
+    assert len(list(place.glob("support/*/*"))) == 25 and len(list(place.glob("images/*"))) == 15
     printed = capsys.readouterr().out
     assert "3-way 5-shot" in printed
-    right = re.search(r"(\d+) of 15 pictures in folders named after a class", printed)
-    assert right and int(right[1]) >= 12  # chance is 3
+    correct = re.search(r"(\d+) of 15 (?:pictures|images) in folders named after a class", printed)
+    assert correct and int(correct[1]) >= 12  # chance is 3
     assert (place / "classification" / "contact_sheet.png").stat().st_size > 5000
 
 

@@ -108,6 +108,7 @@ class Scale:
             help.
         chosen: penalty -> (method, coefficient): the form and coefficient that the validation classes chose there.
         grid_seeds: of the trainings `<method>@few<number>`.
+        short_seeds: of the trainings `<method>@short`, which compare coefficients of weight clustering.
         selection_seeds: of those that choose a form and coefficient, on the validation classes.
         extractors: name of a trained extractor that comes with the package -> its training on `home`, seed 0.
         reptile_loop: bindings of the fine-tuning of the classical network in Table 5.
@@ -140,6 +141,7 @@ class Scale:
     sizes: Sequence[int] = ()
     chosen: Mapping[str, tuple[str, float]] = dataclasses.field(default_factory=dict)
     grid_seeds: Sequence[int] = (0,)
+    short_seeds: Sequence[int] = ()
     selection_seeds: Sequence[int] = ()
     extractors: Mapping[str, str] = dataclasses.field(default_factory=dict)
     reptile_loop: Sequence[str] = ()

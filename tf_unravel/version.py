@@ -1,0 +1,3 @@
+"""The version, where the build reads it without importing TensorFlow."""
+
+__version__ = "0.1.0"
