@@ -51,7 +51,7 @@ def plan(workspace):
 
 def scale_run(workspace, name):
     method, network = EXTRACTORS[name].split("@")
-    return workspace.scale.run("mini-ImageNet", method, network, 0)
+    return workspace.scale.run(workspace.scale.home_beside, method, network, 0)
 
 
 @pytest.fixture(scope="module")
