@@ -1,4 +1,4 @@
-"""The `tf-unravel` command: arguments in, a table and a JSON file out. The work is done in the rooms it calls."""
+"""The `tf-unravel` command: arguments in, a table and a JSON file out."""
 
 import argparse
 import importlib
@@ -14,7 +14,7 @@ from typing import Any
 _TRAIN = """example:
   tf-unravel train --gin_file=gin/run/demo_feature_clustering.gin --run_dir=runs/demo \\
       --gin_bindings="run.epochs = 2"
-Running the same command again goes on where the last one stopped."""
+Running the same command again resumes it."""
 _EVALUATE = """example:
   tf-unravel evaluate --run_dir=runs/demo --heads=prototypes,ridge,svm,linear --shots=1,5 --tasks=2000
   tf-unravel evaluate --trained=cifar_fs_r2d2,cifar_fs_classical --data_root=cifar_fs"""
@@ -22,11 +22,11 @@ _MEASURE = """example:
   tf-unravel measure --run_dir=runs/a,runs/b --out=runs/compared"""
 _EXPORT = """example:
   tf-unravel export --run_dir=runs/demo --head=ridge --out=model
-With --support=photos, where photos/<class>/<picture>, the model is a plain classifier of those classes. The folder is
-whole or absent at any moment; an exported model that is there is replaced."""
+With --support=images, a folder images/<class>/<file>, the model is a plain classifier of those classes. The folder is
+written as a whole; a model exported there before is replaced."""
 _CLASSIFY = """example:
-  tf-unravel classify --model=model --support=photos --query=more_photos --figure
-photos/<class>/<picture> are the labelled pictures, one a class or more. A model is a program: use only one that you
+  tf-unravel classify --model=model --support=support --query=queries --figure
+support/<class>/<file> are the labelled images, at least one per class. A model is a program: use only one that you
 exported or trust."""
 _SERVE = """example:
   tf-unravel export --run_dir=runs/demo --head=ridge --out=models/demo/1
@@ -36,11 +36,11 @@ It speaks the REST protocol of TensorFlow Serving, and needs pip install 'tf-unr
 _PAPER = """example:
   tf-unravel paper list
   tf-unravel paper report --scale smoke --run_dir runs/paper-smoke
-  tf-unravel paper table3 --scale desk --run_dir runs/paper --root tiny32=photographs --seeds 0,1
+  tf-unravel paper table3 --scale desk --run_dir runs/paper --root tiny32=path/to/tiny32 --seeds 0,1
   tf-unravel paper plan --scale paper --run_dir runs/paper --format jsonl
   tf-unravel paper pack --scale cifar_fs --run_dir runs/paper --out runs.tar.xz
   tf-unravel paper unpack runs.tar.xz --run_dir runs/unpacked
-Running the same command again goes on where the last one stopped. pack writes what the report is made from, of every
+Running the same command again resumes it. pack writes what the report is made from, of every
 finished run of the plan: configuration, results, versions and measurements, without checkpoints and without paths of
 the machine. After unpack these runs are done, and `report --no_training` gives the same report. unpack adds only what
 is missing: it refuses a finished run that differs, and keeps a training that is not finished."""
@@ -70,14 +70,14 @@ def _parser() -> argparse.ArgumentParser:
         raw = argparse.RawDescriptionHelpFormatter
         return commands.add_parser(name, help=summary, description=summary, epilog=example, formatter_class=raw)
 
-    _add_train(command("train", "train a run, or go on with it", _TRAIN))
+    _add_train(command("train", "train a run, or resume it", _TRAIN))
     _add_evaluate(command("evaluate", "accuracy of runs on few-shot tasks, every head on the same tasks", _EVALUATE))
     _add_measure(command("measure", "how tightly the features of runs cluster, with an LDA projection", _MEASURE))
     _add_export(command("export", "a run as a SavedModel that needs only TensorFlow", _EXPORT))
-    _add_classify(command("classify", "pictures by an exported model and a few labelled ones", _CLASSIFY))
+    _add_classify(command("classify", "images, with an exported model and a few labelled ones", _CLASSIFY))
     _add_serve(command("serve", "an exported model over HTTP", _SERVE))
-    _add_paper(command("paper", "the paper's tables and figures, trained, measured and judged", _PAPER))
-    _add_benchmark(command("benchmark", "speed on this machine, beside PyTorch where it is installed", _BENCHMARK))
+    _add_paper(command("paper", "reproduce the paper: train, measure, and judge its claims", _PAPER))
+    _add_benchmark(command("benchmark", "speed on this machine, compared with PyTorch if it is installed", _BENCHMARK))
     return parser
 
 
@@ -137,20 +137,20 @@ def _add_export(export: argparse.ArgumentParser) -> None:
     export.add_argument("--data_root", help="the folder of the run's images, as in evaluate; export reads none of them")
     export.add_argument("--gin_bindings", action="append", default=[],
                         help="changes the run's configuration, such as Ridge.l2 = 10.0 (repeatable)")
-    export.add_argument("--support", help="a folder of labelled pictures, <class>/<picture>, to build in")
+    export.add_argument("--support", help="a folder of labelled images, <class>/<file>, to build in")
 
 
 def _add_classify(classify: argparse.ArgumentParser) -> None:
     classify.add_argument("--model", required=True, help="an exported model's folder")
-    classify.add_argument("--support", help="a folder of labelled pictures, <class>/<picture>; none for a model with "
+    classify.add_argument("--support", help="a folder of labelled images, <class>/<file>; none for a model with "
                                             "its classes built in")
-    classify.add_argument("--query", required=True, help="a folder of pictures, searched to its depth, or one picture")
+    classify.add_argument("--query", required=True, help="a folder of images, searched recursively, or one image")
     classify.add_argument("--out", default="classification", help="a folder for classification.csv and .json; default "
                                                                   "classification")
     classify.add_argument("--figure", action="store_true",
-                          help="draw contact_sheet.png: the pictures beside their nearest labelled ones")
+                          help="draw contact_sheet.png: the images beside their nearest labelled ones")
     classify.add_argument("--on_corrupt", default="error", choices=("error", "skip"),
-                          help="stop at a picture that cannot be read (default), or leave it out")
+                          help="stop at an image that cannot be read (default), or skip it")
 
 
 def _add_serve(serve: argparse.ArgumentParser) -> None:
