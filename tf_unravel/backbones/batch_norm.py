@@ -80,7 +80,8 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         super().build(input_shape)
 
     def call(self, inputs: tf.Tensor, training: bool | None = None, mask: tf.Tensor | None = None) -> tf.Tensor:
-        if mask is not None or self.renorm or self.axis not in (-1, len(inputs.shape) - 1):
+        renorm = getattr(self, "renorm", False)  # Keras 3.6 has no such option yet
+        if mask is not None or renorm or self.axis not in (-1, len(inputs.shape) - 1):
             inputs = inputs if self.bias is None else inputs + tf.cast(self.bias, inputs.dtype)
             return super().call(inputs, training=training, mask=mask)
         dtype = tf.float64 if inputs.dtype == tf.float64 else tf.float32
