@@ -14,12 +14,13 @@ with `jit_compile=True` nothing is checked.
 import contextlib
 import contextvars
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import tensorflow as tf
 
-from tf_unravel.adaptation.protocol import Ways
+Ways: TypeAlias = int | tf.Tensor
+"""W, the number of classes of a task: an integer, or a scalar tensor of one."""
 
 _checking = contextvars.ContextVar("checking", default=True)
 

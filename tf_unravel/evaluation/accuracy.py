@@ -8,11 +8,11 @@ every backbone and head given the same seed answers the same tasks: compare them
 `per_task`. The backbone runs with training=False (inductive BatchNorm: running statistics; no task sees its other
 queries), and nothing is augmented.
 
-Kernel heads (those with a `logits(kernels, support_labels, ways)`) read inner products only. For them one Gram matrix
+For heads that read inner products (`Reads.INNER_PRODUCTS`) one Gram matrix
 of the split is computed, and every task becomes a look-up of (S + WQ) x S numbers, whatever the feature size; when the
 matrix would be over its budget, or dearer than the tasks themselves, the products are taken task by task instead
-(`gram.py`, which also says how precise they are). A head that says `translation_invariant = True` gets the products of
-centred features, the others those of the features as they are.
+(`gram.py`, which also says how precise they are). A translation-invariant head gets the products of centred features,
+the others those of the features as they are.
 
 | symbol | name              | shape                              |
 |--------|-------------------|------------------------------------|
@@ -48,7 +48,7 @@ from tf_unravel.evaluation.gram import (
     feature_tasks_per_block,
     gram_is_worth_it,
 )
-from tf_unravel.heads import SVM, AnyHead, Head, Kernels, Linear, Prototypes, Ridge, check_head, said_of
+from tf_unravel.heads import SVM, AnyHead, Head, Kernels, Linear, Prototypes, Reads, Ridge, as_head
 
 __all__ = ["IMAGE_TASKS_PER_BLOCK", "INDUCTIVE", "Accuracy", "evaluate", "evaluate_heads", "extract_features",
            "task_blocks"]
@@ -184,19 +184,19 @@ def evaluate_heads(
     samplers = [TaskSampler(split, ways, int(k), queries, seed) for k in np.atleast_1d(shots)]
     if num_tasks < 2:
         raise ValueError(f"An interval needs at least 2 tasks. Received: num_tasks={num_tasks}.")
-    on_images = {name: head for name, head in named.items() if getattr(head, "on_images", False)}
-    others = {name: head for name, head in named.items() if name not in on_images}
+    of = {reads: {name: head for name, head in named.items() if head.reads is reads} for reads in Reads}
     results: dict[str, dict[int, Accuracy]] = {name: {} for name in named}
-    for name, head in on_images.items():
-        protocol = said_of(head, backbone)
+    for name, head in of[Reads.IMAGES].items():
+        protocol = head.said_of(backbone)
         for sampler in samplers:
             per_task = _image_accuracies(name, head, backbone, split, sampler, num_tasks)
             results[name][sampler.shots] = Accuracy.of(per_task, *protocol)
+    others = [head for head in named.values() if head.reads is not Reads.IMAGES]
     if not others:
         return results
     if callable(backbone):
         values = extract_features(backbone, split.images)
-        batchnorm, _ = said_of(next(iter(others.values())), backbone)
+        batchnorm, _ = others[0].said_of(backbone)
     else:
         values = np.asarray(backbone)
         if values.ndim != 2 or len(values) != len(split.images):
@@ -205,23 +205,23 @@ def evaluate_heads(
                 f"Received: shape {values.shape}."
             )
     features = SplitFeatures(np.ascontiguousarray(values, np.float32))
-    on_kernels = {name: head for name, head in others.items() if hasattr(head, "logits")}
-    on_features = {name: head for name, head in others.items() if name not in on_kernels}
     products: GramProducts | TaskProducts | None = None
-    if on_kernels:
+    if of[Reads.INNER_PRODUCTS]:
         worth_it = gram_is_worth_it(features, samplers, num_tasks, gram_bytes)
         products = GramProducts(features) if worth_it else TaskProducts(features)
     for sampler in samplers:
-        accuracies = _kernel_accuracies(on_kernels, products, sampler, num_tasks) if products is not None else {}
-        if on_features:
-            accuracies |= _feature_accuracies(on_features, features, sampler, num_tasks)
-        for name in others:
-            results[name][sampler.shots] = Accuracy.of(accuracies[name], batchnorm)
+        accuracies = {}
+        if products is not None:
+            accuracies = _kernel_accuracies(of[Reads.INNER_PRODUCTS], products, sampler, num_tasks)
+        if of[Reads.FEATURES]:
+            accuracies |= _feature_accuracies(of[Reads.FEATURES], features, sampler, num_tasks)
+        for name, per_task in accuracies.items():
+            results[name][sampler.shots] = Accuracy.of(per_task, batchnorm)
     return results
 
 
 def _kernel_accuracies(
-    heads: Mapping[str, Any], products: GramProducts | TaskProducts, sampler: TaskSampler, num_tasks: int
+    heads: Mapping[str, Head], products: GramProducts | TaskProducts, sampler: TaskSampler, num_tasks: int
 ) -> dict[str, np.ndarray]:
     """Returns the per-task accuracy [num_tasks] of every kernel head."""
     compiled = _compiled_heads if all(map(_is_value, heads.values())) else _compiled_heads.__wrapped__
@@ -229,7 +229,7 @@ def _kernel_accuracies(
     return _accuracies(count, products, sampler, num_tasks, products.tasks_per_block(sampler))
 
 
-def _is_value(head: Any) -> bool:
+def _is_value(head: Head) -> bool:
     """Whether a head is one of this package with plain numbers for settings, so that equal ones have one graph.
 
     What else decides the logits of another head cannot be seen; it is traced anew by every evaluation.
@@ -240,7 +240,7 @@ def _is_value(head: Any) -> bool:
 
 @functools.lru_cache(maxsize=32)
 def _compiled_heads(
-    heads: tuple[tuple[str, Any], ...], ways: int, shots: int, queries: int, dimension: int
+    heads: tuple[tuple[str, Head], ...], ways: int, shots: int, queries: int, dimension: int
 ) -> Callable[[Products], _Counts]:
     """Products -> name of the head -> `_correct`, as one graph; remembered, for the validation after every epoch."""
     support_labels, query_labels = np.repeat(np.arange(ways), shots), np.repeat(np.arange(ways), queries)
@@ -258,9 +258,8 @@ def _compiled_heads(
         labels = tf.tile(tf.constant(support_labels, tf.int32)[None], (len(block.support), 1))  # [T, S]
         counts = {}
         for name, head in heads:
-            invariant = getattr(head, "translation_invariant", False)
             with labels_checked():
-                logits = head.logits(centred if invariant else raw, labels, ways)
+                logits = head.logits(centred if head.translation_invariant else raw, labels, ways)
             counts[name] = _correct(logits, query_labels)
         return counts
 
@@ -289,7 +288,7 @@ def _feature_accuracies(
 
 
 def _image_accuracies(
-    name: str, head: Any, backbone: keras.Model, split: ClassImages, sampler: TaskSampler, num_tasks: int
+    name: str, head: Head, backbone: keras.Model, split: ClassImages, sampler: TaskSampler, num_tasks: int
 ) -> np.ndarray:
     """Returns the per-task accuracy [num_tasks] of a head that adapts the backbone itself to each task's images."""
     if not callable(backbone):
@@ -372,15 +371,13 @@ def _ahead(function: Callable[[int], Any], items: Iterable[int], depth: int = 2)
             yield waiting.popleft().result()
 
 
-def _by_name(heads: Any) -> dict[str, Any]:
+def _by_name(heads: Any) -> dict[str, Head]:
     if isinstance(heads, str) or not isinstance(heads, Mapping | Iterable):
         raise ValueError(f"heads must be a dict, name -> head, or a list of heads. Received: {shown(heads)}.")
-    for head in heads.values() if isinstance(heads, Mapping) else heads:
-        if isinstance(head, type) or not hasattr(head, "logits"):  # inner products may be all that it reads
-            check_head("head", head)
     if isinstance(heads, Mapping):
-        return dict(heads)
-    names = [getattr(head, "name", None) for head in heads]
+        return {name: as_head("head", head) for name, head in heads.items()}
+    found = [as_head("head", head) for head in heads]
+    names = [head.name or None for head in found]
     if None in names or len(set(names)) < len(names):
         raise ValueError(f"Heads in a list need different names; give a dict instead. Received: {names}.")
-    return dict(zip(map(str, names), heads, strict=True))
+    return {head.name: head for head in found}

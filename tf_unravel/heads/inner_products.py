@@ -1,4 +1,4 @@
-"""Inner products of support and query features: all that a kernel head reads.
+"""Inner products of support and query features, and the base of the heads that read nothing else.
 
 Prototypes, ridge, SVM and linear heads see features only through
 
@@ -24,13 +24,13 @@ The small S x S systems are solved in float64 whatever the type of the features:
 number, and at S <= 100 the difference in time is small.
 """
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from tf_unravel.adaptation.labels import checked_support
-from tf_unravel.adaptation.protocol import Ways
+from tf_unravel.adaptation.head import Head, Reads, at_least_float32
+from tf_unravel.adaptation.labels import Ways, checked_support
 
 
 class Kernels(NamedTuple):
@@ -47,12 +47,6 @@ class Kernels(NamedTuple):
     cross: tf.Tensor
     query_norms: tf.Tensor
     dimension: int | tf.Tensor
-
-
-def at_least_float32(values: tf.Tensor) -> tf.Tensor:
-    """Casts half precision and integers up to float32; float32 and float64 stay."""
-    values = tf.convert_to_tensor(values)
-    return values if values.dtype in (tf.float32, tf.float64) else tf.cast(values, tf.float32)
 
 
 def kernels(support: tf.Tensor, query: tf.Tensor) -> Kernels:
@@ -213,3 +207,79 @@ def checked(logits: tf.Tensor) -> tf.Tensor:
             "Received: features whose inner products or logits are not finite."
         )
     return logits
+
+
+class InnerProductHead(Head):
+    """The base of heads whose logits are q X^T alpha + b, with alpha and b from K alone.
+
+    A subclass is a frozen dataclass with `name` and `coefficients`; it has the call on features and the one on inner
+    products from here.
+
+    Attributes:
+        positive: the settings that must be positive and finite.
+    """
+
+    reads: ClassVar[Reads] = Reads.INNER_PRODUCTS
+    positive: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        for name in self.positive:
+            value = getattr(self, name)
+            if not 0.0 < value < float("inf"):
+                raise ValueError(f"{type(self).__name__} needs a positive, finite {name}. Received: {name}={value}.")
+
+    def coefficients(self, kernel: tf.Tensor, targets: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor | None]:
+        """alpha and b.
+
+        Args:
+            kernel: K, [T, S, S].
+            targets: Y, float64 [T, S, W].
+
+        Returns:
+            (float64 [T, S, W], float64 [T, W]); None for b = 0.
+        """
+        raise NotImplementedError
+
+    def weights(self, support: tf.Tensor, targets: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor | None]:
+        """(X^T alpha [T, D, W], b), from support features [T, S, D] and targets float64 [T, S, W]."""
+        alpha, offset = self.coefficients(gram(support), targets)
+        return feature_weights(support, alpha), offset
+
+    def __call__(self, support: tf.Tensor, support_labels: tf.Tensor, query: tf.Tensor, ways: Ways) -> tf.Tensor:
+        """Logits of the query features.
+
+        Args:
+            support: [T, S, D] features.
+            support_labels: integers [T, S] in 0..ways-1.
+            query: [T, Q, D] features.
+            ways: W.
+
+        Returns:
+            [T, Q, W], float32 or float64.
+
+        Raises:
+            ValueError: wrong ranks or sizes, labels outside 0..ways-1 or a class without example (in a graph an
+                InvalidArgumentError, when it runs), logits that are not finite (eager calls).
+        """
+        support, query = features_of(support, query)
+        weights, offset = self.weights(support, one_hot_targets(support_labels, ways))
+        return checked(_shifted(tf.matmul(query, weights), offset))  # [T, Q, W]
+
+    def logits(self, inner: Kernels, support_labels: tf.Tensor, ways: Ways) -> tf.Tensor:
+        """The same from inner products, in their type.
+
+        Args:
+            inner: Kernels of T tasks; of a translation-invariant head better those of features that were shifted by
+                some fixed point (the mean of the split), where they have a large common offset.
+            support_labels: integers [T, S].
+            ways: W.
+
+        Returns:
+            [T, Q, W]
+        """
+        alpha, offset = self.coefficients(inner.support, one_hot_targets(support_labels, ways))
+        return checked(_shifted(tf.matmul(inner.cross, tf.cast(alpha, inner.cross.dtype)), offset))
+
+
+def _shifted(logits: tf.Tensor, offset: tf.Tensor | None) -> tf.Tensor:
+    return logits if offset is None else logits + tf.cast(offset, logits.dtype)[:, None]

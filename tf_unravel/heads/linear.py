@@ -34,16 +34,8 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tf_unravel.adaptation.protocol import Ways
-from tf_unravel.heads.inner_products import (
-    Kernels,
-    checked,
-    feature_weights,
-    features_of,
-    gram,
-    one_hot_targets,
-    regularized,
-)
+from tf_unravel.adaptation.labels import Ways
+from tf_unravel.heads.inner_products import InnerProductHead, Kernels, one_hot_targets, regularized
 from tf_unravel.heads.solvers import saddle
 
 LINE_SEARCH = 0.25 ** np.arange(6)
@@ -253,7 +245,7 @@ def solve(
 
 
 @dataclass(frozen=True)
-class Linear:
+class Linear(InnerProductHead):
     """Softmax regression with an L2 penalty, trained to convergence on the support examples.
 
     minimise sum_i CE(y_i, x_i W + b) + l2 / 2 ||W||^2;  logits = q W + b.
@@ -283,48 +275,11 @@ class Linear:
     tolerance: float = 1e-6
     max_iterations: int = 100
     name: ClassVar[str] = "linear"
+    positive: ClassVar[tuple[str, ...]] = ("l2", "tolerance", "max_iterations")
 
-    def __post_init__(self) -> None:
-        for name in ("l2", "tolerance", "max_iterations"):
-            value = getattr(self, name)
-            if not 0.0 < value < float("inf"):
-                raise ValueError(f"Linear needs a positive, finite {name}. Received: {name}={value}.")
-
-    def __call__(self, support: tf.Tensor, support_labels: tf.Tensor, query: tf.Tensor, ways: Ways) -> tf.Tensor:
-        """Logits of the query features.
-
-        Args:
-            support: [T, S, D] features.
-            support_labels: integers [T, S] in 0..ways-1.
-            query: [T, Q, D] features.
-            ways: W.
-
-        Returns:
-            [T, Q, W], float32 or float64.
-
-        Raises:
-            ValueError: wrong ranks or sizes, labels outside 0..ways-1 or a class without example (in a graph an
-                InvalidArgumentError, when it runs), logits that are not finite (eager calls).
-        """
-        support, query = features_of(support, query)
-        alpha, offset, _ = self._solve(gram(support), support_labels, ways)
-        weights = feature_weights(support, alpha)  # [T, D, W]
-        return checked(tf.matmul(query, weights) + tf.cast(offset, query.dtype)[:, None])  # [T, Q, W]
-
-    def logits(self, inner: Kernels, support_labels: tf.Tensor, ways: Ways) -> tf.Tensor:
-        """Logits from inner products: see `__call__`.
-
-        Args:
-            inner: Kernels of T tasks.
-            support_labels: integers [T, S].
-            ways: W.
-
-        Returns:
-            [T, Q, W], in the type of the inner products.
-        """
-        alpha, offset, _ = self._solve(inner.support, support_labels, ways)
-        cross = inner.cross
-        return checked(tf.matmul(cross, tf.cast(alpha, cross.dtype)) + tf.cast(offset, cross.dtype)[:, None])
+    def coefficients(self, kernel: tf.Tensor, targets: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor | None]:
+        alpha, offset, _ = self._solve(kernel, targets)
+        return alpha, offset
 
     def gradient_norm(self, inner: Kernels, support_labels: tf.Tensor, ways: Ways) -> tf.Tensor:
         """Norm of the gradient in (W, b) at the solution, relative to its norm at W = 0, b = 0.
@@ -337,8 +292,7 @@ class Linear:
         Returns:
             float64 [T].
         """
-        return self._solve(inner.support, support_labels, ways)[2]
+        return self._solve(inner.support, one_hot_targets(support_labels, ways))[2]
 
-    def _solve(self, kernel: tf.Tensor, support_labels: tf.Tensor, ways: Ways) -> tuple[tf.Tensor, ...]:
-        targets = one_hot_targets(support_labels, ways)
+    def _solve(self, kernel: tf.Tensor, targets: tf.Tensor) -> tuple[tf.Tensor, ...]:
         return solve(kernel, targets, self.l2, self.bias, self.tolerance, self.max_iterations)

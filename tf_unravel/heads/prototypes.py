@@ -21,8 +21,15 @@ from typing import ClassVar
 
 import tensorflow as tf
 
-from tf_unravel.adaptation.protocol import Ways
-from tf_unravel.heads.inner_products import Kernels, checked, features_of, kernels, one_hot_targets
+from tf_unravel.adaptation.labels import Ways
+from tf_unravel.heads.inner_products import (
+    InnerProductHead,
+    Kernels,
+    checked,
+    features_of,
+    kernels,
+    one_hot_targets,
+)
 
 
 def averaging_weights(targets: tf.Tensor) -> tf.Tensor:
@@ -53,7 +60,7 @@ def squared_distances(inner: Kernels, weights: tf.Tensor) -> tf.Tensor:
 
 
 @dataclass(frozen=True)
-class Prototypes:
+class Prototypes(InnerProductHead):
     """Nearest class mean by squared Euclidean distance.
 
     logits = -||q - p||^2, or -||q - p||^2 / D.
@@ -72,24 +79,9 @@ class Prototypes:
 
     normalize: bool = False
     name: ClassVar[str] = "prototypes"
-    translation_invariant: ClassVar[bool] = True  # adding one vector to all features changes nothing
+    translation_invariant: ClassVar[bool] = True
 
     def __call__(self, support: tf.Tensor, support_labels: tf.Tensor, query: tf.Tensor, ways: Ways) -> tf.Tensor:
-        """Logits of the query features.
-
-        Args:
-            support: [T, S, D] features.
-            support_labels: integers [T, S] in 0..ways-1.
-            query: [T, Q, D] features.
-            ways: W.
-
-        Returns:
-            [T, Q, W], float32 or float64.
-
-        Raises:
-            ValueError: wrong ranks or sizes, labels outside 0..ways-1 or a class without example (in a graph an
-                InvalidArgumentError, when it runs), logits that are not finite (eager calls).
-        """
         support, query = features_of(support, query)
         # Distances do not change under a shift, inner products do: a large common offset would cancel badly.
         centre = tf.stop_gradient(tf.reduce_mean(support, axis=1, keepdims=True))  # [T, 1, D]
@@ -100,17 +92,6 @@ class Prototypes:
         return checked(self._scaled(squared_distances(inner, tf.eye(ways, dtype=support.dtype)[None]), inner))
 
     def logits(self, inner: Kernels, support_labels: tf.Tensor, ways: Ways) -> tf.Tensor:
-        """Logits from inner products: see `__call__`.
-
-        Args:
-            inner: Kernels of T tasks. Features with a large common offset should be shifted by some fixed point (the
-                mean of the split) before their inner products are taken.
-            support_labels: integers [T, S].
-            ways: W.
-
-        Returns:
-            [T, Q, W], in the type of the inner products.
-        """
         weights = averaging_weights(one_hot_targets(support_labels, ways, inner.support.dtype))
         return checked(self._scaled(squared_distances(inner, weights), inner))
 

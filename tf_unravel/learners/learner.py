@@ -13,12 +13,11 @@ from typing import Any, ClassVar
 import keras
 import tensorflow as tf
 
-from tf_unravel.adaptation.labels import checked_range, checked_support
-from tf_unravel.adaptation.protocol import Ways
+from tf_unravel.adaptation.head import Head
+from tf_unravel.adaptation.labels import Ways, checked_range, checked_support
 from tf_unravel.backbones.checks import check_backbone, image_shape
 from tf_unravel.checks import refuse_negative, warn_of_scaled_images
 from tf_unravel.data.sampling.tasks import Episode
-from tf_unravel.heads import AnyHead
 from tf_unravel.learners import keras_arguments
 
 
@@ -69,6 +68,12 @@ def gathered(values: tf.Tensor) -> tf.Tensor:
 def squared_norm(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
     """The sum of the squares of all numbers in some tensors, in float32."""
     return tf.add_n([tf.reduce_sum(tf.square(tf.cast(tensor, tf.float32))) for tensor in tensors])
+
+
+def accuracy_of(logits: tf.Tensor, labels: tf.Tensor, dtype: tf.DType = tf.float32) -> tf.Tensor:
+    """The share of rows whose largest logit is that of the label, a scalar."""
+    hits = tf.equal(tf.argmax(logits, axis=-1, output_type=tf.int32), tf.cast(labels, tf.int32))
+    return tf.reduce_mean(tf.cast(hits, dtype))
 
 
 def check_episodes(learner: str, spec: Any) -> None:
@@ -228,7 +233,7 @@ class Learner(keras.Model):
         """What a batch gives: `tracked` name -> scalar; "loss" is what training minimises, before weight decay."""
         raise NotImplementedError
 
-    def own_head(self) -> AnyHead:
+    def own_head(self) -> Head:
         """The head that the learner trains for: how its backbone is meant to be used."""
         raise NotImplementedError
 
