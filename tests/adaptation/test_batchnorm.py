@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from tf_unravel import backbones, evaluate_heads, export, heads
-from tf_unravel.adaptation.batchnorm import PROTOCOLS, protocol_of, query_logits, statistics_of
+from tf_unravel.adaptation.batchnorm import PROTOCOLS, Adapted, protocol_of, query_logits, statistics_of
 from tf_unravel.adaptation.network import Network
 from tf_unravel.backbones import FusedBatchNormalization, modes
 from tf_unravel.backbones.dropout import DropBlock, Dropout
@@ -116,7 +116,7 @@ def answers(backbone):
     function = Network(backbone, 3)
     weights = [*function.weights[:-2], tf.constant(KERNEL), tf.zeros(3)]
     images = tf.constant(SUPPORT), tf.constant(QUERY)
-    return {p: query_logits(function, weights, function.state, *images, p).numpy() for p in PROTOCOLS}
+    return {p: query_logits(Adapted(function, weights, function.state), *images, p).numpy() for p in PROTOCOLS}
 
 
 def by_keras(make):
@@ -343,5 +343,5 @@ def test_backbones_of_the_package_are_unchanged_by_freezing_what_is_frozen():
     function = Network(backbone, 3)
     weights = [tf.ones_like(weight) for weight in function.weights]
     for protocol in PROTOCOLS:
-        logits = query_logits(function, weights, function.state, images, images, protocol)
+        logits = query_logits(Adapted(function, weights, function.state), images, images, protocol)
         np.testing.assert_allclose(logits[:, 0], tf.reduce_sum(backbone(images, training=False), 1) + 1.0, rtol=1e-5)

@@ -52,10 +52,11 @@ class HalfAndHalf(QueryNorm):
 
     name, said = "half", "inductive (half of the support set)"
 
-    def prepare(self, network, weights, state, support):
-        return state, support[::2]
+    def prepare(self, adapted, support):
+        return adapted.state, support[::2]
 
-    def logits(self, network, weights, state, kept, query):
+    def logits(self, adapted, kept, query):
+        network, weights, state = adapted
         return network.logits(weights, tf.concat([kept, query], axis=0), state)[0][len(kept):]
 
 

@@ -18,7 +18,7 @@ layer of another kind, does what it does in inference.
 """
 
 from collections import Counter
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -26,6 +26,14 @@ import tensorflow as tf
 from tf_unravel.adaptation.network import Network, Weights
 from tf_unravel.backbones.batch_norm import FusedBatchNormalization
 from tf_unravel.backbones.modes import batch_norms, batch_statistics, momentum_by_batch
+
+
+class Adapted(NamedTuple):
+    """A network after the inner loop: its function, the adapted weights, and the state that queries are given."""
+
+    network: Network
+    weights: Weights
+    state: Weights
 
 
 class QueryNorm:
@@ -44,26 +52,15 @@ class QueryNorm:
     def __str__(self) -> str:
         return self.said
 
-    def prepare(
-        self, network: Network, weights: Weights, state: Weights, support: tf.Tensor
-    ) -> tuple[Weights, tf.Tensor]:
-        """What is kept of a task's support set.
+    def prepare(self, adapted: Adapted, support: tf.Tensor) -> tuple[Weights, tf.Tensor]:
+        """What is kept of a task's support images [S, H, W, C]: the state and the images that `logits` needs.
 
-        Args:
-            network: the function.
-            weights: after the inner loop.
-            state: before it.
-            support: images [S, H, W, C].
-
-        Returns:
-            (state, images [K, H, W, C]) that `logits` needs.
+        Until here the state is that before the inner loop.
         """
-        return state, support[:0]
+        return adapted.state, support[:0]
 
-    def logits(
-        self, network: Network, weights: Weights, state: Weights, kept: tf.Tensor, query: tf.Tensor
-    ) -> tf.Tensor:
-        """Logits [Q, ways] of a task's queries [Q, H, W, C], from what `prepare` kept."""
+    def logits(self, adapted: Adapted, kept: tf.Tensor, query: tf.Tensor) -> tf.Tensor:
+        """Logits [Q, ways] of a task's queries [Q, H, W, C], with the state and the images of `prepare`."""
         raise NotImplementedError
 
 
@@ -72,10 +69,8 @@ class Transductive(QueryNorm):
 
     name, said, transductive = "transductive", "transductive (statistics of the task's queries together)", True
 
-    def logits(
-        self, network: Network, weights: Weights, state: Weights, kept: tf.Tensor, query: tf.Tensor
-    ) -> tf.Tensor:
-        return _look(network, weights, query, state)[0]
+    def logits(self, adapted: Adapted, kept: tf.Tensor, query: tf.Tensor) -> tf.Tensor:
+        return _look(adapted, query)[0]
 
 
 class OneByOne(QueryNorm):
@@ -83,18 +78,14 @@ class OneByOne(QueryNorm):
 
     name, said = "one_by_one", "inductive (each query normalised together with the support set)"
 
-    def prepare(
-        self, network: Network, weights: Weights, state: Weights, support: tf.Tensor
-    ) -> tuple[Weights, tf.Tensor]:
-        return state, support
+    def prepare(self, adapted: Adapted, support: tf.Tensor) -> tuple[Weights, tf.Tensor]:
+        return adapted.state, support
 
-    def logits(
-        self, network: Network, weights: Weights, state: Weights, kept: tf.Tensor, query: tf.Tensor
-    ) -> tf.Tensor:
+    def logits(self, adapted: Adapted, kept: tf.Tensor, query: tf.Tensor) -> tf.Tensor:
         def alone(image: tf.Tensor) -> tf.Tensor:
-            return _look(network, weights, tf.concat([kept, image[None]], axis=0), state)[0][-1]
+            return _look(adapted, tf.concat([kept, image[None]], axis=0))[0][-1]
 
-        return tf.map_fn(alone, query, fn_output_signature=weights[-1].dtype, parallel_iterations=1)
+        return tf.map_fn(alone, query, fn_output_signature=adapted.weights[-1].dtype, parallel_iterations=1)
 
 
 class Running(QueryNorm):
@@ -102,10 +93,8 @@ class Running(QueryNorm):
 
     name, said = "running", "inductive (running statistics)"
 
-    def logits(
-        self, network: Network, weights: Weights, state: Weights, kept: tf.Tensor, query: tf.Tensor
-    ) -> tf.Tensor:
-        return network.logits(weights, query, state, training=False)[0]
+    def logits(self, adapted: Adapted, kept: tf.Tensor, query: tf.Tensor) -> tf.Tensor:
+        return adapted.network.logits(adapted.weights, query, adapted.state, training=False)[0]
 
 
 class Support(Running):
@@ -113,21 +102,15 @@ class Support(Running):
 
     name, said = "support", "inductive (statistics of the support set)"
 
-    def prepare(
-        self, network: Network, weights: Weights, state: Weights, support: tf.Tensor
-    ) -> tuple[Weights, tf.Tensor]:
-        return statistics_of(network, weights, state, support), support[:0]
+    def prepare(self, adapted: Adapted, support: tf.Tensor) -> tuple[Weights, tf.Tensor]:
+        return statistics_of(*adapted, support), support[:0]
 
 
 PROTOCOLS: dict[str, QueryNorm] = {each.name: each for each in (Transductive(), OneByOne(), Support(), Running())}
 
 
 def protocol_named(option: str, protocol: str | QueryNorm) -> QueryNorm:
-    """The protocol of a name; one that is an object already is itself.
-
-    Args:
-        option: what the user set, such as "MAML.batchnorm".
-        protocol: to what.
+    """The protocol of a name, or the protocol that is given; `option` is what the user set.
 
     Raises:
         ValueError: an unknown name.
@@ -148,16 +131,13 @@ def in_force(backbone: keras.Model, protocol: str | QueryNorm) -> QueryNorm:
 def protocol_of(backbone: Any, protocol: str | QueryNorm) -> str:
     """What BatchNorm does to the queries of this network under a protocol, as an accuracy says it.
 
-    Args:
-        backbone: keras.Model, or something else that gives features, of whose layers nothing is known.
-        protocol: a name in `PROTOCOLS`, or a protocol.
+    Of a backbone that is no keras.Model no layers are known.
     """
-    said = protocol_named("batchnorm", protocol).said
+    said, running = protocol_named("batchnorm", protocol).said, PROTOCOLS["running"].said
     if not isinstance(backbone, keras.Model):
         return said
     layers = batch_norms(backbone)
     frozen = sum(not layer.trainable for layer in layers)
-    running = PROTOCOLS["running"].said
     if not layers:
         return "none in this network"
     if not frozen or said == running:
@@ -167,29 +147,15 @@ def protocol_of(backbone: Any, protocol: str | QueryNorm) -> str:
     return f"{said}, but {frozen} of {len(layers)} layers frozen on running statistics"
 
 
-def query_logits(
-    network: Network, weights: Weights, state: Weights, support: tf.Tensor, query: tf.Tensor,
-    protocol: str | QueryNorm,
-) -> tf.Tensor:
-    """Logits of a task's queries by the adapted weights.
-
-    Args:
-        network: the function.
-        weights: after the inner loop.
-        state: before it; "running" takes its statistics.
-        support: images [S, H, W, C].
-        query: images [Q, H, W, C].
-        protocol: a name in `PROTOCOLS`, or a protocol.
-
-    Returns:
-        [Q, ways]
+def query_logits(adapted: Adapted, support: tf.Tensor, query: tf.Tensor, protocol: str | QueryNorm) -> tf.Tensor:
+    """Logits [Q, ways] of a task's queries by an adapted network whose state is that before the inner loop.
 
     Raises:
         ValueError: an unknown protocol; a BatchNorm layer that cannot be made to use its batch.
     """
-    follows = in_force(network.backbone, protocol)
-    state, kept = follows.prepare(network, weights, state, support)
-    return follows.logits(network, weights, state, kept, query)
+    follows = in_force(adapted.network.backbone, protocol)
+    state, kept = follows.prepare(adapted, support)
+    return follows.logits(adapted._replace(state=state), kept, query)
 
 
 def statistics_of(network: Network, weights: Weights, state: Weights, images: tf.Tensor) -> Weights:
@@ -209,7 +175,7 @@ def statistics_of(network: Network, weights: Weights, state: Weights, images: tf
                 f"Received: layer {layer.name!r}."
             )
     zeros = [s if layer is None else tf.zeros_like(s) for s, layer in zip(state, layers, strict=True)]
-    _, found, calls = _look(network, weights, images, zeros)
+    _, found, calls = _look(Adapted(network, weights, zeros), images)
 
     def of(layer: Any, before: tf.Tensor, after: tf.Tensor) -> tf.Tensor:
         if layer is None:
@@ -220,10 +186,9 @@ def statistics_of(network: Network, weights: Weights, state: Weights, images: tf
     return [of(*each) for each in zip(layers, state, found, strict=True)]
 
 
-def _look(
-    network: Network, weights: Weights, images: tf.Tensor, state: Weights
-) -> tuple[tf.Tensor, Weights, Counter[int]]:
+def _look(adapted: Adapted, images: tf.Tensor) -> tuple[tf.Tensor, Weights, Counter[int]]:
     """Logits, state and calls of `batch_statistics`: BatchNorm as in training, everything else as in inference."""
+    network, weights, state = adapted
     with batch_statistics() as calls:
         logits, state = network.logits(weights, images, state, training=False)
     for layer in batch_norms(network.backbone):

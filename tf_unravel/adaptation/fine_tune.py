@@ -26,7 +26,7 @@ import keras
 import tensorflow as tf
 
 from tf_unravel.adaptation import inner_loop
-from tf_unravel.adaptation.batchnorm import QueryNorm, in_force, protocol_named, protocol_of, query_logits
+from tf_unravel.adaptation.batchnorm import Adapted, QueryNorm, in_force, protocol_named, protocol_of, query_logits
 from tf_unravel.adaptation.groups import refuse_unknown, taken
 from tf_unravel.adaptation.head import Classifier, Head, Reads
 from tf_unravel.adaptation.inner_loop import Start, support_batches
@@ -58,8 +58,8 @@ class Origin:
     """What fine-tuning starts from, besides the backbone.
 
     Args:
-        classifier: Dense layer; it fixes the ways. None starts at zero, with any ways.
-        moments: a function that gives what the optimizer remembers at the start of every task; None for nothing.
+        classifier: Dense layer, which fixes the ways; None starts at zero, with any ways.
+        moments: a function that gives what the optimizer remembers at the start of a task; None for nothing.
     """
 
     classifier: keras.layers.Dense | None = None
@@ -202,18 +202,7 @@ class FineTune(Head):
         self, backbone: keras.Model, support: tf.Tensor, support_labels: tf.Tensor, query: tf.Tensor, ways: int,
         first_task: int | tf.Tensor = 0,
     ) -> tf.Tensor:
-        """Logits of the query images.
-
-        Args:
-            backbone: keras.Model, images -> [B, D].
-            support: images [T, S, H, W, C], uint8 or float 0-255.
-            support_labels: integers [T, S].
-            query: images [T, Q, H, W, C].
-            ways: W.
-            first_task: number of the first task, for the order of its batches.
-
-        Returns:
-            float32 [T, Q, W]
+        """Logits float32 [T, Q, W] of the queries; `first_task` is a number, for the order of its batches.
 
         Raises:
             ValueError: as `adapt_each`; in an eager call, logits that are not finite.
@@ -224,16 +213,15 @@ class FineTune(Head):
         self, backbone: keras.Model, support_images: tf.Tensor, support_labels: tf.Tensor, ways: Ways,
         first_task: int | tf.Tensor = 0,
     ) -> Classifier:
-        """Adapts the network to each support set, once: see `Head.fit`, and `__call__` for `first_task`."""
-        tasks = (support_images, support_labels)
-        kept = self.adapt_each(backbone, ways, tasks, self._prepared, first_task)
+        """Adapts the network to each support set, once: see `Head.fit`."""
+        kept = self.adapt_each(backbone, ways, (support_images, support_labels), self._prepared, first_task)
         network, protocol = self.network(backbone, ways), in_force(backbone, self.batchnorm)
 
         @tf.function(reduce_retracing=True)
         def logits(kept: Any, query: tf.Tensor) -> tf.Tensor:
             def one(task: tuple[Weights, Weights, tf.Tensor, tf.Tensor]) -> tf.Tensor:
                 weights, state, images, query = task
-                return tf.cast(protocol.logits(network, weights, state, images, query), tf.float32)
+                return tf.cast(protocol.logits(Adapted(network, weights, state), images, query), tf.float32)
 
             return _each(one, (*kept, query), tf.float32)
 
@@ -244,13 +232,14 @@ class FineTune(Head):
     ) -> tuple[Weights, Weights, tf.Tensor]:
         """What a classifier keeps of one task, for `adapt_each`: adapted weights, state, images."""
         protocol = in_force(network.backbone, self.batchnorm)
-        return weights, *protocol.prepare(network, weights, start.state, support)
+        return weights, *protocol.prepare(Adapted(network, weights, start.state), support)
 
     def answers(
         self, network: Network, start: Start, weights: Weights, support: tf.Tensor, labels: tf.Tensor, query: tf.Tensor
     ) -> tf.Tensor:
         """Logits float32 [Q, W] of one task's queries by the adapted weights, for `adapt_each`."""
-        return tf.cast(query_logits(network, weights, start.state, support, query, self.batchnorm), tf.float32)
+        adapted = Adapted(network, weights, start.state)
+        return tf.cast(query_logits(adapted, support, query, self.batchnorm), tf.float32)
 
     def _finite(self, logits: tf.Tensor) -> tf.Tensor:
         if tf.executing_eagerly() and not bool(tf.reduce_all(tf.math.is_finite(logits))):
@@ -262,11 +251,7 @@ class FineTune(Head):
         return logits
 
     def adapt_each(
-        self,
-        backbone: keras.Model,
-        ways: Ways,
-        tasks: Sequence[tf.Tensor],
-        then: Callable[..., Any],
+        self, backbone: keras.Model, ways: Ways, tasks: Sequence[tf.Tensor], then: Callable[..., Any],
         first_task: int | tf.Tensor = 0,
     ) -> Any:
         """Adapts the network to each task, and computes something of the adapted weights.
@@ -318,18 +303,7 @@ class FineTune(Head):
     def adapt(
         self, network: Network, start: Start, images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor
     ) -> tuple[Weights, tf.Tensor]:
-        """The inner loop on one task: see `inner_loop.adapt`.
-
-        Args:
-            network: the function.
-            start: see `start`.
-            images: support [S, H, W, C].
-            labels: integers [S].
-            seed: int [2].
-
-        Returns:
-            (adapted weights, loss [steps] of every step's batch).
-        """
+        """`inner_loop.adapt` on one task's support set [S, H, W, C], [S]; `seed`, int [2], orders its batches."""
         orders = support_batches(self.steps, self.batch_size, images, seed)
         adapted = network.adapted(self.adapted)
         return inner_loop.adapt(network, start, self.optimizer, images, labels, orders, self.steps, adapted)

@@ -1,8 +1,7 @@
 """Arguments of a constructor in groups, whose members may also be given one by one.
 
-A class with more settings than a reader can hold takes some of them as one object, such as `evaluation=Evaluation(
-steps=10)`, and each under a name of its own, `evaluation_steps=10`, through `**kwargs`; a member given by name wins.
-Such a class lists the groups, with the values that it starts from, in `groups`:
+A class takes some of its settings as one object, `evaluation=Evaluation(steps=10)`, or, through `**kwargs`, one by one
+under names of their own, `evaluation_steps=10`, which win. It lists its groups, with their defaults, in `groups`:
 
     class Learner:
         groups = {"evaluation": Evaluation(steps=5)}
@@ -21,22 +20,23 @@ def member(default: Any, name: str) -> Any:
     return dataclasses.field(default=default, metadata={"name": name})
 
 
+def _names(group: Any) -> dict[str, str]:
+    """The name of each member as an argument of its own -> its field."""
+    return {field.metadata.get("name", field.name): field.name for field in dataclasses.fields(group)}
+
+
 def flat(group: Any) -> dict[str, Any]:
     """The members of a group by the names that they have as arguments of their own."""
-    return {_name(field): getattr(group, field.name) for field in dataclasses.fields(group)}
-
-
-def _name(field: dataclasses.Field[Any]) -> str:
-    return field.metadata.get("name", field.name)
+    return {name: getattr(group, field) for name, field in _names(group).items()}
 
 
 def taken(owner: Any, options: dict[str, Any], **given: Any) -> list[Any]:
-    """The groups of a constructor, in their order; members given one by one leave `options`.
+    """The groups of a constructor, in their order.
 
     Args:
         owner: the instance, whose class has `groups`.
-        options: the constructor's other keyword arguments.
-        **given: what it got for each group, or None.
+        options: the other keyword arguments; members that were given one by one are taken out.
+        **given: what the constructor got for each group, or None.
 
     Raises:
         ValueError: something else in place of a group.
@@ -48,8 +48,7 @@ def taken(owner: Any, options: dict[str, Any], **given: Any) -> list[Any]:
         if not isinstance(group, type(default)):
             raise ValueError(f"{type(owner).__name__}.{parameter} must be {type(default).__name__}(...). "
                              f"Received: {value!r}.")
-        members = {_name(field): field.name for field in dataclasses.fields(group)}
-        single = {field: options.pop(name) for name, field in members.items() if name in options}
+        single = {field: options.pop(name) for name, field in _names(group).items() if name in options}
         found.append(dataclasses.replace(group, **single))
     return found
 
@@ -83,18 +82,8 @@ def arguments(owner: type) -> dict[str, inspect.Parameter]:
 
 
 def refuse_unknown(owner: type, options: dict[str, Any], more: Any = ()) -> None:
-    """Refuses keyword arguments that a constructor does not have.
-
-    Args:
-        owner: the class.
-        options: what is left of its keyword arguments.
-        more: names that are handed on.
-
-    Raises:
-        TypeError: there is one; the message has the names that exist.
-    """
-    unknown = {name: value for name, value in options.items() if name not in more}
-    if unknown:
-        name, value = next(iter(unknown.items()))
-        raise TypeError(f"{owner.__name__} has no argument {name!r}; it has {', '.join(arguments(owner))}. "
-                        f"Received: {name}={value!r}.")
+    """Raises TypeError, with the names that exist, for an option that is neither an argument nor among `more`."""
+    for name, value in options.items():
+        if name not in more:
+            raise TypeError(f"{owner.__name__} has no argument {name!r}; it has {', '.join(arguments(owner))}. "
+                            f"Received: {name}={value!r}.")

@@ -12,11 +12,7 @@ functions that evaluate, train and export:
 | Reads.INNER_PRODUCTS | the same, and head.logits(kernels, support_labels, ways) from inner products alone  |
 | Reads.IMAGES         | head(backbone, support, support_labels, query, ways, first_task=0), adapting the backbone |
 
-| symbol  | meaning                                                | shape                            |
-|---------|--------------------------------------------------------|----------------------------------|
-| T       | tasks                                                  |                                  |
-| S, Q    | support and query examples of a task                   | features [T, S, D], [T, Q, D]    |
-| W       | ways, the classes of a task                            | logits [T, Q, W]                 |
+Shapes: T tasks of W ways with S support and Q query examples; features [T, S, D] and [T, Q, D], logits [T, Q, W].
 """
 
 import dataclasses
@@ -86,10 +82,7 @@ class Head:
     translation_invariant: ClassVar[bool] = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> tf.Tensor:
-        """Logits [T, Q, W] of the queries; the arguments depend on what the head reads (see the module).
-
-        Differentiable in support and query features where a backbone is trained through it.
-        """
+        """Logits [T, Q, W] of the queries from what the head reads; differentiable, to train through it."""
         raise NotImplementedError
 
     def logits(self, inner: Any, support_labels: tf.Tensor, ways: Ways) -> tf.Tensor:
@@ -129,18 +122,11 @@ class Head:
         return Classifier((features(support_images), labels), logits)
 
     def said_of(self, backbone: Any) -> tuple[str, str]:
-        """What must be said beside an accuracy on this backbone: what BatchNorm does, how the backbone is adapted.
-
-        Args:
-            backbone: keras.Model, or anything else that gives features.
-
-        Returns:
-            (BatchNorm, adaptation); the latter "" where there is none.
-        """
+        """What must be said beside an accuracy: what BatchNorm does, and how the backbone is adapted or ""."""
         return protocol_of(backbone, "running"), ""
 
     def transductive_on(self, backbone: keras.Model) -> bool:
-        """Whether a query's logits depend on the other queries of its task."""
+        """Whether a query's logits depend on the other queries."""
         return False
 
     @property
@@ -162,7 +148,7 @@ class Head:
 
 
 def settings_text(name: str, thing: Any) -> str:
-    """A name and the fields of a dataclass, such as "ridge, l2 50"."""
+    """A name, and the fields of a dataclass."""
     fields = dataclasses.fields(thing) if dataclasses.is_dataclass(thing) else ()
     values = [(field.name, vars(thing)[field.name]) for field in fields]
     return ", ".join([name, *(f"{key} {f'{v:g}' if isinstance(v, float) else v}" for key, v in values)])

@@ -23,13 +23,7 @@ from tf_unravel.adaptation.network import Network, Weights
 
 
 class Start(NamedTuple):
-    """What an inner loop starts from.
-
-    Attributes:
-        weights: as `Network.weights`.
-        state: as `Network.state`.
-        moments: what the optimizer remembers.
-    """
+    """What an inner loop starts from: weights and state as of `Network`, and what the optimizer remembers."""
 
     weights: Weights
     state: Weights
@@ -37,13 +31,7 @@ class Start(NamedTuple):
 
 
 class Step(NamedTuple):
-    """What one look at a batch gives.
-
-    Attributes:
-        gradients: of the loss by the weights, as `weights`; zeros where nothing is adapted.
-        loss: scalar.
-        state: after the call.
-    """
+    """What one look at a batch gives: gradients as the weights (zero where nothing is adapted), loss, new state."""
 
     gradients: Weights
     loss: tf.Tensor
@@ -71,12 +59,12 @@ def adapt(
 
     Args:
         network: the function.
-        start: weights, state and moments to start from.
-        optimizer: of the inner loop.
+        start: see `Start`.
+        optimizer: of the loop.
         images: support [S, H, W, C].
         labels: integers [S].
         orders: which images each step sees, int32 [steps, B]; None for all of them, in their order.
-        steps: of the inner loop.
+        steps: how many.
         adapted: one bool a weight.
 
     Returns:

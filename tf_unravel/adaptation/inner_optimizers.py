@@ -23,12 +23,7 @@ from tf_unravel.checks import refuse_negative, shown
 
 
 class Moments(NamedTuple):
-    """What an inner optimizer remembers.
-
-    Attributes:
-        second: second moments, as the weights; empty for SGD.
-        steps: steps so far, float32 scalar.
-    """
+    """What an inner optimizer remembers: second moments (none for SGD), and steps so far, a float32 scalar."""
 
     second: Weights
     steps: tf.Tensor
@@ -43,29 +38,20 @@ class _Memoryless:
     """Plain gradient descent remembers nothing but the number of its steps."""
 
     def start(self, weights: Weights) -> Moments:
-        """Nothing remembered yet."""
         return Moments([], tf.constant(0.0))
 
     def rates_of(self, weights: Weights, steps: tf.Tensor) -> Sequence[Any]:
-        """a after so many steps, one for each weight."""
+        """a of the next step, one for each weight."""
         raise NotImplementedError
 
     def step(self, weights: Weights, gradients: Weights, moments: Moments) -> tuple[Weights, Moments]:
-        """New weights and what is remembered."""
         new = descended(weights, self.rates_of(weights, moments.steps), gradients)
         return new, Moments([], moments.steps + 1.0)
 
 
 @dataclasses.dataclass(frozen=True)
 class SGD(_Memoryless):
-    """theta - a g.
-
-    Args:
-        learning_rate: a.
-
-    Raises:
-        ValueError: a rate that is negative or not finite.
-    """
+    """theta - a g; raises ValueError for a rate a that is negative or not finite."""
 
     learning_rate: float = 0.01
     name: ClassVar[str] = "sgd"
@@ -106,15 +92,12 @@ class PerStepSGD(_Memoryless):
 
 @dataclasses.dataclass(frozen=True)
 class Adam:
-    """Adam without momentum (beta1 = 0), Reptile's inner optimizer: theta - a sqrt(1 - b2^t) g / (sqrt(s) + eps).
+    """Adam without momentum (beta1 = 0), Reptile's inner optimizer.
 
     Args:
-        learning_rate: a.
+        learning_rate: a; ValueError for one that is negative or not finite.
         beta2: decay of the second moments.
         epsilon: added to their root, before the bias correction, as TensorFlow 1 did.
-
-    Raises:
-        ValueError: a rate that is negative or not finite.
     """
 
     learning_rate: float = 1e-3
@@ -129,11 +112,10 @@ class Adam:
         return f"Adam without momentum at rate {self.learning_rate:g}"
 
     def start(self, weights: Weights) -> Moments:
-        """Second moments of zero."""
         return Moments([tf.zeros_like(w) for w in weights], tf.constant(0.0))
 
     def step(self, weights: Weights, gradients: Weights, moments: Moments) -> tuple[Weights, Moments]:
-        """New weights and what is remembered. Elementwise: leading axes are free."""
+        # Elementwise: leading axes are free.
         keep, steps = self.beta2, moments.steps + 1.0
         second = [keep * s + (1.0 - keep) * g**2 for s, g in zip(moments.second, gradients, strict=True)]
         rate = self.learning_rate * tf.sqrt(1.0 - keep**steps)

@@ -5,10 +5,10 @@
 Nothing here assigns to a variable: weights go in, logits come out, so that a task cannot leave a trace in the model
 whatever interrupts it, and a tape can differentiate through any number of steps.
 
-| symbol     | here    | shape                                              |
-|------------|---------|----------------------------------------------------|
-| theta, w   | weights | list of tensors, the backbone's, then kernel, bias |
-|            | state   | list: BatchNorm statistics, dropout counters       |
+| symbol   | here    | shape                                              |
+|----------|---------|----------------------------------------------------|
+| theta, w | weights | list of tensors, the backbone's, then kernel, bias |
+|          | state   | list: BatchNorm statistics, dropout counters       |
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ ADAPTED = {
 
 
 def check_adapted(which: str) -> None:
-    """Raises ValueError unless `which` is a name in `ADAPTED`."""
+    """Raises ValueError unless it is a name in `ADAPTED`."""
     if which not in ADAPTED:
         raise ValueError(f"adapted is one of {', '.join(ADAPTED)}. Received: {which!r}.")
 
@@ -82,24 +82,18 @@ class Network:
 
     @property
     def state(self) -> Weights:
-        """The current values of what is not trained: BatchNorm statistics, dropout counters, frozen weights."""
+        """The current values of BatchNorm's statistics, dropout's counters and frozen weights."""
         return [variable.value for variable in self.backbone.non_trainable_variables]
 
     def assign_state(self, values: Weights) -> None:
-        """Assigns the variables behind `state`, except those that no call changes.
-
-        A mean over tasks of equal values may differ from them in the last digit.
-        """
+        """Assigns the variables behind `state`, except those that no call changes."""
+        # A mean over tasks of equal values may differ from them in the last digit.
         for variable, value in zip(self.backbone.non_trainable_variables, values, strict=True):
             if id(variable) in self._moving:
                 variable.assign(value)
 
     def check_frozen(self, learner: str) -> None:
-        """Raises ValueError if layers were frozen or unfrozen since the network was built.
-
-        Args:
-            learner: the name of what keeps something for each weight.
-        """
+        """Raises ValueError if layers were frozen or unfrozen since the network was built for a learner."""
         now = [id(variable) for variable in self.variables]
         if now != self._built_with:
             raise ValueError(
@@ -113,12 +107,8 @@ class Network:
     ) -> tuple[tf.Tensor, Weights]:
         """Logits [B, ways] of images [B, H, W, C], and the state that the call leaves.
 
-        Args:
-            weights: in place of the variables'.
-            images: uint8 or float 0-255.
-            state: in place of the model's; None for the model's.
-            training: whether layers act as in training: BatchNorm uses the statistics of `images` unless it is
-                frozen, dropout drops.
+        With `training`, layers act as in training: BatchNorm uses the statistics of the images, unless it is frozen,
+        and dropout drops. A state of None is the model's.
 
         Raises:
             ValueError: a layer that assigns to its own weights, as SpectralNormalization does in training.
@@ -157,14 +147,7 @@ class Network:
     def gradients(
         self, tape: tf.GradientTape, scaled: tf.Tensor, weights: Weights, adapted: Sequence[bool] | None = None
     ) -> Weights:
-        """Gradients of the loss by weights.
-
-        Args:
-            tape: that has watched the weights and seen `scaled`.
-            scaled: of the loss, see `scaled`.
-            weights: in any number.
-            adapted: one bool each, False for a gradient of zero; None for all.
-        """
+        """Gradients of a loss by weights, from the tape that has seen `scaled(loss)`; zero where not `adapted`."""
         adapted = [True] * len(weights) if adapted is None else adapted
         chosen = [w for w, one in zip(weights, adapted, strict=True) if one]
         found = tape.gradient(scaled, chosen, unconnected_gradients=tf.UnconnectedGradients.ZERO)
@@ -204,13 +187,7 @@ def summed_cross_entropy(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
 
 
 def adapted_of(backbone: keras.Model, classifier: keras.layers.Dense | None, which: str) -> str:
-    """What an inner loop changes of a network, parts of which may be frozen, as an accuracy says it.
-
-    Args:
-        backbone: keras.Model.
-        classifier: to start from; None for a new one.
-        which: a name in `ADAPTED`.
-    """
+    """What an inner loop changes of a network, parts of which may be frozen, as an accuracy says it."""
     fixed = classifier is not None and not classifier.trainable
     if which == "last_layer":
         return "nothing; the classifier is frozen" if fixed else ADAPTED[which]

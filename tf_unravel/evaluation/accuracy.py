@@ -113,7 +113,7 @@ def evaluate(
     num_tasks: int = 2000,
     seed: int = 0,
 ) -> Accuracy:
-    """Returns the few-shot accuracy of a backbone under one head.
+    """Returns the few-shot accuracy of a backbone under one head, at one number of shots: see `evaluate_heads`.
 
     Args:
         backbone: Keras model, images -> [B, D]; or the features [N, D] of the split's images, in its order.
@@ -124,13 +124,6 @@ def evaluate(
         queries: query images per class.
         num_tasks: at least 2.
         seed: the same seed gives the same tasks for every backbone and head.
-
-    Returns:
-        Accuracy.
-
-    Raises:
-        ValueError: no backbone, head or split; tasks that the split cannot give, features of a wrong shape or not
-            finite.
 
     Example:
         >>> print(evaluate(backbone, tf_unravel.heads.Ridge(), test, shots=5))
@@ -184,40 +177,41 @@ def evaluate_heads(
     samplers = [TaskSampler(split, ways, int(k), queries, seed) for k in np.atleast_1d(shots)]
     if num_tasks < 2:
         raise ValueError(f"An interval needs at least 2 tasks. Received: num_tasks={num_tasks}.")
-    of = {reads: {name: head for name, head in named.items() if head.reads is reads} for reads in Reads}
+    reading = {reads: {name: head for name, head in named.items() if head.reads is reads} for reads in Reads}
+    on_images, on_features, on_products = (reading[r] for r in (Reads.IMAGES, Reads.FEATURES, Reads.INNER_PRODUCTS))
     results: dict[str, dict[int, Accuracy]] = {name: {} for name in named}
-    for name, head in of[Reads.IMAGES].items():
+    for name, head in on_images.items():
         protocol = head.said_of(backbone)
         for sampler in samplers:
             per_task = _image_accuracies(name, head, backbone, split, sampler, num_tasks)
             results[name][sampler.shots] = Accuracy.of(per_task, *protocol)
-    others = [head for head in named.values() if head.reads is not Reads.IMAGES]
-    if not others:
+    if not (on_features or on_products):
         return results
+    features = _features_of(backbone, split)
     if callable(backbone):
-        values = extract_features(backbone, split.images)
-        batchnorm, _ = others[0].said_of(backbone)
-    else:
-        values = np.asarray(backbone)
-        if values.ndim != 2 or len(values) != len(split.images):
-            raise ValueError(
-                f"Features must be [N, D], one row for each of the {len(split.images)} images of '{split.name}'. "
-                f"Received: shape {values.shape}."
-            )
-    features = SplitFeatures(np.ascontiguousarray(values, np.float32))
+        batchnorm, _ = next(iter((on_features or on_products).values())).said_of(backbone)
     products: GramProducts | TaskProducts | None = None
-    if of[Reads.INNER_PRODUCTS]:
+    if on_products:
         worth_it = gram_is_worth_it(features, samplers, num_tasks, gram_bytes)
         products = GramProducts(features) if worth_it else TaskProducts(features)
     for sampler in samplers:
-        accuracies = {}
-        if products is not None:
-            accuracies = _kernel_accuracies(of[Reads.INNER_PRODUCTS], products, sampler, num_tasks)
-        if of[Reads.FEATURES]:
-            accuracies |= _feature_accuracies(of[Reads.FEATURES], features, sampler, num_tasks)
+        accuracies = _kernel_accuracies(on_products, products, sampler, num_tasks) if products is not None else {}
+        if on_features:
+            accuracies |= _feature_accuracies(on_features, features, sampler, num_tasks)
         for name, per_task in accuracies.items():
             results[name][sampler.shots] = Accuracy.of(per_task, batchnorm)
     return results
+
+
+def _features_of(backbone: Any, split: ClassImages) -> SplitFeatures:
+    """The features of a split, by the backbone or given in its place."""
+    values = extract_features(backbone, split.images) if callable(backbone) else np.asarray(backbone)
+    if values.ndim != 2 or len(values) != len(split.images):
+        raise ValueError(
+            f"Features must be [N, D], one row for each of the {len(split.images)} images of '{split.name}'. "
+            f"Received: shape {values.shape}."
+        )
+    return SplitFeatures(np.ascontiguousarray(values, np.float32))
 
 
 def _kernel_accuracies(

@@ -82,16 +82,7 @@ def newton_point(hessian: tf.Tensor, targets: tf.Tensor, fit: Fit, bias: bool) -
 
 
 def objective(targets: tf.Tensor, scores: tf.Tensor, quadratic: tf.Tensor) -> tf.Tensor:
-    """L of (2), over the last three axes but one.
-
-    Args:
-        targets: Y, [..., T, S, W].
-        scores: F, [..., T, S, W].
-        quadratic: tr(a^T H a), [..., T].
-
-    Returns:
-        [..., T].
-    """
+    """L of (2), [..., T], from Y and F [..., T, S, W] and the quadratic term tr(a^T H a) [..., T]."""
     # log-sum-exp minus the own score, from differences: it stays exact where the loss is nearly 0.
     margins = scores - tf.reduce_sum(targets * scores, axis=-1, keepdims=True)
     return tf.reduce_sum(tf.reduce_logsumexp(margins, axis=-1), axis=-1) + 0.5 * quadratic
@@ -126,13 +117,6 @@ def minimise(
     hessian: tf.Tensor, targets: tf.Tensor, bias: bool, tolerance: float, max_iterations: int
 ) -> tuple[Fit, tf.Tensor]:
     """Newton's method from zero, until a full step moves the scores by less than the tolerance.
-
-    Args:
-        hessian: H, float64 [T, S, S].
-        targets: Y, float64 [T, S, W].
-        bias: whether there is a bias.
-        tolerance: of the last step, relative to the largest score.
-        max_iterations: of Newton's method.
 
     Returns:
         (Fit, iterations each task took [T]).
@@ -201,11 +185,7 @@ def derivative(hessian: tf.Tensor, fit: Fit, d_dual: tf.Tensor, d_bias: tf.Tenso
 
 
 def solve(
-    kernel: tf.Tensor,
-    targets: tf.Tensor,
-    l2: float = 1.0,
-    bias: bool = True,
-    tolerance: float = 1e-6,
+    kernel: tf.Tensor, targets: tf.Tensor, l2: float = 1.0, bias: bool = True, tolerance: float = 1e-6,
     max_iterations: int = 100,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Softmax regression in dual form, differentiable in the kernel.
@@ -213,10 +193,7 @@ def solve(
     Args:
         kernel: K, [T, S, S].
         targets: one-hot Y, float64 [T, S, W].
-        l2: weight of 1/2 ||W||^2.
-        bias: whether there is an (unregularized) bias.
-        tolerance: of the last Newton step, relative to the largest score; the error left is about its square.
-        max_iterations: of Newton's method.
+        l2, bias, tolerance, max_iterations: see `Linear`.
 
     Returns:
         (alpha = a / l2 float64 [T, S, W], b float64 [T, W], relative gradient norm [T]); W = X^T alpha. NaN for tasks
@@ -282,16 +259,7 @@ class Linear(InnerProductHead):
         return alpha, offset
 
     def gradient_norm(self, inner: Kernels, support_labels: tf.Tensor, ways: Ways) -> tf.Tensor:
-        """Norm of the gradient in (W, b) at the solution, relative to its norm at W = 0, b = 0.
-
-        Args:
-            inner: Kernels of T tasks; only `support` is read.
-            support_labels: integers [T, S].
-            ways: W.
-
-        Returns:
-            float64 [T].
-        """
+        """Norm of the gradient in (W, b) at the solution, relative to its norm at W = 0, b = 0; float64 [T]."""
         return self._solve(inner.support, one_hot_targets(support_labels, ways))[2]
 
     def _solve(self, kernel: tf.Tensor, targets: tf.Tensor) -> tuple[tf.Tensor, ...]:

@@ -26,32 +26,14 @@ from tf_unravel.heads.inner_products import InnerProductHead, regularized
 
 
 def dual_coefficients(kernel: tf.Tensor, targets: tf.Tensor, l2: float) -> tf.Tensor:
-    """alpha = (K + l2 I)^-1 Y.
-
-    Args:
-        kernel: K, [T, S, S].
-        targets: Y, float64 [T, S, W].
-        l2: ridge.
-
-    Returns:
-        float64 [T, S, W]; NaN for tasks whose K is not finite.
-    """
+    """alpha = (K + l2 I)^-1 Y, float64 [T, S, W]; NaN for tasks whose K is not finite."""
     hessian, finite = regularized(kernel, l2)
     alpha = tf.linalg.solve(hessian, targets)
     return tf.where(finite[:, None, None], alpha, tf.constant(float("nan"), alpha.dtype))
 
 
 def primal_weights(support: tf.Tensor, targets: tf.Tensor, l2: float) -> tf.Tensor:
-    """W = (X^T X + l2 I)^-1 X^T Y.
-
-    Args:
-        support: X, [T, S, D].
-        targets: Y, float64 [T, S, W].
-        l2: ridge.
-
-    Returns:
-        float64 [T, D, W]; NaN for tasks whose features are not finite.
-    """
+    """W = (X^T X + l2 I)^-1 X^T Y, float64 [T, D, W]; NaN for tasks whose features are not finite."""
     support = tf.cast(support, tf.float64)
     hessian, finite = regularized(tf.matmul(support, support, transpose_a=True), l2)  # [T, D, D]
     weights = tf.linalg.solve(hessian, tf.matmul(support, targets, transpose_a=True))  # [T, D, W]

@@ -31,11 +31,7 @@ from tf_unravel.heads.solvers import crammer_singer
 
 
 def solve(
-    kernel: tf.Tensor,
-    targets: tf.Tensor,
-    c: float = 0.1,
-    l2: float = 1.0,
-    tolerance: float = 1e-8,
+    kernel: tf.Tensor, targets: tf.Tensor, c: float = 0.1, l2: float = 1.0, tolerance: float = 1e-8,
     max_iterations: int = 50,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """The dual solution, differentiable in the kernel, and how far it is from optimal.
@@ -43,10 +39,7 @@ def solve(
     Args:
         kernel: K, [T, S, S].
         targets: one-hot Y, float64 [T, S, W].
-        c: bound of the own-class entries of A.
-        l2: ridge beside K.
-        tolerance: relative duality gap at which a task is finished.
-        max_iterations: of the interior point method that takes the tasks the faster stages leave.
+        c, l2, tolerance, max_iterations: see `SVM`.
 
     Returns:
         (A float64 [T, S, W], gap float64 [T]): f(A) - min f <= gap |f(A)|. Both NaN for tasks whose K is not finite.
@@ -109,11 +102,6 @@ class SVM(InnerProductHead):
         """Relative duality gap that the solver reaches on each task.
 
         gap = sum_im (c Y - A)_im (max_m' G_im' - G_im) / |f(A)|, G = (K + l2 I) A - Y, f the dual objective.
-
-        Args:
-            inner: Kernels of T tasks; only `support` is read.
-            support_labels: integers [T, S].
-            ways: W.
 
         Returns:
             float64 [T].

@@ -25,11 +25,7 @@ from tf_unravel.heads.inner_products import Kernels, kernels
 
 
 def as_head(option: str, head: Any) -> Head:
-    """A head, or an object of the user's own as one.
-
-    Args:
-        option: what the user set, such as "Validation.head".
-        head: to what.
+    """A head, or an object of the user's own as one; `option` is what the user set, such as "Validation.head".
 
     Raises:
         ValueError: it cannot be called as a head is; it is a class.
@@ -39,8 +35,8 @@ def as_head(option: str, head: Any) -> Head:
     if isinstance(head, type) or not (callable(head) or hasattr(head, "logits")):
         raise ValueError(f"{option} must be a head, such as heads.Ridge(), in a gin file @Ridge(). "
                          f"Received: {shown(head)}.")
-    return {Reads.IMAGES: _OnImages, Reads.INNER_PRODUCTS: _OnInnerProducts, Reads.FEATURES: _OnFeatures}[
-        reads_of(head)](head)
+    kinds = {Reads.IMAGES: _OnImages, Reads.INNER_PRODUCTS: _OnInnerProducts, Reads.FEATURES: _OnFeatures}
+    return kinds[reads_of(head)](head)
 
 
 def reads_of(head: Any) -> Reads:
@@ -53,11 +49,7 @@ def reads_of(head: Any) -> Reads:
 
 
 class _OnFeatures(Head):
-    """A user's head that is called with features.
-
-    Args:
-        own: the object; `name` is "" where it has none.
-    """
+    """A user's head that is called with features; `name` is "" where it has none."""
 
     def __init__(self, own: Any):
         self.own = own
@@ -80,10 +72,9 @@ class _OnInnerProducts(_OnFeatures):
 
     reads = Reads.INNER_PRODUCTS
 
-    def __call__(self, *args: Any, **kwargs: Any) -> tf.Tensor:
-        return self.own(*args, **kwargs) if callable(self.own) else self._by_products(*args, **kwargs)
-
-    def _by_products(self, support: tf.Tensor, support_labels: tf.Tensor, query: tf.Tensor, ways: Ways) -> tf.Tensor:
+    def __call__(self, support: tf.Tensor, support_labels: tf.Tensor, query: tf.Tensor, ways: Ways) -> tf.Tensor:
+        if callable(self.own):
+            return self.own(support, support_labels, query, ways)
         return self.logits(kernels(support, query), support_labels, ways)
 
     def logits(self, inner: Kernels, support_labels: tf.Tensor, ways: Ways) -> tf.Tensor:
@@ -107,8 +98,7 @@ class _OnImages(_OnFeatures):
         return str(self.own.batchnorm), self.own.adaptation
 
     def transductive_on(self, backbone: keras.Model) -> bool:
-        name = getattr(self.own, "protocol", "running")
-        return in_force(backbone, name).transductive
+        return in_force(backbone, getattr(self.own, "protocol", "running")).transductive
 
     def settings(self) -> str:
         return self.title

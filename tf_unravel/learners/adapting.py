@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import keras
@@ -23,12 +24,12 @@ _KERAS = tuple(inspect.signature(keras.layers.Layer).parameters)
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """How `own_head` adapts and answers; the members' names as arguments of their own are in brackets.
+    """How `own_head` adapts.
 
     Args:
-        steps: of the inner loop (evaluation_steps); None for those of training.
-        batch: support images a step, or all where there are fewer (evaluation_batch); None for all.
-        batchnorm: how queries are normalised (batchnorm), see `heads.FineTune`.
+        steps: of the inner loop, alone `evaluation_steps`; None for those of training.
+        batch: support images a step, or all where there are fewer, alone `evaluation_batch`; None for all.
+        batchnorm: how queries are normalised, see `heads.FineTune`.
     """
 
     steps: int | None = member(None, "evaluation_steps")
@@ -37,16 +38,7 @@ class Evaluation:
 
 
 class Adapting(Learner):
-    """A learner whose tasks adapt the network: backbone and classifier.
-
-    Args:
-        backbone: keras.Model, images -> features [B, D].
-        ways: classes of a task; tasks of another number of ways have no classifier to start from.
-        inner_steps: of the inner loop in training.
-        evaluation: how `own_head` adapts.
-        sum_over_batch: whether the loss is the sum over the images of a batch.
-        parallel_tasks: tasks computed at once, each with its activations in memory; None for one per processor.
-        **kwargs: weight_decay, and those of keras.Model.
+    """A learner whose tasks adapt the network; its arguments are those of MAML and Reptile.
 
     Attributes:
         network: backbone and classifier as one function.
@@ -54,7 +46,7 @@ class Adapting(Learner):
         adapts: the same, one bool a weight.
 
     Raises:
-        TypeError: an argument that does not exist.
+        TypeError: an unknown argument.
         ValueError: a count below its minimum, an unknown BatchNorm protocol.
     """
 
@@ -86,10 +78,11 @@ class Adapting(Learner):
         """Logits [B, ways] before any adaptation."""
         return self.classifier(self.backbone(images, training=training))
 
-    @property
-    def tasks_at_once(self) -> int:
-        """For `tf.map_fn` over tasks."""
-        return self.parallel_tasks or num_cores()
+    def over_tasks(self, function: Callable[..., Any], tasks: Any, like: Any) -> Any:
+        """A function of one task for each, `parallel_tasks` of them at once; its results are `like` these tensors."""
+        specs = tf.nest.map_structure(lambda value: tf.TensorSpec(value.shape, value.dtype), like)
+        together = self.parallel_tasks or num_cores()
+        return tf.map_fn(function, tasks, fn_output_signature=specs, parallel_iterations=together)
 
     @property
     def moments(self) -> Moments:
@@ -101,10 +94,7 @@ class Adapting(Learner):
         raise NotImplementedError
 
     def own_head(self) -> FineTune:
-        """The head that adapts as the inner loop does, from the learned classifier.
-
-        It follows the training: what it starts from is read when it is used.
-        """
+        """The head that adapts as the inner loop does, from the learned classifier as it is when it is used."""
         if self.head is None:
             self.head = FineTune(
                 self.inner_steps if self.evaluation.steps is None else self.evaluation.steps,

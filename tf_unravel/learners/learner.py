@@ -77,15 +77,7 @@ def accuracy_of(logits: tf.Tensor, labels: tf.Tensor, dtype: tf.DType = tf.float
 
 
 def check_episodes(learner: str, spec: Any) -> None:
-    """Refuses a dataset of anything but batches of episodes, support images [T, S, H, W, C] first.
-
-    Args:
-        learner: the name of the learner that needs them.
-        spec: the dataset's `element_spec`.
-
-    Raises:
-        ValueError: other batches, or single episodes.
-    """
+    """Raises ValueError unless a dataset's `element_spec` is batches of episodes; `learner` is the name of who asks."""
     if not isinstance(spec, Episode) or spec.support_images.shape.rank != 5:
         raise ValueError(
             f"{learner} trains on batches of episodes: run.batches = @Episodes(), or data.episodes(..., "
@@ -94,12 +86,7 @@ def check_episodes(learner: str, spec: Any) -> None:
 
 
 def checked_episodes(data: Any, ways: Ways) -> Episode:
-    """A batch of episodes whose labels are those of tasks of W ways.
-
-    Raises:
-        ValueError: labels outside 0..ways-1, or a class of a task without a support image; where a graph runs, an
-            InvalidArgumentError.
-    """
+    """A batch of episodes whose labels are those of tasks of W ways; raises as `checked_support`."""
     support, support_labels, query, query_labels = data
     return Episode(support, checked_support(support_labels, ways), query,
                    checked_range("query_labels", query_labels, ways))
@@ -111,11 +98,7 @@ def size_of(data: Any) -> tf.Tensor:
 
 
 def episode_of(learner: str, data: Any) -> Episode:
-    """The episodes of a batch, whatever Keras has wrapped them in.
-
-    Raises:
-        ValueError: it holds none, or weights.
-    """
+    """The episodes of a batch, whatever Keras has wrapped them in; raises ValueError if it holds others, or weights."""
     batch = keras_arguments.unweighted(learner, data)
     if isinstance(batch, tuple) and len(batch) == 4:
         batch = Episode(*(tf.convert_to_tensor(part) for part in batch))
@@ -247,14 +230,7 @@ class Learner(keras.Model):
         return self.track(values)
 
     def check_batch(self, spec: Any) -> None:
-        """Refuses batches that the learner cannot use, before a step is taken.
-
-        Args:
-            spec: a dataset's `element_spec`.
-
-        Raises:
-            ValueError: it cannot.
-        """
+        """Raises ValueError, before a step is taken, for a dataset's `element_spec` that the learner cannot use."""
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         return self.track(self.objective(data, training=False), size_of(data))

@@ -177,11 +177,8 @@ class MAML(Adapting):
         self.network.check_frozen("MAML")
         values = dict.fromkeys(self.tracked, tf.constant(0.0, self.head_dtype))
         result = (weights, rates, {"values": values, "state": self.network.state})
-        results = tf.map_fn(
-            lambda episode: self.task_gradients(weights, rates, Episode(*episode)),
-            tuple(episodes),
-            fn_output_signature=tf.nest.map_structure(lambda value: tf.TensorSpec(value.shape, value.dtype), result),
-            parallel_iterations=self.tasks_at_once,
+        results = self.over_tasks(
+            lambda episode: self.task_gradients(weights, rates, Episode(*episode)), tuple(episodes), result
         )
         # What is no float is a counter (dropout's), the same in every task.
         return tf.nest.map_structure(lambda v: tf.reduce_mean(v, 0) if v.dtype.is_floating else v[0], results)

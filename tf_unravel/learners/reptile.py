@@ -88,8 +88,7 @@ class Ends(NamedTuple):
         weights: tensors [T, ...].
         moments: second moments [T, ...] and the number of steps.
         losses: [T] of every step.
-        states: [T, ...]: running statistics after the first step, by the weights that are not adapted, and counters
-            after the last.
+        states: `kept_state`, [T, ...].
         sizes: for every step with a penalty, [2]: squared norms of the gradients of loss and penalty, over all tasks.
     """
 
@@ -192,24 +191,10 @@ class Reptile(Adapting):
             return step.gradients, step.loss, step.state
 
         result = (self.network.weights, tf.constant(0.0, self.head_dtype), self.network.state)
-        specs = tf.nest.map_structure(lambda value: tf.TensorSpec(value.shape, value.dtype), result)
-        return tf.map_fn(
-            one,
-            (fast, images, labels, states),
-            fn_output_signature=specs,
-            parallel_iterations=self.tasks_at_once,
-        )
+        return self.over_tasks(one, (fast, images, labels, states), result)
 
     def inner_loop(self, images: tf.Tensor, labels: tf.Tensor) -> Ends:
-        """All tasks of the batch in lockstep, from the present weights.
-
-        Args:
-            images: [T, k, B, H, W, C].
-            labels: [T, k, B].
-
-        Returns:
-            Where they arrive.
-        """
+        """All tasks of the batch in lockstep, from the present weights; images [T, k, B, H, W, C]."""
         tasks = tf.shape(images)[0]
 
         def spread_out(values: Weights) -> Weights:
@@ -217,8 +202,7 @@ class Reptile(Adapting):
 
         fast, moments = spread_out(self.network.weights), self.moments
         moments = Moments(spread_out(moments.second), moments.steps)
-        losses: list[tf.Tensor] = []
-        sizes: list[tf.Tensor] = []
+        losses, sizes = list[tf.Tensor](), list[tf.Tensor]()
         states = [spread_out(self.network.state)]
         for j in range(self.inner_steps):
             gradients, loss, state = self.task_gradients(fast, images[:, j], labels[:, j], states[-1])
