@@ -8,11 +8,10 @@ every backbone and head given the same seed answers the same tasks: compare them
 `per_task`. The backbone runs with training=False (inductive BatchNorm: running statistics; no task sees its other
 queries), and nothing is augmented.
 
-For heads that read inner products (`Reads.INNER_PRODUCTS`) one Gram matrix
-of the split is computed, and every task becomes a look-up of (S + WQ) x S numbers, whatever the feature size; when the
-matrix would be over its budget, or dearer than the tasks themselves, the products are taken task by task instead
-(`gram.py`, which also says how precise they are). A translation-invariant head gets the products of centred features,
-the others those of the features as they are.
+For heads that read inner products one Gram matrix of the split is computed, and every task becomes a look-up of
+(S + WQ) x S numbers, whatever the feature size; where the matrix would exceed its budget, or cost more than the tasks
+themselves, the products are taken task by task (`gram.py`, which also says how precise they are). A
+translation-invariant head gets the products of centred features, the others those of the features as they are.
 
 | symbol | name              | shape                              |
 |--------|-------------------|------------------------------------|
@@ -35,6 +34,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tf_unravel.adaptation.batchnorm import PROTOCOLS
 from tf_unravel.adaptation.labels import labels_checked
 from tf_unravel.checks import shown
 from tf_unravel.data.class_images import ClassImages
@@ -53,7 +53,7 @@ from tf_unravel.heads import SVM, AnyHead, Head, Kernels, Linear, Prototypes, Re
 __all__ = ["IMAGE_TASKS_PER_BLOCK", "INDUCTIVE", "Accuracy", "evaluate", "evaluate_heads", "extract_features",
            "task_blocks"]
 
-INDUCTIVE = "inductive (running statistics)"
+INDUCTIVE = PROTOCOLS["running"].said
 IMAGE_TASKS_PER_BLOCK = 16
 
 _Counts: TypeAlias = dict[str, tuple[tf.Tensor, tf.Tensor]]  # name of the head -> `_correct`
@@ -333,7 +333,7 @@ def _accuracies(
 def task_blocks(
     load: Callable[[np.ndarray, np.ndarray], Any], sampler: TaskSampler, num_tasks: int, together: int
 ) -> Iterator[tuple[int, Any]]:
-    """Yields tasks block by block; the next block loads meanwhile.
+    """Yields tasks block by block, as (number of the first task, tensors); the next block loads meanwhile.
 
     Blocks are of equal size, so that a graph is traced once; the last one may hold a few tasks beyond `num_tasks`.
 
@@ -342,9 +342,6 @@ def task_blocks(
         sampler: which images make a task.
         num_tasks: how many tasks.
         together: tasks in a block, at most.
-
-    Yields:
-        (number of the block's first task, what `load` gives, as tensors).
     """
     together = -(-num_tasks // -(-num_tasks // together))
     starts = range(0, num_tasks, together)

@@ -50,22 +50,14 @@ class Fit(NamedTuple):
 
 
 def newton_system(hessian: tf.Tensor, scores: tf.Tensor, bias: bool) -> tuple[saddle.Saddle, tf.Tensor]:
-    """The saddle system of (3) and P = softmax(F).
-
-    Returns:
-        (Saddle, P [T, S, W]).
-    """
+    """The saddle system of (3), and P = softmax(F)."""
     # Probabilities that underflow would leave rows of the coupling matrix empty.
     probabilities = tf.maximum(tf.nn.softmax(scores, axis=-1), 1e-300)
     return saddle.factorise(hessian, probabilities / (1.0 + probabilities), balanced=bias), probabilities
 
 
 def newton_point(hessian: tf.Tensor, targets: tf.Tensor, fit: Fit, bias: bool) -> Fit:
-    """The minimiser of the quadratic model of (2) at `fit`: a', b' and F' of equation (3).
-
-    Returns:
-        A Fit.
-    """
+    """The minimiser of the quadratic model of (2) at `fit`: a', b' and F' of equation (3)."""
     system, probabilities = newton_system(hessian, fit.scores, bias)
     right = (targets - probabilities) / probabilities + fit.scores
     dual, nu = saddle.solve(system, right)
@@ -89,11 +81,7 @@ def objective(targets: tf.Tensor, scores: tf.Tensor, quadratic: tf.Tensor) -> tf
 
 
 def line_search(hessian: tf.Tensor, targets: tf.Tensor, fit: Fit, goal: Fit) -> tuple[Fit, tf.Tensor]:
-    """The best of the points fit + t (goal - fit), t = 1, 1/4, ..., 4^-5.
-
-    Returns:
-        (Fit, improved bool [T]): whether any of them is better than `fit`.
-    """
+    """The best of the points fit + t (goal - fit), t = 1, 1/4, ..., 4^-5, and whether it is better than `fit`, [T]."""
     change = Fit(*[new - old for new, old in zip(goal, fit, strict=True)])
 
     def trace(left: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
@@ -153,9 +141,6 @@ def gradient_norm(hessian: tf.Tensor, targets: tf.Tensor, fit: Fit, l2: float, b
     """Norm of the gradient of (1) with respect to (W, b), relative to its norm at zero.
 
     dL/dW = X^T r and dL/db = 1^T r with r = P - Y + a, hence ||dL/dW||^2 = l2 tr(r^T H r).
-
-    Returns:
-        [T].
     """
 
     def norm(residual: tf.Tensor) -> tf.Tensor:
@@ -173,9 +158,6 @@ def derivative(hessian: tf.Tensor, fit: Fit, d_dual: tf.Tensor, d_bias: tf.Tenso
 
     Differentiating (2): da / P + H da + dnu 1^T + 1 db^T = -dH a, rows and columns of da summing to 0. The matrix is
     symmetric, so with x the solution for the right-hand side dL/da and column sums dL/db, dL/dH = -x a^T.
-
-    Returns:
-        Symmetric, [T, S, S].
     """
     system, _ = newton_system(hessian, fit.scores, bias)
     d_bias -= tf.reduce_mean(d_bias, axis=-1, keepdims=True)

@@ -33,27 +33,12 @@ from tf_unravel.heads.inner_products import (
 
 
 def averaging_weights(targets: tf.Tensor) -> tf.Tensor:
-    """M = Y diag(1 / shots): X^T M are the class means, shots may differ between classes.
-
-    Args:
-        targets: one-hot Y, [T, S, W].
-
-    Returns:
-        [T, S, W]; a column of zeros for a class without example.
-    """
+    """M = Y diag(1 / shots), [T, S, W]: X^T M are the class means, shots may differ between classes."""
     return tf.math.divide_no_nan(targets, tf.reduce_sum(targets, axis=1, keepdims=True))
 
 
 def squared_distances(inner: Kernels, weights: tf.Tensor) -> tf.Tensor:
-    """||q - p||^2 = n - 2 k M + diag(M^T K M).
-
-    Args:
-        inner: Kernels of the tasks.
-        weights: M, [T, S, W].
-
-    Returns:
-        [T, Q, W]. Rounding can leave values of the order of eps * n below zero.
-    """
+    """||q - p||^2 = n - 2 k M + diag(M^T K M), [T, Q, W]; rounding can leave values of order eps * n below zero."""
     prototype_norms = tf.reduce_sum(weights * tf.matmul(inner.support, weights), axis=1)  # [T, W]
     cross = tf.matmul(inner.cross, weights)  # [T, Q, W]
     return (inner.query_norms[:, :, None] - 2.0 * cross) + prototype_norms[:, None, :]

@@ -19,7 +19,7 @@ from tf_unravel.checks import refuse_below
 from tf_unravel.data.storage.decoding import num_cores
 from tf_unravel.learners.learner import Learner
 
-_KERAS = tuple(inspect.signature(keras.layers.Layer).parameters)
+_KERAS = tuple(inspect.signature(keras.layers.Layer.__init__).parameters)
 
 
 @dataclasses.dataclass(frozen=True)

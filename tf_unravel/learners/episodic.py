@@ -50,13 +50,7 @@ from tf_unravel.learners.learner import (
 def smoothed_cross_entropy(labels: tf.Tensor, logits: tf.Tensor, epsilon: float) -> tf.Tensor:
     """Mean cross-entropy against 1 - eps on the true class and eps / (W - 1) on each other one (MetaOptNet).
 
-    Args:
-        labels: integers [T, WQ] in 0..W-1.
-        logits: [T, WQ, W].
-        epsilon: in [0, 1). Keras's `label_smoothing=s` gives s / W to every class: s = eps W / (W - 1).
-
-    Returns:
-        Scalar.
+    Keras's `label_smoothing=s` gives s / W to every class: s = eps W / (W - 1).
     """
     log_probabilities = tf.nn.log_softmax(logits)  # [T, WQ, W]
     ways = tf.shape(logits)[-1]

@@ -44,15 +44,10 @@ def mean_over_replicas(values: Any) -> Any:
 
 
 def gathered(values: tf.Tensor) -> tf.Tensor:
-    """The rows of all replicas, in their order, with gradients that flow back to the replica a row came from.
+    """The rows of all R replicas, [R B, ...], in their order; gradients flow back to the replica a row came from.
 
     Written as a sum over replicas of blocks that are zero elsewhere: the gradient of a sum is what autodiff gets right.
-
-    Args:
-        values: [B, ...], the same B on every replica; float, or integers below 2^24.
-
-    Returns:
-        [R B, ...] for R replicas.
+    The values are [B, ...], the same B on every replica, float or integers below 2^24.
     """
     if not _all_reduced():
         return values
@@ -246,8 +241,7 @@ class Learner(keras.Model):
     def descend(self, gradients: Sequence[tf.Tensor]) -> None:
         """One step of the optimizer along the gradients of this replica's mean loss, and of the weight decay.
 
-        Args:
-            gradients: unscaled, one a trainable variable.
+        The gradients are unscaled, one for each trainable variable.
         """
         weights = self.trainable_variables
         if self.weight_decay:
@@ -297,12 +291,12 @@ def _deserialized(key: str, saved: dict[str, Any]) -> Any:
 
 
 def remade(option: str, known: dict[str, Any], saved: dict[str, Any], registry: str) -> Any:
-    """A head or an inner optimizer of a saved learner, from its name and its attributes.
+    """A head or an inner optimizer of a saved learner, from {"name": ..., "arguments": ...}.
 
     Args:
         option: the learner's argument, such as "Episodic.head".
         known: classes by name.
-        saved: {"name": ..., "arguments": ...}.
+        saved: what was saved.
         registry: where `known` stands, for the error.
 
     Raises:

@@ -135,10 +135,10 @@ class MAML(Adapting):
     def task_gradients(
         self, weights: Weights, rates: tf.Tensor, episode: Episode
     ) -> tuple[Weights, tf.Tensor, dict[str, Any]]:
-        """Gradients by theta and by the rates of the query loss after the inner loop, of one task."""
+        """Algorithm 2 on one task: gradients, by theta and by the rates, of the query loss after the inner loop."""
         network, (support, support_labels, query, query_labels) = self.network, episode
 
-        def inner_step(  # theta_{j+1} = theta_j - a_j * grad L(theta_j; support)
+        def inner_step(  # lines 6 and 7: theta_{j+1} = theta_j - a_j * grad L(theta_j; support)
             theta: Weights, a: tf.Tensor, images: tf.Tensor, labels: tf.Tensor, state: Weights
         ) -> tuple[Weights, tf.Tensor, Weights]:
             with twice_differentiable(not self.first_order):
@@ -162,7 +162,7 @@ class MAML(Adapting):
                 theta, loss, state = step(theta, rates[j], support, support_labels, states[-1])
                 losses, states = [*losses, loss], [*states, state]
             logits, state = network.logits(theta, query, states[-1])
-            loss = network.loss(logits, query_labels)  # L(theta_k; query)
+            loss = network.loss(logits, query_labels)  # line 10: L(theta_k; query)
             scaled = network.scaled(loss)
         *by_weights, by_rates = network.gradients(outer, scaled, [*weights, rates])
         support_loss = losses[0] if losses else tf.constant(0.0, self.head_dtype)
@@ -184,7 +184,7 @@ class MAML(Adapting):
         return tf.nest.map_structure(lambda v: tf.reduce_mean(v, 0) if v.dtype.is_floating else v[0], results)
 
     def train_step(self, data: Episode) -> dict[str, tf.Tensor]:
-        """theta <- theta - Optimizer(mean over tasks of d L(theta_k; query) / d theta)."""
+        """Line 10: theta <- theta - Optimizer(mean over tasks of d L(theta_k; query) / d theta)."""
         data = episode_of("MAML", data)
         weights, rates = self.network.weights, self.rates.value
         by_weights, by_rates, seen = self.mean_over_tasks(weights, rates, checked_episodes(data, self.ways))
