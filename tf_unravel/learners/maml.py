@@ -7,13 +7,12 @@ The derivative goes through the k steps, Hessians included; with `first_order=Tr
 constants (FOMAML). The last layer is adapted and meta-learned like every other weight; `adapted="last_layer"` is ANIL
 (Raghu et al. 2020).
 
-| symbol  | here                | shape                                        |
-|---------|---------------------|----------------------------------------------|
-| theta   | weights             | list of tensors: backbone, kernel, bias      |
-| theta_j | theta               | the same                                     |
-| a_j     | rates[j]            | [weights]                                    |
-| k       | inner_steps         |                                              |
-| L       | network.loss        | mean over examples; inside times W with sum_over_ways |
+| symbol         | here           | shape                                                 |
+|----------------|----------------|-------------------------------------------------------|
+| theta, theta_j | weights, theta | list of tensors: backbone, kernel, bias               |
+| a_j            | rates[j]       | [weights]                                             |
+| k              | inner_steps    |                                                       |
+| L              | network.loss   | mean over examples; inside times W with sum_over_ways |
 
 Conventions of the original code, and the defaults here (`gin/run/mini_imagenet_maml.gin` has the original's):
 
@@ -66,9 +65,9 @@ class InnerLoop:
 
     Args:
         adapted: "all", "all_but_batch_norm" or "last_layer".
-        learn_rates: make the rates learnable, one for each step and weight tensor.
+        learn_rates: learn the rates, one for each step and weight tensor.
         sum_over_ways: multiply the inner loss by the ways, as the original code does.
-        rematerialize: forget the activations of an inner step and compute them again for its derivative.
+        rematerialize: recompute the activations of an inner step for its derivative instead of keeping them.
     """
 
     adapted: str = "all"

@@ -64,12 +64,7 @@ from tf_unravel.learners.learner import mean_over_replicas, remade, shapes_of, s
 def clustering_gradient(fast: Weights, means: Weights) -> Weights:
     """(theta_if - mean_f) / ||mean_f||^2 for each filter f: half the gradient of the filter-normalised distance^2.
 
-    Args:
-        fast: weights of the tasks, tensors [T, ...].
-        means: their mean over all tasks, tensors [...].
-
-    Returns:
-        As `fast`; zeros for vectors (biases, BatchNorm) and for filters whose mean is zero.
+    Of the tasks' weights [T, ...] and their means [...]; zero for vectors (biases, BatchNorm) and filters of mean zero.
     """
 
     def of_one(weight: tf.Tensor, mean: tf.Tensor) -> tf.Tensor:
