@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from tests.conftest import make_split
 from tf_unravel import backbones, data, evaluate, heads, learners
-from tf_unravel.adaptation.inner_loop import PerStepSGD
+from tf_unravel.adaptation.inner_optimizers import PerStepSGD
 from tf_unravel.backbones.graphs import Snapshot
 from tf_unravel.evaluation import features
 from tf_unravel.evaluation.features import extract_features
@@ -94,7 +94,7 @@ def test_a_seed_moments_and_rates_that_are_changed_count():
 
 @pytest.mark.parametrize(("setting", "value"), [
     ("steps", -1), ("batch_size", 0), ("batchnorm", "mine"), ("learning_rate", -1.0), ("adapted", "some"),
-    ("optimizer", "adam"), ("protocol", "mine"), ("parallel_tasks", 0),
+    ("optimizer", "adam"), ("parallel_tasks", 0),
 ])  # fmt: skip
 def test_a_bad_setting_is_refused_however_it_is_given(setting, value):
     head = heads.FineTune(steps=1)

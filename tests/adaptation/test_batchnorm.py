@@ -6,13 +6,12 @@ import pytest
 import tensorflow as tf
 
 from tf_unravel import backbones, evaluate_heads, export, heads
-from tf_unravel.adaptation.batchnorm import PROTOCOLS, protocol_of, query_logits, statistics_of
-from tf_unravel.adaptation.inner_loop import Network
+from tf_unravel.adaptation.batchnorm import PROTOCOLS, Adapted, protocol_of, query_logits, statistics_of
+from tf_unravel.adaptation.network import Network
 from tf_unravel.backbones import FusedBatchNormalization, modes
 from tf_unravel.backbones.dropout import DropBlock, Dropout
 from tf_unravel.data import ClassImages
 from tf_unravel.deployment import Model
-from tf_unravel.deployment.exporting.classifier import answer_of
 
 SUPPORT, QUERY = (np.random.default_rng(n).integers(0, 256, (n, 8, 8, 3)).astype(np.float32) for n in (6, 3))
 LABELS = np.array([0, 0, 1, 1, 2, 2])
@@ -117,7 +116,7 @@ def answers(backbone):
     function = Network(backbone, 3)
     weights = [*function.weights[:-2], tf.constant(KERNEL), tf.zeros(3)]
     images = tf.constant(SUPPORT), tf.constant(QUERY)
-    return {p: query_logits(function, weights, function.state, *images, p).numpy() for p in PROTOCOLS}
+    return {p: query_logits(Adapted(function, weights, function.state), *images, p).numpy() for p in PROTOCOLS}
 
 
 def by_keras(make):
@@ -229,7 +228,7 @@ def test_an_adapted_frozen_network_answers_the_same_under_every_protocol_exporte
         head = heads.FineTune(1, 0.5, classifier=classifier(), batchnorm=protocol)
         found[protocol] = head(backbone, *asked, 3)[0].numpy()
         np.testing.assert_array_equal(found[protocol], found["running"])
-    settled = answer_of(backbone, head).settled(*images, 3)(tf.constant(QUERY))
+    settled = head.fit(backbone, images[0][None], images[1][None], 3)(QUERY[None])[0]
     np.testing.assert_allclose(settled, found["running"], rtol=1e-4, atol=1e-5)
     assert not np.allclose(found["running"], backbone(QUERY, training=False) @ KERNEL, atol=0.01)
     path = export(backbone, heads.FineTune(1, 0.5, classifier=classifier()), tmp_path / "model")
@@ -318,15 +317,15 @@ def test_an_accuracy_says_what_batchnorm_does():
     tasks = {"ways": 3, "shots": 1, "queries": 1, "num_tasks": 2}
     steady, norms = network(), network(NORMS["own"](), NORMS["stock"]())
     fine_tune = heads.FineTune(0, batchnorm="transductive")
-    assert protocol_of(norms, "transductive") == PROTOCOLS["transductive"]
+    assert protocol_of(norms, "transductive") == PROTOCOLS["transductive"].said
     for accuracies in evaluate_heads(steady, [fine_tune, heads.Prototypes()], split, **tasks).values():
         assert accuracies[1].batchnorm == "none in this network"
-    assert heads.said_of(heads.Prototypes(), norms) == (PROTOCOLS["running"], "")
+    assert heads.said_of(heads.Prototypes(), norms) == (PROTOCOLS["running"].said, "")
     norms.layers[2].trainable = False
     assert fine_tune.said_of(norms)[0].endswith(", but 1 of 2 layers frozen on running statistics")
     norms.trainable = False
     assert heads.said_of(fine_tune, norms)[0] == "inductive (running statistics), frozen"
-    assert protocol_of(norms, "running") == PROTOCOLS["running"]
+    assert protocol_of(norms, "running") == PROTOCOLS["running"].said
 
 
 @pytest.mark.parametrize(("options", "said"), [
@@ -344,5 +343,5 @@ def test_backbones_of_the_package_are_unchanged_by_freezing_what_is_frozen():
     function = Network(backbone, 3)
     weights = [tf.ones_like(weight) for weight in function.weights]
     for protocol in PROTOCOLS:
-        logits = query_logits(function, weights, function.state, images, images, protocol)
+        logits = query_logits(Adapted(function, weights, function.state), images, images, protocol)
         np.testing.assert_allclose(logits[:, 0], tf.reduce_sum(backbone(images, training=False), 1) + 1.0, rtol=1e-5)

@@ -8,8 +8,10 @@ import tensorflow as tf
 from tests.conftest import make_split
 from tests.learners.problems import pictures, small_network
 from tf_unravel import backbones, data, evaluate, evaluate_heads, heads
-from tf_unravel.adaptation import batchnorm, inner_loop
-from tf_unravel.adaptation.fine_tune import batch_orders
+from tf_unravel.adaptation import batchnorm
+from tf_unravel.adaptation import network as network_module
+from tf_unravel.adaptation.inner_loop import batch_orders
+from tf_unravel.adaptation.network import Network
 
 
 def task(ways=3, shots=2, queries=2):
@@ -64,12 +66,12 @@ def test_a_broken_off_task_leaves_nothing_behind(monkeypatch):
             raise KeyboardInterrupt
         return loss
 
-    original = inner_loop.cross_entropy
+    original = network_module.cross_entropy
 
     def interrupted(logits, labels):
         return tf.py_function(sometimes, [original(logits, labels)], tf.float32)
 
-    monkeypatch.setattr(inner_loop, "cross_entropy", interrupted)
+    monkeypatch.setattr(network_module, "cross_entropy", interrupted)
     with pytest.raises((KeyboardInterrupt, tf.errors.OpError)):
         heads.FineTune(steps=5, learning_rate=0.1)(
             backbone, episode.support_images, episode.support_labels, episode.query_images, 3
@@ -86,16 +88,16 @@ def test_queries_are_answered_with_nothing_dropped():
     episode = task()
     arguments = (episode.support_images, episode.support_labels, episode.query_images, 3)
     network, _, support, query = network_and_images()
-    network, rng = inner_loop.Network(backbone, 3), np.random.default_rng(0)
+    network, rng = Network(backbone, 3), np.random.default_rng(0)
     weights = [w + 0.1 * tf.constant(rng.normal(size=w.shape), tf.float32) for w in network.weights]
-    start = weights, network.state
+    start = batchnorm.Adapted(network, weights, network.state)
     rates = {layer: layer.rate for layer in backbone.layers if hasattr(layer, "forwards")}
     for protocol in batchnorm.PROTOCOLS:
-        logits = batchnorm.query_logits(network, *start, support, query, protocol)
+        logits = batchnorm.query_logits(start, support, query, protocol)
         assert rates and np.any(logits)  # a classifier of zeros would hide what is dropped before it
         for layer in rates:
             layer.rate = 0.0
-        undropped = batchnorm.query_logits(network, *start, support, query, protocol)
+        undropped = batchnorm.query_logits(start, support, query, protocol)
         for layer, rate in rates.items():
             layer.rate = rate
         np.testing.assert_array_equal(logits, undropped)
@@ -111,16 +113,16 @@ def test_queries_are_answered_with_nothing_dropped():
 
 def network_and_images():
     rng = np.random.default_rng(0)
-    network = inner_loop.Network(small_network(), 3)
+    network = Network(small_network(), 3)
     weights = [w + 0.1 * tf.constant(rng.normal(size=w.shape), tf.float32) for w in network.weights]
     return network, weights, tf.constant(pictures(rng, 6)), tf.constant(pictures(rng, 4))
 
 
 def test_protocols_differ_in_what_a_query_is_normalised_with():
     network, weights, support, query = network_and_images()
-    images = (support, query)
+    images, adapted = (support, query), batchnorm.Adapted(network, weights, network.state)
     logits = {
-        protocol: batchnorm.query_logits(network, weights, network.state, *images, protocol).numpy()
+        protocol: batchnorm.query_logits(adapted, *images, protocol).numpy()
         for protocol in batchnorm.PROTOCOLS
     }
     np.testing.assert_array_equal(logits["transductive"], network.logits(weights, query)[0])
@@ -131,7 +133,7 @@ def test_protocols_differ_in_what_a_query_is_normalised_with():
     np.testing.assert_allclose(logits["running"], network.logits(weights, query, training=False)[0], rtol=1e-5)
     # Alone or among others: only the transductive answer changes.
     for protocol, values in logits.items():
-        alone = batchnorm.query_logits(network, weights, network.state, support, query[:1], protocol).numpy()
+        alone = batchnorm.query_logits(adapted, support, query[:1], protocol).numpy()
         assert np.allclose(alone[0], values[0], rtol=1e-4, atol=1e-5) == (protocol != "transductive")
 
 
@@ -144,11 +146,11 @@ def test_support_protocol_uses_the_statistics_of_the_support_set():
     backbone = keras.Model(inputs, outputs)
     rng = np.random.default_rng(0)
     support, query = (rng.normal(2.0, 3.0, size=(n, 4, 4, 2)).astype(np.float32) for n in (5, 3))
-    network = inner_loop.Network(backbone, 2)
+    network = Network(backbone, 2)
     kernel = rng.normal(size=(32, 2)).astype(np.float32)
     weights = [*network.weights[:-2], tf.constant(kernel), tf.zeros(2)]
-    state = network.state
-    got = batchnorm.query_logits(network, weights, state, tf.constant(support), tf.constant(query), "support")
+    adapted = batchnorm.Adapted(network, weights, network.state)
+    got = batchnorm.query_logits(adapted, tf.constant(support), tf.constant(query), "support")
     mean, variance = support.mean((0, 1, 2)), support.var((0, 1, 2), ddof=1)
     expected = ((query - mean) / np.sqrt(variance + 1e-3)).reshape(3, -1) @ kernel
     np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-4)

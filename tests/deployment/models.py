@@ -66,7 +66,7 @@ def task(ways: int = 3, queries: int = 7) -> Task:
 def in_python(backbone: keras.Model, head: Any, asked: Task) -> np.ndarray:
     """The probabilities that the head gives here, [Q, W]."""
     ways = int(asked.labels.max()) + 1
-    if getattr(head, "on_images", False):
+    if head.reads is heads.Reads.IMAGES:
         logits = head(backbone, asked.support[None], asked.labels[None], asked.query[None], ways)[0]
     else:
         known, wanted = (at_least_float32(backbone(x.astype(np.float32), training=False))[None]

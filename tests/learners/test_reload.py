@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from tests.learners.problems import small_network
 from tf_unravel import heads, learners
-from tf_unravel.adaptation import inner_loop
+from tf_unravel.adaptation import inner_optimizers
 
 
 class Nearest:
@@ -77,7 +77,7 @@ def test_attributes_that_are_no_arguments_are_one_line(tmp_path, monkeypatch):
 
 def test_registered_parts_are_found(tmp_path, monkeypatch):
     monkeypatch.setitem(heads.by_name, Nearest.name, Nearest)
-    monkeypatch.setitem(inner_loop.by_name, Slow.name, Slow)
+    monkeypatch.setitem(inner_optimizers.by_name, Slow.name, Slow)
     assert reloaded(learners.Episodic(small_network(), Nearest(3.0)), tmp_path).head.factor == 3.0
     assert isinstance(reloaded(learners.Reptile(small_network(), 3, inner_optimizer=Slow(0.3)), tmp_path)
                       .inner_optimizer, Slow)

@@ -10,8 +10,7 @@ import tensorflow as tf
 from tests.conftest import make_split
 from tests.learners.problems import half_squared_error, no_backbone, small_network
 from tf_unravel import backbones, data, evaluate, heads, learners, regularizers
-from tf_unravel.adaptation.fine_tune import batch_orders
-from tf_unravel.adaptation.inner_loop import gradients_of
+from tf_unravel.adaptation.inner_loop import batch_orders, gradients_of
 from tf_unravel.learners import reptile
 from tf_unravel.learners.reptile import clustering_gradient
 
@@ -264,12 +263,13 @@ def test_the_outer_rate_falls_linearly_over_the_run():
 
 def test_its_configuration_makes_the_same_learner():
     arguments = {"ways": 3, "inner_steps": 2, "inner_batch": 4, "weight_clustering": 0.1, "sum_over_batch": True,
-                 "evaluation_steps": 3, "evaluation_batch": 5, "transductive": True, "parallel_tasks": 1,
+                 "evaluation_steps": 3, "evaluation_batch": 5, "batchnorm": "transductive", "parallel_tasks": 1,
                  "weight_decay": 5e-4}  # fmt: skip
     learner = learners.Reptile(small_network(), inner_optimizer=heads.Adam(0.02), **arguments)
     again = learners.Reptile.from_config(learner.get_config())
     assert again.inner_optimizer == heads.Adam(0.02)
-    assert {name: getattr(again, name) for name in arguments} == arguments
+    config = again.get_config()
+    assert {name: config[name] for name in arguments} == arguments
 
 
 def test_learns_saves_and_loads(tmp_path):

@@ -1,5 +1,6 @@
 """Every gin file is parsed, and every run file is built and trained for a step."""
 
+import dataclasses
 import pathlib
 import re
 
@@ -10,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from tests.conftest import make_split
-from tf_unravel import runs
+from tf_unravel import heads, runs
 from tf_unravel.runs import config
 
 GIN = config.gin_folder()
@@ -130,6 +131,9 @@ def _tiny():
         (["gin/run/tiny32_protonet.gin"], ["Episodic.head = 'prototypes'"], r"@Ridge\(\).*Received: 'prototypes'"),
         (["gin/run/tiny32_protonet.gin"], ["Episodic.head = @FineTune()"], "must read features.*Received: fine_tune"),
         (["gin/run/tiny32_reptile.gin"], ["Reptile.inner_optimizer = @adam"], r"@heads.Adam\(\).*Received: 'adam'"),
+        (["gin/run/tiny32_maml.gin"], ["MAML.evaluation_step = 3"],
+         "named 'evaluation_step' .its parameters are inner_steps, .*adapted, .*evaluation_steps, .*weight_decay"),
+        (["gin/run/tiny32_maml.gin"], ["FineTune.step = 3"], "'step' .its parameters are steps, .*batch_size, .*seed"),
         (["gin/run/tiny32_reptile.gin"], ["heads.Adam.learning_rate = -1"],
          "does not fit: .*Received: learning_rate=-1"),
         (["gin/run/tiny32_reptile.gin"], ["InnerBatches.tasks = 0"], "does not fit: tasks must be at least 1"),
@@ -146,6 +150,72 @@ def test_bad_configuration_is_one_clear_line(files, bindings, message):
     with pytest.raises(config.ConfigError, match=message) as caught:
         runs.plan(runs.parse(files, bindings)).build(config.DataFacts.of(make_split()))
     assert "\n" not in str(caught.value) and " at 0x" not in str(caught.value)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cosine:
+    """A head of somebody's own that gin has never heard of."""
+
+    scale: float = 10.0
+    name = "cosine_of_the_test"
+
+    def __call__(self, support, support_labels, query, ways):
+        return self.scale * heads.Prototypes()(support, support_labels, query, ways)
+
+
+HEAD_MODULE = """
+import dataclasses
+import tf_unravel as tu
+
+@dataclasses.dataclass(frozen=True)
+class Halved:
+    factor: float = 0.5
+    name = "halved_of_the_test"
+
+    def __call__(self, support, support_labels, query, ways):
+        return self.factor * tu.heads.Prototypes()(support, support_labels, query, ways)
+
+tu.heads.by_name[Halved.name] = Halved
+"""
+
+
+def test_a_head_in_by_name_can_be_used_from_gin(monkeypatch):
+    """As CONTRIBUTING says: `heads.by_name` alone. Defined anew, as in a notebook, the later class counts."""
+    for head in (Cosine, type("Cosine", (Cosine,), {"__module__": __name__})):
+        monkeypatch.setitem(heads.by_name, Cosine.name, head)
+        bindings = ["Episodic.head = @Cosine()", "Cosine.scale = 3.0"]
+        plan = runs.plan(runs.parse(["gin/run/tiny32_protonet.gin"], [*SMALL, *bindings]))
+        learner = plan.build(config.DataFacts.of(make_split(num_classes=5, per_class=4, size=32)))
+        assert type(learner.head) is head and learner.head.scale == 3.0
+        assert plan.heads[Cosine.name]().scale == 3.0
+        assert config.heads_named([Cosine.name], learner)[Cosine.name].settings() == "cosine_of_the_test, scale 3"
+
+
+@pytest.mark.parametrize("where", ["file", "binding", "text"])
+def test_a_head_of_an_imported_module_can_be_used_at_once(where, tmp_path, monkeypatch):
+    """In a run's config.gin too, which a fresh process reads."""
+    monkeypatch.setattr(heads, "by_name", dict(heads.by_name))
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / f"halved_{where}.py").write_text(HEAD_MODULE)
+    lines = [f"import halved_{where}", f"halved_{where}.Halved.factor = 0.25"]
+    (tmp_path / "mine.gin").write_text("\n".join(lines))
+    base = "gin/run/tiny32_protonet.gin"
+    configuration = {
+        "file": lambda: runs.parse([base, str(tmp_path / "mine.gin")]),
+        "binding": lambda: runs.parse([base], lines),
+        "text": lambda: runs.parse([base], text="\n".join(lines)),
+    }[where]()
+    assert runs.plan(configuration).heads["halved_of_the_test"]().factor == 0.25
+
+
+def test_settings_of_a_group_stand_one_by_one_in_a_gin_file():
+    bindings = ["Reptile.transductive = True", "Reptile.parallel_tasks = 1", "FineTune.batch_size = 3",
+                "FineTune.seed = 4"]
+    plan = runs.plan(runs.parse(["gin/run/tiny32_reptile.gin"], [*SMALL, *bindings]))
+    learner = plan.build(config.DataFacts.of(make_split(num_classes=5, per_class=4, size=32)))
+    named = config.heads_named(["own", "fine_tune"], learner)
+    assert (named["own"].batchnorm.name, named["own"].steps, learner.parallel_tasks) == ("transductive", 50, 1)
+    assert (named["fine_tune"].batch_size, named["fine_tune"].seed) == (3, 4)
 
 
 def test_a_misspelt_option_in_a_file_is_answered_with_the_names_there_are(tmp_path):

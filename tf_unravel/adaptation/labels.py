@@ -4,22 +4,18 @@ graph where they are not.
 A graph is as strict as an eager call: a label outside 0..ways-1 would be a row of zeros there, and a class without a
 support image one more class to train against. XLA drops assertions: learners refuse it, and in a function of one's own
 with `jit_compile=True` nothing is checked.
-
-| symbol | name   | shape                   |
-|--------|--------|-------------------------|
-| y      | labels | integers [..., B]       |
-| W      | ways   | an int, or a scalar     |
 """
 
 import contextlib
 import contextvars
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import tensorflow as tf
 
-from tf_unravel.adaptation.protocol import Ways
+Ways: TypeAlias = int | tf.Tensor
+"""W, the number of classes of a task: an integer, or a scalar tensor of one."""
 
 _checking = contextvars.ContextVar("checking", default=True)
 
@@ -35,14 +31,9 @@ def labels_checked() -> Iterator[None]:
 
 
 def required(values: Any, *rules: tuple[tf.Tensor, str, Sequence[Any]]) -> Any:
-    """The values, once every rule holds; the rules are looked at in their order.
+    """The values, a structure of tensors, once every rule holds; rules are checked in their order.
 
-    Args:
-        values: a tensor, or a structure of them.
-        *rules: (what must be true, what to say if it is not, the tensors that were received).
-
-    Returns:
-        As `values`.
+    Each is (what must be true, what to say if it is not, the tensors that were received).
     """
     before: list[tf.Operation] = []
     for holds, message, received in rules:
@@ -54,12 +45,7 @@ def required(values: Any, *rules: tuple[tf.Tensor, str, Sequence[Any]]) -> Any:
 
 
 def checked_range(name: str, labels: Any, ways: Ways) -> tf.Tensor:
-    """The labels as a tensor, each of them in 0..ways-1.
-
-    Args:
-        name: what they are called, such as "query_labels".
-        labels: integers, of any shape.
-        ways: W.
+    """The labels, integers of any shape, as a tensor, each of them in 0..ways-1; `name` is what they are called.
 
     Raises:
         ValueError: no integers; a label out of range, where labels and ways are known.
@@ -82,11 +68,7 @@ def checked_range(name: str, labels: Any, ways: Ways) -> tf.Tensor:
 
 
 def checked_support(labels: Any, ways: Ways) -> tf.Tensor:
-    """The labels of support sets as a tensor: each in 0..ways-1, and every class of every task among them.
-
-    Args:
-        labels: integers [T, S].
-        ways: W.
+    """The labels [T, S] of support sets as a tensor: each in 0..ways-1, and every class of every task among them.
 
     Raises:
         ValueError: no integers [T, S]; ways below 2; where labels and ways are known, a label out of range or a class

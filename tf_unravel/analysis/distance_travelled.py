@@ -33,8 +33,9 @@ import tensorflow as tf
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from tf_unravel.adaptation.fine_tune import FineTune, Start
-from tf_unravel.adaptation.inner_loop import Network, Weights
+from tf_unravel.adaptation.fine_tune import FineTune
+from tf_unravel.adaptation.inner_loop import Start
+from tf_unravel.adaptation.network import Network, Weights
 from tf_unravel.analysis.plot_style import COLOURS, HATCHES, LINES
 from tf_unravel.data.class_images import ClassImages
 from tf_unravel.data.sampling.tasks import TaskSampler

@@ -6,7 +6,7 @@ from typing import Any
 
 from tf_unravel import deployment
 from tf_unravel.evaluation import INDUCTIVE
-from tf_unravel.heads import said_of, settings_of
+from tf_unravel.heads import Head
 from tf_unravel.runs.config import heads_named, may_adapt, parse
 from tf_unravel.runs.finished_run import FinishedRun
 from tf_unravel.runs.records import damaged
@@ -53,7 +53,7 @@ def export_run(
         baked = {"support": (known.images, known.labels), "class_names": known.class_names}
     measured = _accuracy_lines(run, accuracies)
     path = deployment.export(run.backbone, head, out, card=card, **baked)
-    return "\n".join([f"{path}: {settings_of(head)}; checkpoint: {run.checkpoint}",
+    return "\n".join([f"{path}: {head.settings()}; checkpoint: {run.checkpoint}",
                       *_classes_line(baked), *measured])
 
 
@@ -89,12 +89,12 @@ def _lines(statements: Sequence[str]) -> list[str]:
     return [line for statement in statements for line in statement.splitlines()]
 
 
-def _accuracies(run: FinishedRun, head: Any) -> list[dict[str, Any]]:
+def _accuracies(run: FinishedRun, head: Head) -> list[dict[str, Any]]:
     """What `evaluate` measured of this checkpoint under this head, as results.json has it, on classes new to it."""
-    batchnorm, adaptation = said_of(head, run.backbone)
+    batchnorm, adaptation = head.said_of(run.backbone)
     # Rows of heads on features said INDUCTIVE of networks without BatchNorm too, up to 0.1.
     protocols = {batchnorm} if adaptation else {batchnorm, INDUCTIVE}
-    wanted = {"checkpoint_step": run.step, "settings": settings_of(head), "adaptation": adaptation}
+    wanted = {"checkpoint_step": run.step, "settings": head.settings(), "adaptation": adaptation}
     mine = (row for row in run.folder.evaluations()
             if row.get("batchnorm") in protocols and all(row.get(key) == value for key, value in wanted.items()))
     return [row for row in mine if not str(row.get("split")).endswith("/train")]

@@ -7,7 +7,7 @@ from typing import Any
 
 from tf_unravel import analysis, data, evaluation
 from tf_unravel.files import write_atomically
-from tf_unravel.heads import AnyHead, FineTune, settings_of
+from tf_unravel.heads import Head, Reads
 from tf_unravel.runs.config import OWN, heads_named, may_adapt
 from tf_unravel.runs.figures import figure_png, projection, projection_figure
 from tf_unravel.runs.finished_run import FinishedRun
@@ -97,13 +97,12 @@ def evaluate_runs(reading: Reading, head_names: Sequence[str], tasks: Tasks) -> 
         for shots in tasks.shots:
             data.TaskSampler(split, tasks.ways, shots, tasks.queries, tasks.seed)  # refuses before minutes of features
         for head in chosen.values():
-            if isinstance(head, FineTune):
-                head.check_ways(tasks.ways)
+            head.check_ways(tasks.ways)
         for heads in _by_cost(chosen):
             accuracies = evaluation.evaluate_heads(run.backbone, heads, split, **dataclasses.asdict(tasks))
             mine: list[dict[str, Any]] = [
                 {"run": title, "checkpoint": run.checkpoint, "checkpoint_step": run.step, "split": split.name,
-                 "fingerprint": split.fingerprint, "head": name, "settings": settings_of(heads[name]),
+                 "fingerprint": split.fingerprint, "head": name, "settings": heads[name].settings(),
                  "shots": shots, "ways": tasks.ways, "queries": tasks.queries, "seed": tasks.seed,
                  **_described(accuracy)}
                 for name, by_shots in accuracies.items()
@@ -127,9 +126,9 @@ def _described(accuracy: evaluation.Accuracy) -> dict[str, float | int | str]:
     }
 
 
-def _by_cost(heads: Mapping[str, AnyHead]) -> Iterator[dict[str, AnyHead]]:
+def _by_cost(heads: Mapping[str, Head]) -> Iterator[dict[str, Head]]:
     """The heads that share one pass over the images, then one by one those that adapt the network to each task."""
-    adapting = {name: head for name, head in heads.items() if getattr(head, "on_images", False)}
+    adapting = {name: head for name, head in heads.items() if head.reads is Reads.IMAGES}
     if len(adapting) < len(heads):
         yield {name: head for name, head in heads.items() if name not in adapting}
     yield from ({name: head} for name, head in adapting.items())

@@ -29,8 +29,7 @@ import numpy as np
 import tensorflow as tf
 
 import tf_unravel
-from tf_unravel import heads
-from tf_unravel.adaptation.batchnorm import looks_at_batches
+from tf_unravel.adaptation.head import Head
 from tf_unravel.deployment.labelled_images import decoding_of
 from tf_unravel.files import write_atomically
 
@@ -44,7 +43,7 @@ _LARGEST = 4096  # pixels of a side: beyond it a card is damaged, or asks for me
 
 def card_of(
     backbone: keras.Model,
-    head: Any,
+    head: Head,
     shape: tuple[int, int, int],
     support: Mapping[str, int] | None = None,
     known: Mapping[str, Any] | None = None,
@@ -62,7 +61,7 @@ def card_of(
         JSON values.
     """
     known = known or {}
-    ways = len(support) if support else getattr(getattr(head, "classifier", None), "units", None)
+    ways = len(support) if support else head.learned_ways
     measured = "accuracies were measured under this head at this checkpoint."
     note = f"These {measured}" if known.get("accuracies") else f"No {measured}"
     return {
@@ -84,15 +83,15 @@ def card_of(
     }
 
 
-def described(head: Any, backbone: keras.Model) -> dict[str, Any]:
+def described(head: Head, backbone: keras.Model) -> dict[str, Any]:
     """A head on a backbone as the card has it."""
-    batchnorm, adaptation = heads.said_of(head, backbone)
+    batchnorm, adaptation = head.said_of(backbone)
     return {
-        "name": getattr(head, "name", type(head).__name__),
-        "settings": heads.settings_of(head),
+        "name": head.title,
+        "settings": head.settings(),
         "batchnorm": batchnorm,
         "adaptation": adaptation,
-        "transductive": getattr(head, "protocol", "") == "transductive" and looks_at_batches(backbone),
+        "transductive": head.transductive_on(backbone),
     }
 
 

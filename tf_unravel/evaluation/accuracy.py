@@ -8,11 +8,10 @@ every backbone and head given the same seed answers the same tasks: compare them
 `per_task`. The backbone runs with training=False (inductive BatchNorm: running statistics; no task sees its other
 queries), and nothing is augmented.
 
-Kernel heads (those with a `logits(kernels, support_labels, ways)`) read inner products only. For them one Gram matrix
-of the split is computed, and every task becomes a look-up of (S + WQ) x S numbers, whatever the feature size; when the
-matrix would be over its budget, or dearer than the tasks themselves, the products are taken task by task instead
-(`gram.py`, which also says how precise they are). A head that says `translation_invariant = True` gets the products of
-centred features, the others those of the features as they are.
+For heads that read inner products one Gram matrix of the split is computed, and every task becomes a look-up of
+(S + WQ) x S numbers, whatever the feature size; where the matrix would exceed its budget, or cost more than the tasks
+themselves, the products are taken task by task (`gram.py`, which also says how precise they are). A
+translation-invariant head gets the products of centred features, the others those of the features as they are.
 
 | symbol | name              | shape                              |
 |--------|-------------------|------------------------------------|
@@ -35,6 +34,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tf_unravel.adaptation.batchnorm import PROTOCOLS
 from tf_unravel.adaptation.labels import labels_checked
 from tf_unravel.checks import shown
 from tf_unravel.data.class_images import ClassImages
@@ -48,12 +48,12 @@ from tf_unravel.evaluation.gram import (
     feature_tasks_per_block,
     gram_is_worth_it,
 )
-from tf_unravel.heads import SVM, AnyHead, Head, Kernels, Linear, Prototypes, Ridge, check_head, said_of
+from tf_unravel.heads import SVM, AnyHead, Head, Kernels, Linear, Prototypes, Reads, Ridge, as_head
 
 __all__ = ["IMAGE_TASKS_PER_BLOCK", "INDUCTIVE", "Accuracy", "evaluate", "evaluate_heads", "extract_features",
            "task_blocks"]
 
-INDUCTIVE = "inductive (running statistics)"
+INDUCTIVE = PROTOCOLS["running"].said
 IMAGE_TASKS_PER_BLOCK = 16
 
 _Counts: TypeAlias = dict[str, tuple[tf.Tensor, tf.Tensor]]  # name of the head -> `_correct`
@@ -113,7 +113,7 @@ def evaluate(
     num_tasks: int = 2000,
     seed: int = 0,
 ) -> Accuracy:
-    """Returns the few-shot accuracy of a backbone under one head.
+    """Returns the few-shot accuracy of a backbone under one head, at one number of shots: see `evaluate_heads`.
 
     Args:
         backbone: Keras model, images -> [B, D]; or the features [N, D] of the split's images, in its order.
@@ -124,13 +124,6 @@ def evaluate(
         queries: query images per class.
         num_tasks: at least 2.
         seed: the same seed gives the same tasks for every backbone and head.
-
-    Returns:
-        Accuracy.
-
-    Raises:
-        ValueError: no backbone, head or split; tasks that the split cannot give, features of a wrong shape or not
-            finite.
 
     Example:
         >>> print(evaluate(backbone, tf_unravel.heads.Ridge(), test, shots=5))
@@ -184,44 +177,45 @@ def evaluate_heads(
     samplers = [TaskSampler(split, ways, int(k), queries, seed) for k in np.atleast_1d(shots)]
     if num_tasks < 2:
         raise ValueError(f"An interval needs at least 2 tasks. Received: num_tasks={num_tasks}.")
-    on_images = {name: head for name, head in named.items() if getattr(head, "on_images", False)}
-    others = {name: head for name, head in named.items() if name not in on_images}
+    reading = {reads: {name: head for name, head in named.items() if head.reads is reads} for reads in Reads}
+    on_images, on_features, on_products = (reading[r] for r in (Reads.IMAGES, Reads.FEATURES, Reads.INNER_PRODUCTS))
     results: dict[str, dict[int, Accuracy]] = {name: {} for name in named}
     for name, head in on_images.items():
-        protocol = said_of(head, backbone)
+        protocol = head.said_of(backbone)
         for sampler in samplers:
             per_task = _image_accuracies(name, head, backbone, split, sampler, num_tasks)
             results[name][sampler.shots] = Accuracy.of(per_task, *protocol)
-    if not others:
+    if not (on_features or on_products):
         return results
+    features = _features_of(backbone, split)
     if callable(backbone):
-        values = extract_features(backbone, split.images)
-        batchnorm, _ = said_of(next(iter(others.values())), backbone)
-    else:
-        values = np.asarray(backbone)
-        if values.ndim != 2 or len(values) != len(split.images):
-            raise ValueError(
-                f"Features must be [N, D], one row for each of the {len(split.images)} images of '{split.name}'. "
-                f"Received: shape {values.shape}."
-            )
-    features = SplitFeatures(np.ascontiguousarray(values, np.float32))
-    on_kernels = {name: head for name, head in others.items() if hasattr(head, "logits")}
-    on_features = {name: head for name, head in others.items() if name not in on_kernels}
+        batchnorm, _ = next(iter((on_features or on_products).values())).said_of(backbone)
     products: GramProducts | TaskProducts | None = None
-    if on_kernels:
+    if on_products:
         worth_it = gram_is_worth_it(features, samplers, num_tasks, gram_bytes)
         products = GramProducts(features) if worth_it else TaskProducts(features)
     for sampler in samplers:
-        accuracies = _kernel_accuracies(on_kernels, products, sampler, num_tasks) if products is not None else {}
+        accuracies = _kernel_accuracies(on_products, products, sampler, num_tasks) if products is not None else {}
         if on_features:
             accuracies |= _feature_accuracies(on_features, features, sampler, num_tasks)
-        for name in others:
-            results[name][sampler.shots] = Accuracy.of(accuracies[name], batchnorm)
+        for name, per_task in accuracies.items():
+            results[name][sampler.shots] = Accuracy.of(per_task, batchnorm)
     return results
 
 
+def _features_of(backbone: Any, split: ClassImages) -> SplitFeatures:
+    """The features of a split, by the backbone or given in its place."""
+    values = extract_features(backbone, split.images) if callable(backbone) else np.asarray(backbone)
+    if values.ndim != 2 or len(values) != len(split.images):
+        raise ValueError(
+            f"Features must be [N, D], one row for each of the {len(split.images)} images of '{split.name}'. "
+            f"Received: shape {values.shape}."
+        )
+    return SplitFeatures(np.ascontiguousarray(values, np.float32))
+
+
 def _kernel_accuracies(
-    heads: Mapping[str, Any], products: GramProducts | TaskProducts, sampler: TaskSampler, num_tasks: int
+    heads: Mapping[str, Head], products: GramProducts | TaskProducts, sampler: TaskSampler, num_tasks: int
 ) -> dict[str, np.ndarray]:
     """Returns the per-task accuracy [num_tasks] of every kernel head."""
     compiled = _compiled_heads if all(map(_is_value, heads.values())) else _compiled_heads.__wrapped__
@@ -229,7 +223,7 @@ def _kernel_accuracies(
     return _accuracies(count, products, sampler, num_tasks, products.tasks_per_block(sampler))
 
 
-def _is_value(head: Any) -> bool:
+def _is_value(head: Head) -> bool:
     """Whether a head is one of this package with plain numbers for settings, so that equal ones have one graph.
 
     What else decides the logits of another head cannot be seen; it is traced anew by every evaluation.
@@ -240,7 +234,7 @@ def _is_value(head: Any) -> bool:
 
 @functools.lru_cache(maxsize=32)
 def _compiled_heads(
-    heads: tuple[tuple[str, Any], ...], ways: int, shots: int, queries: int, dimension: int
+    heads: tuple[tuple[str, Head], ...], ways: int, shots: int, queries: int, dimension: int
 ) -> Callable[[Products], _Counts]:
     """Products -> name of the head -> `_correct`, as one graph; remembered, for the validation after every epoch."""
     support_labels, query_labels = np.repeat(np.arange(ways), shots), np.repeat(np.arange(ways), queries)
@@ -258,9 +252,8 @@ def _compiled_heads(
         labels = tf.tile(tf.constant(support_labels, tf.int32)[None], (len(block.support), 1))  # [T, S]
         counts = {}
         for name, head in heads:
-            invariant = getattr(head, "translation_invariant", False)
             with labels_checked():
-                logits = head.logits(centred if invariant else raw, labels, ways)
+                logits = head.logits(centred if head.translation_invariant else raw, labels, ways)
             counts[name] = _correct(logits, query_labels)
         return counts
 
@@ -289,7 +282,7 @@ def _feature_accuracies(
 
 
 def _image_accuracies(
-    name: str, head: Any, backbone: keras.Model, split: ClassImages, sampler: TaskSampler, num_tasks: int
+    name: str, head: Head, backbone: keras.Model, split: ClassImages, sampler: TaskSampler, num_tasks: int
 ) -> np.ndarray:
     """Returns the per-task accuracy [num_tasks] of a head that adapts the backbone itself to each task's images."""
     if not callable(backbone):
@@ -340,7 +333,7 @@ def _accuracies(
 def task_blocks(
     load: Callable[[np.ndarray, np.ndarray], Any], sampler: TaskSampler, num_tasks: int, together: int
 ) -> Iterator[tuple[int, Any]]:
-    """Yields tasks block by block; the next block loads meanwhile.
+    """Yields tasks block by block, as (number of the first task, tensors); the next block loads meanwhile.
 
     Blocks are of equal size, so that a graph is traced once; the last one may hold a few tasks beyond `num_tasks`.
 
@@ -349,9 +342,6 @@ def task_blocks(
         sampler: which images make a task.
         num_tasks: how many tasks.
         together: tasks in a block, at most.
-
-    Yields:
-        (number of the block's first task, what `load` gives, as tensors).
     """
     together = -(-num_tasks // -(-num_tasks // together))
     starts = range(0, num_tasks, together)
@@ -372,15 +362,13 @@ def _ahead(function: Callable[[int], Any], items: Iterable[int], depth: int = 2)
             yield waiting.popleft().result()
 
 
-def _by_name(heads: Any) -> dict[str, Any]:
+def _by_name(heads: Any) -> dict[str, Head]:
     if isinstance(heads, str) or not isinstance(heads, Mapping | Iterable):
         raise ValueError(f"heads must be a dict, name -> head, or a list of heads. Received: {shown(heads)}.")
-    for head in heads.values() if isinstance(heads, Mapping) else heads:
-        if isinstance(head, type) or not hasattr(head, "logits"):  # inner products may be all that it reads
-            check_head("head", head)
     if isinstance(heads, Mapping):
-        return dict(heads)
-    names = [getattr(head, "name", None) for head in heads]
+        return {name: as_head("head", head) for name, head in heads.items()}
+    found = [as_head("head", head) for head in heads]
+    names = [head.name or None for head in found]
     if None in names or len(set(names)) < len(names):
         raise ValueError(f"Heads in a list need different names; give a dict instead. Received: {names}.")
-    return dict(zip(map(str, names), heads, strict=True))
+    return {head.name: head for head in found}

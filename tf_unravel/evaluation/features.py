@@ -15,11 +15,7 @@ from tf_unravel.evaluation.gram import check_finite
 
 
 def check_backbone(backbone: Any) -> None:
-    """Refuses what can neither be called with images nor be features already.
-
-    Raises:
-        ValueError: it is the name of a backbone, a class, a function that builds one, or a learner.
-    """
+    """Raises ValueError for the name of a backbone, a class, a function that builds one, or a learner."""
     if hasattr(backbone, "own_head"):
         raise ValueError(
             "A learner's call gives logits or nothing: give its `backbone`, the trained extractor. "

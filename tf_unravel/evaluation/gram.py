@@ -48,10 +48,7 @@ class Products(NamedTuple):
 
 
 class SplitFeatures:
-    """The features of a split with their mean, norms and shifts; computed in blocks, without a copy of the features.
-
-    Args:
-        features: float32 [N, D].
+    """The features float32 [N, D] of a split with their mean, norms and shifts; computed in blocks, without a copy.
 
     Raises:
         ValueError: features that are not finite, or too large to be multiplied in float32.

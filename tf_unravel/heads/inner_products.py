@@ -1,4 +1,4 @@
-"""Inner products of support and query features: all that a kernel head reads.
+"""Inner products of support and query features, and the base of the heads that read nothing else.
 
 Prototypes, ridge, SVM and linear heads see features only through
 
@@ -24,24 +24,17 @@ The small S x S systems are solved in float64 whatever the type of the features:
 number, and at S <= 100 the difference in time is small.
 """
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from tf_unravel.adaptation.labels import checked_support
-from tf_unravel.adaptation.protocol import Ways
+from tf_unravel.adaptation.head import Head, Reads, at_least_float32
+from tf_unravel.adaptation.labels import Ways, checked_support
 
 
 class Kernels(NamedTuple):
-    """Inner products of one batch of tasks.
-
-    Attributes:
-        support: [T, S, S], support with support.
-        cross: [T, Q, S], query with support.
-        query_norms: [T, Q], squared norm of each query.
-        dimension: D, the number of features that were summed over (an int, or a scalar tensor when unknown).
-    """
+    """Inner products of a batch of tasks, see the module; `dimension` is a scalar tensor where it is not known."""
 
     support: tf.Tensor
     cross: tf.Tensor
@@ -49,23 +42,8 @@ class Kernels(NamedTuple):
     dimension: int | tf.Tensor
 
 
-def at_least_float32(values: tf.Tensor) -> tf.Tensor:
-    """Casts half precision and integers up to float32; float32 and float64 stay."""
-    values = tf.convert_to_tensor(values)
-    return values if values.dtype in (tf.float32, tf.float64) else tf.cast(values, tf.float32)
-
-
 def kernels(support: tf.Tensor, query: tf.Tensor) -> Kernels:
-    """All inner products that a kernel head needs.
-
-    K = X X^T, k = Q X^T, n = ||q||^2.
-
-    Args:
-        support: [T, S, D] features, float16, bfloat16, float32 or float64.
-        query: [T, Q, D] features; cast to the type of `support` if they differ.
-
-    Returns:
-        Kernels in float32 at least (half precision is cast up before multiplying), float64 for float64 input.
+    """K, k and n of support features [T, S, D] and query features [T, Q, D], in float32 or float64.
 
     Raises:
         ValueError: wrong ranks, or feature sizes that differ.
@@ -86,14 +64,7 @@ def kernels(support: tf.Tensor, query: tf.Tensor) -> Kernels:
 
 
 def features_of(support: tf.Tensor, query: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Support and query features as tensors of one float type, after checking their shapes.
-
-    Args:
-        support: [T, S, D].
-        query: [T, Q, D].
-
-    Returns:
-        (support, query) in float32 or float64.
+    """Support and query features as tensors of one type, float32 or float64.
 
     Raises:
         ValueError: ranks other than 3, or sizes T or D that are known and differ.
@@ -123,26 +94,15 @@ def gram(support: tf.Tensor) -> tf.Tensor:
 
     With more examples than features (S > D) K is singular, and the ridge term of a head may be far below the float32
     rounding of K's large entries. D is small then and float64 costs little. S <= D, known statically, keeps the type.
-
-    Args:
-        support: [T, S, D], float32 or float64.
-
-    Returns:
-        [T, S, S], float64 unless S <= D is known when the graph is built.
     """
     support = _exact(support)
     return tf.matmul(support, support, transpose_b=True)  # [T, S, S]
 
 
 def feature_weights(support: tf.Tensor, alpha: tf.Tensor) -> tf.Tensor:
-    """W = X^T alpha, so that logits are q W: fewer products than (q X^T) alpha.
+    """W = X^T alpha, [T, D, W], so that logits are q W: fewer products than (q X^T) alpha.
 
-    Args:
-        support: [T, S, D].
-        alpha: float64 [T, S, W].
-
-    Returns:
-        [T, D, W] in the type of `support`, summed in float64 where `gram` is.
+    In the type of `support`, summed in float64 where `gram` is.
     """
     exact = _exact(support)
     return tf.cast(tf.matmul(exact, tf.cast(alpha, exact.dtype), transpose_a=True), support.dtype)  # [T, D, W]
@@ -155,23 +115,8 @@ def _exact(support: tf.Tensor) -> tf.Tensor:
 
 
 def one_hot_targets(support_labels: tf.Tensor, ways: Ways, dtype: tf.DType = tf.float64) -> tf.Tensor:
-    """Y, one row per support example.
-
-    Args:
-        support_labels: integers [T, S] in 0..ways-1.
-        ways: W, an int, or a scalar tensor inside a graph.
-        dtype: of the result.
-
-    Returns:
-        [T, S, W]
-
-    Raises:
-        ValueError: labels that are no integers or not [T, S]; ways < 2; and, whenever the labels are known (eager
-            calls), a label outside 0..ways-1 or a class of some task without support example.
-        tf.errors.InvalidArgumentError: the last two, when a graph runs.
-    """
-    labels = checked_support(support_labels, ways)
-    return tf.one_hot(labels, ways, dtype=dtype)  # [T, S, W]
+    """Y, [T, S, W], of labels [T, S]; raises what `labels.checked_support` does."""
+    return tf.one_hot(checked_support(support_labels, ways), ways, dtype=dtype)
 
 
 def regularized(kernel: tf.Tensor, l2: float) -> tuple[tf.Tensor, tf.Tensor]:
@@ -182,11 +127,11 @@ def regularized(kernel: tf.Tensor, l2: float) -> tuple[tf.Tensor, tf.Tensor]:
     less than rounding has already moved it.
 
     Args:
-        kernel: K, [T, S, S] in the type its entries were computed in.
+        kernel: K, in the type its entries were computed in.
         l2: at least 0.
 
     Returns:
-        (H, finite): H float64 [T, S, S], the identity for tasks with a non-finite entry; finite bool [T].
+        (H, the identity for tasks with a non-finite entry; whether K is finite, bool [T]).
     """
     size = tf.shape(kernel)[1]
     eps = np.finfo(kernel.dtype.as_numpy_dtype).eps
@@ -200,12 +145,7 @@ def regularized(kernel: tf.Tensor, l2: float) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def checked(logits: tf.Tensor) -> tf.Tensor:
-    """The same logits, after making sure in eager calls that they are finite.
-
-    Raises:
-        ValueError: NaN or infinite logits in an eager call. Inside a tf.function they are returned as they are, for
-            the tasks concerned only.
-    """
+    """The same logits; raises ValueError if they are not finite, in an eager call."""
     if tf.executing_eagerly() and not bool(tf.reduce_all(tf.math.is_finite(logits))):
         raise ValueError(
             "The logits are not finite: the features hold NaN or infinity, or their inner products overflow "
@@ -213,3 +153,62 @@ def checked(logits: tf.Tensor) -> tf.Tensor:
             "Received: features whose inner products or logits are not finite."
         )
     return logits
+
+
+class InnerProductHead(Head):
+    """The base of heads whose logits are q X^T alpha + b, with alpha and b from K alone.
+
+    A subclass is a frozen dataclass with a `name`, `coefficients`, and in `positive` the names of the settings that
+    must be positive and finite.
+    """
+
+    reads: ClassVar[Reads] = Reads.INNER_PRODUCTS
+    positive: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        for name in self.positive:
+            value = getattr(self, name)
+            if not 0.0 < value < float("inf"):
+                raise ValueError(f"{type(self).__name__} needs a positive, finite {name}. Received: {name}={value}.")
+
+    def coefficients(self, kernel: tf.Tensor, targets: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor | None]:
+        """(alpha float64 [T, S, W], b float64 [T, W] or None for 0), from K and Y in float64."""
+        raise NotImplementedError
+
+    def weights(self, support: tf.Tensor, targets: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor | None]:
+        """(X^T alpha [T, D, W], b), from X and Y."""
+        alpha, offset = self.coefficients(gram(support), targets)
+        return feature_weights(support, alpha), offset
+
+    def __call__(self, support: tf.Tensor, support_labels: tf.Tensor, query: tf.Tensor, ways: Ways) -> tf.Tensor:
+        """Logits of the query features.
+
+        Args:
+            support: [T, S, D] features.
+            support_labels: integers [T, S] in 0..ways-1.
+            query: [T, Q, D] features.
+            ways: W.
+
+        Returns:
+            [T, Q, W], float32 or float64.
+
+        Raises:
+            ValueError: wrong ranks or sizes, labels outside 0..ways-1 or a class without example (in a graph an
+                InvalidArgumentError, when it runs), logits that are not finite (eager calls).
+        """
+        support, query = features_of(support, query)
+        weights, offset = self.weights(support, one_hot_targets(support_labels, ways))
+        return checked(_shifted(tf.matmul(query, weights), offset))  # [T, Q, W]
+
+    def logits(self, inner: Kernels, support_labels: tf.Tensor, ways: Ways) -> tf.Tensor:
+        """The same from inner products, in their type.
+
+        Give a translation-invariant head those of features shifted by some fixed point, such as the mean of the
+        split, where these have a large common offset.
+        """
+        alpha, offset = self.coefficients(inner.support, one_hot_targets(support_labels, ways))
+        return checked(_shifted(tf.matmul(inner.cross, tf.cast(alpha, inner.cross.dtype)), offset))
+
+
+def _shifted(logits: tf.Tensor, offset: tf.Tensor | None) -> tf.Tensor:
+    return logits if offset is None else logits + tf.cast(offset, logits.dtype)[:, None]

@@ -34,16 +34,8 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tf_unravel.adaptation.protocol import Ways
-from tf_unravel.heads.inner_products import (
-    Kernels,
-    checked,
-    feature_weights,
-    features_of,
-    gram,
-    one_hot_targets,
-    regularized,
-)
+from tf_unravel.adaptation.labels import Ways
+from tf_unravel.heads.inner_products import InnerProductHead, Kernels, one_hot_targets, regularized
 from tf_unravel.heads.solvers import saddle
 
 LINE_SEARCH = 0.25 ** np.arange(6)
@@ -58,22 +50,14 @@ class Fit(NamedTuple):
 
 
 def newton_system(hessian: tf.Tensor, scores: tf.Tensor, bias: bool) -> tuple[saddle.Saddle, tf.Tensor]:
-    """The saddle system of (3) and P = softmax(F).
-
-    Returns:
-        (Saddle, P [T, S, W]).
-    """
+    """The saddle system of (3), and P = softmax(F)."""
     # Probabilities that underflow would leave rows of the coupling matrix empty.
     probabilities = tf.maximum(tf.nn.softmax(scores, axis=-1), 1e-300)
     return saddle.factorise(hessian, probabilities / (1.0 + probabilities), balanced=bias), probabilities
 
 
 def newton_point(hessian: tf.Tensor, targets: tf.Tensor, fit: Fit, bias: bool) -> Fit:
-    """The minimiser of the quadratic model of (2) at `fit`: a', b' and F' of equation (3).
-
-    Returns:
-        A Fit.
-    """
+    """The minimiser of the quadratic model of (2) at `fit`: a', b' and F' of equation (3)."""
     system, probabilities = newton_system(hessian, fit.scores, bias)
     right = (targets - probabilities) / probabilities + fit.scores
     dual, nu = saddle.solve(system, right)
@@ -90,27 +74,14 @@ def newton_point(hessian: tf.Tensor, targets: tf.Tensor, fit: Fit, bias: bool) -
 
 
 def objective(targets: tf.Tensor, scores: tf.Tensor, quadratic: tf.Tensor) -> tf.Tensor:
-    """L of (2), over the last three axes but one.
-
-    Args:
-        targets: Y, [..., T, S, W].
-        scores: F, [..., T, S, W].
-        quadratic: tr(a^T H a), [..., T].
-
-    Returns:
-        [..., T].
-    """
+    """L of (2), [..., T], from Y and F [..., T, S, W] and the quadratic term tr(a^T H a) [..., T]."""
     # log-sum-exp minus the own score, from differences: it stays exact where the loss is nearly 0.
     margins = scores - tf.reduce_sum(targets * scores, axis=-1, keepdims=True)
     return tf.reduce_sum(tf.reduce_logsumexp(margins, axis=-1), axis=-1) + 0.5 * quadratic
 
 
 def line_search(hessian: tf.Tensor, targets: tf.Tensor, fit: Fit, goal: Fit) -> tuple[Fit, tf.Tensor]:
-    """The best of the points fit + t (goal - fit), t = 1, 1/4, ..., 4^-5.
-
-    Returns:
-        (Fit, improved bool [T]): whether any of them is better than `fit`.
-    """
+    """The best of the points fit + t (goal - fit), t = 1, 1/4, ..., 4^-5, and whether it is better than `fit`, [T]."""
     change = Fit(*[new - old for new, old in zip(goal, fit, strict=True)])
 
     def trace(left: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
@@ -134,13 +105,6 @@ def minimise(
     hessian: tf.Tensor, targets: tf.Tensor, bias: bool, tolerance: float, max_iterations: int
 ) -> tuple[Fit, tf.Tensor]:
     """Newton's method from zero, until a full step moves the scores by less than the tolerance.
-
-    Args:
-        hessian: H, float64 [T, S, S].
-        targets: Y, float64 [T, S, W].
-        bias: whether there is a bias.
-        tolerance: of the last step, relative to the largest score.
-        max_iterations: of Newton's method.
 
     Returns:
         (Fit, iterations each task took [T]).
@@ -177,9 +141,6 @@ def gradient_norm(hessian: tf.Tensor, targets: tf.Tensor, fit: Fit, l2: float, b
     """Norm of the gradient of (1) with respect to (W, b), relative to its norm at zero.
 
     dL/dW = X^T r and dL/db = 1^T r with r = P - Y + a, hence ||dL/dW||^2 = l2 tr(r^T H r).
-
-    Returns:
-        [T].
     """
 
     def norm(residual: tf.Tensor) -> tf.Tensor:
@@ -197,9 +158,6 @@ def derivative(hessian: tf.Tensor, fit: Fit, d_dual: tf.Tensor, d_bias: tf.Tenso
 
     Differentiating (2): da / P + H da + dnu 1^T + 1 db^T = -dH a, rows and columns of da summing to 0. The matrix is
     symmetric, so with x the solution for the right-hand side dL/da and column sums dL/db, dL/dH = -x a^T.
-
-    Returns:
-        Symmetric, [T, S, S].
     """
     system, _ = newton_system(hessian, fit.scores, bias)
     d_bias -= tf.reduce_mean(d_bias, axis=-1, keepdims=True)
@@ -209,11 +167,7 @@ def derivative(hessian: tf.Tensor, fit: Fit, d_dual: tf.Tensor, d_bias: tf.Tenso
 
 
 def solve(
-    kernel: tf.Tensor,
-    targets: tf.Tensor,
-    l2: float = 1.0,
-    bias: bool = True,
-    tolerance: float = 1e-6,
+    kernel: tf.Tensor, targets: tf.Tensor, l2: float = 1.0, bias: bool = True, tolerance: float = 1e-6,
     max_iterations: int = 100,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Softmax regression in dual form, differentiable in the kernel.
@@ -221,10 +175,7 @@ def solve(
     Args:
         kernel: K, [T, S, S].
         targets: one-hot Y, float64 [T, S, W].
-        l2: weight of 1/2 ||W||^2.
-        bias: whether there is an (unregularized) bias.
-        tolerance: of the last Newton step, relative to the largest score; the error left is about its square.
-        max_iterations: of Newton's method.
+        l2, bias, tolerance, max_iterations: see `Linear`.
 
     Returns:
         (alpha = a / l2 float64 [T, S, W], b float64 [T, W], relative gradient norm [T]); W = X^T alpha. NaN for tasks
@@ -253,7 +204,7 @@ def solve(
 
 
 @dataclass(frozen=True)
-class Linear:
+class Linear(InnerProductHead):
     """Softmax regression with an L2 penalty, trained to convergence on the support examples.
 
     minimise sum_i CE(y_i, x_i W + b) + l2 / 2 ||W||^2;  logits = q W + b.
@@ -283,62 +234,15 @@ class Linear:
     tolerance: float = 1e-6
     max_iterations: int = 100
     name: ClassVar[str] = "linear"
+    positive: ClassVar[tuple[str, ...]] = ("l2", "tolerance", "max_iterations")
 
-    def __post_init__(self) -> None:
-        for name in ("l2", "tolerance", "max_iterations"):
-            value = getattr(self, name)
-            if not 0.0 < value < float("inf"):
-                raise ValueError(f"Linear needs a positive, finite {name}. Received: {name}={value}.")
-
-    def __call__(self, support: tf.Tensor, support_labels: tf.Tensor, query: tf.Tensor, ways: Ways) -> tf.Tensor:
-        """Logits of the query features.
-
-        Args:
-            support: [T, S, D] features.
-            support_labels: integers [T, S] in 0..ways-1.
-            query: [T, Q, D] features.
-            ways: W.
-
-        Returns:
-            [T, Q, W], float32 or float64.
-
-        Raises:
-            ValueError: wrong ranks or sizes, labels outside 0..ways-1 or a class without example (in a graph an
-                InvalidArgumentError, when it runs), logits that are not finite (eager calls).
-        """
-        support, query = features_of(support, query)
-        alpha, offset, _ = self._solve(gram(support), support_labels, ways)
-        weights = feature_weights(support, alpha)  # [T, D, W]
-        return checked(tf.matmul(query, weights) + tf.cast(offset, query.dtype)[:, None])  # [T, Q, W]
-
-    def logits(self, inner: Kernels, support_labels: tf.Tensor, ways: Ways) -> tf.Tensor:
-        """Logits from inner products: see `__call__`.
-
-        Args:
-            inner: Kernels of T tasks.
-            support_labels: integers [T, S].
-            ways: W.
-
-        Returns:
-            [T, Q, W], in the type of the inner products.
-        """
-        alpha, offset, _ = self._solve(inner.support, support_labels, ways)
-        cross = inner.cross
-        return checked(tf.matmul(cross, tf.cast(alpha, cross.dtype)) + tf.cast(offset, cross.dtype)[:, None])
+    def coefficients(self, kernel: tf.Tensor, targets: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor | None]:
+        alpha, offset, _ = self._solve(kernel, targets)
+        return alpha, offset
 
     def gradient_norm(self, inner: Kernels, support_labels: tf.Tensor, ways: Ways) -> tf.Tensor:
-        """Norm of the gradient in (W, b) at the solution, relative to its norm at W = 0, b = 0.
+        """Norm of the gradient in (W, b) at the solution, relative to its norm at W = 0, b = 0; float64 [T]."""
+        return self._solve(inner.support, one_hot_targets(support_labels, ways))[2]
 
-        Args:
-            inner: Kernels of T tasks; only `support` is read.
-            support_labels: integers [T, S].
-            ways: W.
-
-        Returns:
-            float64 [T].
-        """
-        return self._solve(inner.support, support_labels, ways)[2]
-
-    def _solve(self, kernel: tf.Tensor, support_labels: tf.Tensor, ways: Ways) -> tuple[tf.Tensor, ...]:
-        targets = one_hot_targets(support_labels, ways)
+    def _solve(self, kernel: tf.Tensor, targets: tf.Tensor) -> tuple[tf.Tensor, ...]:
         return solve(kernel, targets, self.l2, self.bias, self.tolerance, self.max_iterations)

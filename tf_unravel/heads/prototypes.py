@@ -21,39 +21,31 @@ from typing import ClassVar
 
 import tensorflow as tf
 
-from tf_unravel.adaptation.protocol import Ways
-from tf_unravel.heads.inner_products import Kernels, checked, features_of, kernels, one_hot_targets
+from tf_unravel.adaptation.labels import Ways
+from tf_unravel.heads.inner_products import (
+    InnerProductHead,
+    Kernels,
+    checked,
+    features_of,
+    kernels,
+    one_hot_targets,
+)
 
 
 def averaging_weights(targets: tf.Tensor) -> tf.Tensor:
-    """M = Y diag(1 / shots): X^T M are the class means, shots may differ between classes.
-
-    Args:
-        targets: one-hot Y, [T, S, W].
-
-    Returns:
-        [T, S, W]; a column of zeros for a class without example.
-    """
+    """M = Y diag(1 / shots), [T, S, W]: X^T M are the class means, shots may differ between classes."""
     return tf.math.divide_no_nan(targets, tf.reduce_sum(targets, axis=1, keepdims=True))
 
 
 def squared_distances(inner: Kernels, weights: tf.Tensor) -> tf.Tensor:
-    """||q - p||^2 = n - 2 k M + diag(M^T K M).
-
-    Args:
-        inner: Kernels of the tasks.
-        weights: M, [T, S, W].
-
-    Returns:
-        [T, Q, W]. Rounding can leave values of the order of eps * n below zero.
-    """
+    """||q - p||^2 = n - 2 k M + diag(M^T K M), [T, Q, W]; rounding can leave values of order eps * n below zero."""
     prototype_norms = tf.reduce_sum(weights * tf.matmul(inner.support, weights), axis=1)  # [T, W]
     cross = tf.matmul(inner.cross, weights)  # [T, Q, W]
     return (inner.query_norms[:, :, None] - 2.0 * cross) + prototype_norms[:, None, :]
 
 
 @dataclass(frozen=True)
-class Prototypes:
+class Prototypes(InnerProductHead):
     """Nearest class mean by squared Euclidean distance.
 
     logits = -||q - p||^2, or -||q - p||^2 / D.
@@ -72,24 +64,9 @@ class Prototypes:
 
     normalize: bool = False
     name: ClassVar[str] = "prototypes"
-    translation_invariant: ClassVar[bool] = True  # adding one vector to all features changes nothing
+    translation_invariant: ClassVar[bool] = True
 
     def __call__(self, support: tf.Tensor, support_labels: tf.Tensor, query: tf.Tensor, ways: Ways) -> tf.Tensor:
-        """Logits of the query features.
-
-        Args:
-            support: [T, S, D] features.
-            support_labels: integers [T, S] in 0..ways-1.
-            query: [T, Q, D] features.
-            ways: W.
-
-        Returns:
-            [T, Q, W], float32 or float64.
-
-        Raises:
-            ValueError: wrong ranks or sizes, labels outside 0..ways-1 or a class without example (in a graph an
-                InvalidArgumentError, when it runs), logits that are not finite (eager calls).
-        """
         support, query = features_of(support, query)
         # Distances do not change under a shift, inner products do: a large common offset would cancel badly.
         centre = tf.stop_gradient(tf.reduce_mean(support, axis=1, keepdims=True))  # [T, 1, D]
@@ -100,17 +77,6 @@ class Prototypes:
         return checked(self._scaled(squared_distances(inner, tf.eye(ways, dtype=support.dtype)[None]), inner))
 
     def logits(self, inner: Kernels, support_labels: tf.Tensor, ways: Ways) -> tf.Tensor:
-        """Logits from inner products: see `__call__`.
-
-        Args:
-            inner: Kernels of T tasks. Features with a large common offset should be shifted by some fixed point (the
-                mean of the split) before their inner products are taken.
-            support_labels: integers [T, S].
-            ways: W.
-
-        Returns:
-            [T, Q, W], in the type of the inner products.
-        """
         weights = averaging_weights(one_hot_targets(support_labels, ways, inner.support.dtype))
         return checked(self._scaled(squared_distances(inner, weights), inner))
 

@@ -22,45 +22,18 @@ from typing import ClassVar
 
 import tensorflow as tf
 
-from tf_unravel.adaptation.protocol import Ways
-from tf_unravel.heads.inner_products import (
-    Kernels,
-    checked,
-    feature_weights,
-    features_of,
-    gram,
-    one_hot_targets,
-    regularized,
-)
+from tf_unravel.heads.inner_products import InnerProductHead, regularized
 
 
 def dual_coefficients(kernel: tf.Tensor, targets: tf.Tensor, l2: float) -> tf.Tensor:
-    """alpha = (K + l2 I)^-1 Y.
-
-    Args:
-        kernel: K, [T, S, S].
-        targets: Y, float64 [T, S, W].
-        l2: ridge.
-
-    Returns:
-        float64 [T, S, W]; NaN for tasks whose K is not finite.
-    """
+    """alpha = (K + l2 I)^-1 Y, float64 [T, S, W]; NaN for tasks whose K is not finite."""
     hessian, finite = regularized(kernel, l2)
     alpha = tf.linalg.solve(hessian, targets)
     return tf.where(finite[:, None, None], alpha, tf.constant(float("nan"), alpha.dtype))
 
 
 def primal_weights(support: tf.Tensor, targets: tf.Tensor, l2: float) -> tf.Tensor:
-    """W = (X^T X + l2 I)^-1 X^T Y.
-
-    Args:
-        support: X, [T, S, D].
-        targets: Y, float64 [T, S, W].
-        l2: ridge.
-
-    Returns:
-        float64 [T, D, W]; NaN for tasks whose features are not finite.
-    """
+    """W = (X^T X + l2 I)^-1 X^T Y, float64 [T, D, W]; NaN for tasks whose features are not finite."""
     support = tf.cast(support, tf.float64)
     hessian, finite = regularized(tf.matmul(support, support, transpose_a=True), l2)  # [T, D, D]
     weights = tf.linalg.solve(hessian, tf.matmul(support, targets, transpose_a=True))  # [T, D, W]
@@ -68,7 +41,7 @@ def primal_weights(support: tf.Tensor, targets: tf.Tensor, l2: float) -> tf.Tens
 
 
 @dataclass(frozen=True)
-class Ridge:
+class Ridge(InnerProductHead):
     """Ridge regression in closed form, primal when a task has more examples than features, dual otherwise.
 
     logits = q X^T (X X^T + l2 I)^-1 Y.
@@ -91,53 +64,19 @@ class Ridge:
 
     l2: float = 50.0
     name: ClassVar[str] = "ridge"
+    positive: ClassVar[tuple[str, ...]] = ("l2",)
 
-    def __post_init__(self) -> None:
-        if not 0.0 < self.l2 < float("inf"):
-            raise ValueError(f"Ridge needs a positive, finite l2. Received: l2={self.l2}.")
+    def coefficients(self, kernel: tf.Tensor, targets: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor | None]:
+        return dual_coefficients(kernel, targets, self.l2), None
 
-    def __call__(self, support: tf.Tensor, support_labels: tf.Tensor, query: tf.Tensor, ways: Ways) -> tf.Tensor:
-        """Logits of the query features.
-
-        Args:
-            support: [T, S, D] features.
-            support_labels: integers [T, S] in 0..ways-1.
-            query: [T, Q, D] features.
-            ways: W.
-
-        Returns:
-            [T, Q, W], float32 or float64.
-
-        Raises:
-            ValueError: wrong ranks or sizes, labels outside 0..ways-1 or a class without example (in a graph an
-                InvalidArgumentError, when it runs), logits that are not finite (eager calls).
-        """
-        support, query = features_of(support, query)
-        targets = one_hot_targets(support_labels, ways)
-
+    def weights(self, support: tf.Tensor, targets: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor | None]:
         def primal() -> tf.Tensor:
             return tf.cast(primal_weights(support, targets, self.l2), support.dtype)
 
         def dual() -> tf.Tensor:
-            return feature_weights(support, dual_coefficients(gram(support), targets, self.l2))
+            return super(Ridge, self).weights(support, targets)[0]
 
         examples, dimension = support.shape[1], support.shape[2]
         if examples is not None and dimension is not None:
-            weights = primal() if examples > dimension else dual()
-        else:
-            weights = tf.cond(tf.shape(support)[1] > tf.shape(support)[2], primal, dual)
-        return checked(tf.matmul(query, weights))  # [T, Q, W]
-
-    def logits(self, inner: Kernels, support_labels: tf.Tensor, ways: Ways) -> tf.Tensor:
-        """Logits from inner products, always by the dual: see `__call__`.
-
-        Args:
-            inner: Kernels of T tasks.
-            support_labels: integers [T, S].
-            ways: W.
-
-        Returns:
-            [T, Q, W], in the type of the inner products.
-        """
-        alpha = dual_coefficients(inner.support, one_hot_targets(support_labels, ways), self.l2)
-        return checked(tf.matmul(inner.cross, tf.cast(alpha, inner.cross.dtype)))
+            return (primal() if examples > dimension else dual()), None
+        return tf.cond(tf.shape(support)[1] > tf.shape(support)[2], primal, dual), None

@@ -25,25 +25,13 @@ from typing import ClassVar
 
 import tensorflow as tf
 
-from tf_unravel.adaptation.protocol import Ways
-from tf_unravel.heads.inner_products import (
-    Kernels,
-    checked,
-    feature_weights,
-    features_of,
-    gram,
-    one_hot_targets,
-    regularized,
-)
+from tf_unravel.adaptation.labels import Ways
+from tf_unravel.heads.inner_products import InnerProductHead, Kernels, one_hot_targets, regularized
 from tf_unravel.heads.solvers import crammer_singer
 
 
 def solve(
-    kernel: tf.Tensor,
-    targets: tf.Tensor,
-    c: float = 0.1,
-    l2: float = 1.0,
-    tolerance: float = 1e-8,
+    kernel: tf.Tensor, targets: tf.Tensor, c: float = 0.1, l2: float = 1.0, tolerance: float = 1e-8,
     max_iterations: int = 50,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """The dual solution, differentiable in the kernel, and how far it is from optimal.
@@ -51,10 +39,7 @@ def solve(
     Args:
         kernel: K, [T, S, S].
         targets: one-hot Y, float64 [T, S, W].
-        c: bound of the own-class entries of A.
-        l2: ridge beside K.
-        tolerance: relative duality gap at which a task is finished.
-        max_iterations: of the interior point method that takes the tasks the faster stages leave.
+        c, l2, tolerance, max_iterations: see `SVM`.
 
     Returns:
         (A float64 [T, S, W], gap float64 [T]): f(A) - min f <= gap |f(A)|. Both NaN for tasks whose K is not finite.
@@ -78,7 +63,7 @@ def solve(
 
 
 @dataclass(frozen=True)
-class SVM:
+class SVM(InnerProductHead):
     """Crammer-Singer support vector machine, solved to convergence.
 
     logits[q, m] = sum_i A_im <x_i, q>, A from the dual quadratic programme.
@@ -108,63 +93,20 @@ class SVM:
     tolerance: float = 1e-8
     max_iterations: int = 50
     name: ClassVar[str] = "svm"
+    positive: ClassVar[tuple[str, ...]] = ("c", "l2", "tolerance", "max_iterations")
 
-    def __post_init__(self) -> None:
-        for name in ("c", "l2", "tolerance", "max_iterations"):
-            value = getattr(self, name)
-            if not 0.0 < value < float("inf"):
-                raise ValueError(f"SVM needs a positive, finite {name}. Received: {name}={value}.")
-
-    def __call__(self, support: tf.Tensor, support_labels: tf.Tensor, query: tf.Tensor, ways: Ways) -> tf.Tensor:
-        """Logits of the query features.
-
-        Args:
-            support: [T, S, D] features.
-            support_labels: integers [T, S] in 0..ways-1.
-            query: [T, Q, D] features.
-            ways: W.
-
-        Returns:
-            [T, Q, W], float32 or float64.
-
-        Raises:
-            ValueError: wrong ranks or sizes, labels outside 0..ways-1 or a class without example (in a graph an
-                InvalidArgumentError, when it runs), logits that are not finite (eager calls).
-        """
-        support, query = features_of(support, query)
-        dual, _ = self._solve(gram(support), support_labels, ways)
-        weights = feature_weights(support, dual)  # [T, D, W]
-        return checked(tf.matmul(query, weights))  # [T, Q, W]
-
-    def logits(self, inner: Kernels, support_labels: tf.Tensor, ways: Ways) -> tf.Tensor:
-        """Logits from inner products: see `__call__`.
-
-        Args:
-            inner: Kernels of T tasks.
-            support_labels: integers [T, S].
-            ways: W.
-
-        Returns:
-            [T, Q, W], in the type of the inner products.
-        """
-        dual, _ = self._solve(inner.support, support_labels, ways)
-        return checked(tf.matmul(inner.cross, tf.cast(dual, inner.cross.dtype)))
+    def coefficients(self, kernel: tf.Tensor, targets: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor | None]:
+        return self._solve(kernel, targets)[0], None
 
     def duality_gap(self, inner: Kernels, support_labels: tf.Tensor, ways: Ways) -> tf.Tensor:
         """Relative duality gap that the solver reaches on each task.
 
         gap = sum_im (c Y - A)_im (max_m' G_im' - G_im) / |f(A)|, G = (K + l2 I) A - Y, f the dual objective.
 
-        Args:
-            inner: Kernels of T tasks; only `support` is read.
-            support_labels: integers [T, S].
-            ways: W.
-
         Returns:
             float64 [T].
         """
-        return self._solve(inner.support, support_labels, ways)[1]
+        return self._solve(inner.support, one_hot_targets(support_labels, ways))[1]
 
-    def _solve(self, kernel: tf.Tensor, support_labels: tf.Tensor, ways: Ways) -> tuple[tf.Tensor, tf.Tensor]:
-        targets = one_hot_targets(support_labels, ways)
+    def _solve(self, kernel: tf.Tensor, targets: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return solve(kernel, targets, self.c, self.l2, self.tolerance, self.max_iterations)

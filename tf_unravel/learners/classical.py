@@ -29,11 +29,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tf_unravel.adaptation.head import at_least_float32
 from tf_unravel.backbones.modes import synchronize
 from tf_unravel.heads import Linear
-from tf_unravel.heads.inner_products import at_least_float32
 from tf_unravel.learners.keras_arguments import image_weights
-from tf_unravel.learners.learner import Learner, gathered, shapes_of, with_added
+from tf_unravel.learners.learner import Learner, accuracy_of, gathered, shapes_of, with_added
 
 Regularizer = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
@@ -105,12 +105,11 @@ class Classical(Learner):
         penalty = tf.constant(0.0, losses.dtype)
         if self.regularizer:
             penalty = tf.cast(self.regularizer(gathered(features), gathered(class_ids)), losses.dtype)
-        hits = tf.equal(tf.argmax(logits, axis=-1, output_type=tf.int32), tf.cast(class_ids, tf.int32))
-        accuracy = tf.reduce_mean(tf.cast(hits, tf.float32))
         if self._compile_metrics is not None:
             self.compute_metrics(images, class_ids, logits, sample_weight)
         loss = with_added(cross_entropy + penalty, added)
-        return {"loss": loss, "cross_entropy": cross_entropy, "regularizer": penalty, "accuracy": accuracy}
+        return {"loss": loss, "cross_entropy": cross_entropy, "regularizer": penalty,
+                "accuracy": accuracy_of(logits, class_ids)}
 
     def check_batch(self, spec: Any) -> None:
         if len(spec) != 2 or spec[0].shape.rank != 4:

@@ -29,25 +29,28 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tf_unravel.adaptation.head import Head, Reads, task_features
 from tf_unravel.adaptation.labels import labels_checked
 from tf_unravel.backbones.modes import synchronize
 from tf_unravel.checks import is_finite_number
 from tf_unravel.data.sampling.tasks import Episode
-from tf_unravel.heads import Head, by_name, check_reads_features
-from tf_unravel.heads.inner_products import at_least_float32
-from tf_unravel.learners.learner import Learner, check_episodes, checked_episodes, episode_of, remade, with_added
+from tf_unravel.heads import AnyHead, by_name
+from tf_unravel.heads.users import as_head
+from tf_unravel.learners.learner import (
+    Learner,
+    accuracy_of,
+    check_episodes,
+    checked_episodes,
+    episode_of,
+    remade,
+    with_added,
+)
 
 
 def smoothed_cross_entropy(labels: tf.Tensor, logits: tf.Tensor, epsilon: float) -> tf.Tensor:
     """Mean cross-entropy against 1 - eps on the true class and eps / (W - 1) on each other one (MetaOptNet).
 
-    Args:
-        labels: integers [T, WQ] in 0..W-1.
-        logits: [T, WQ, W].
-        epsilon: in [0, 1). Keras's `label_smoothing=s` gives s / W to every class: s = eps W / (W - 1).
-
-    Returns:
-        Scalar.
+    Keras's `label_smoothing=s` gives s / W to every class: s = eps W / (W - 1).
     """
     log_probabilities = tf.nn.log_softmax(logits)  # [T, WQ, W]
     ways = tf.shape(logits)[-1]
@@ -87,7 +90,7 @@ class Episodic(Learner):
     def __init__(
         self,
         backbone: keras.Model,
-        head: Head,
+        head: AnyHead,
         scale: float = 1.0,
         learn_scale: bool = True,
         bias: bool = False,
@@ -103,7 +106,10 @@ class Episodic(Learner):
             raise ValueError(f"label_smoothing must lie in [0, 1). Received: label_smoothing={label_smoothing}.")
         if not is_finite_number(scale):
             raise ValueError(f"Episodic.scale must be a finite number. Received: scale={scale!r}.")
-        check_reads_features("Episodic.head", head)
+        solver = as_head("Episodic.head", head)
+        if solver.reads is Reads.IMAGES:
+            raise ValueError("Episodic.head must read features, as heads.Ridge() does, in a gin file @Ridge(); "
+                             f"fine-tuning is trained for by MAML and Reptile. Received: {solver.name}.")
         self.head, self.label_smoothing, self.passes = head, label_smoothing, passes
         self.initial_scale, self.learn_scale = scale, learn_scale
         initial = keras.initializers.Constant(scale)
@@ -131,21 +137,21 @@ class Episodic(Learner):
         images = (episode.support_images, episode.query_images)  # [T, S, H, W, C], [T, WQ, H, W, C]
         added = [] if added is None else added
         if self.passes == 2:
-            support = _through(self.backbone, images[0], training)
+            support = task_features(self.backbone, images[0], training)
             added += _of_the_call(self.backbone)  # a second call forgets them
-            query = _through(self.backbone, images[1], training)
+            query = task_features(self.backbone, images[1], training)
             added += self.backbone.losses
             return support, query
-        together = _through(self.backbone, tf.concat(images, axis=1), training)  # [T, S + WQ, D]
+        together = task_features(self.backbone, tf.concat(images, axis=1), training)  # [T, S + WQ, D]
         added += self.backbone.losses
-        count = _sizes(images[0])[1]
+        count = images[0].shape[1] or tf.shape(images[0])[1]
         return together[:, :count], together[:, count:]
 
     def logits(self, episode: Episode, training: bool, added: list[tf.Tensor] | None = None) -> tf.Tensor:
         """scale * head + bias, [T, WQ, W]; `added` as for `features`."""
         support, query = self.features(episode, training, added)
         with labels_checked():
-            logits = self.head(support, episode.support_labels, query, _ways(episode))
+            logits = self.own_head()(support, episode.support_labels, query, _ways(episode))
         scale, bias = (tf.cast(v, logits.dtype) for v in (self.scale, 0.0 if self.bias is None else self.bias))
         return scale * logits + bias
 
@@ -155,23 +161,23 @@ class Episodic(Learner):
         episode = checked_episodes(episode, _ways(episode))
         logits = self.logits(episode, training, added)
         loss = with_added(smoothed_cross_entropy(episode.query_labels, logits, self.label_smoothing), added)
-        hits = tf.equal(tf.argmax(logits, axis=-1, output_type=tf.int32), tf.cast(episode.query_labels, tf.int32))
-        return {"loss": loss, "accuracy": tf.reduce_mean(tf.cast(hits, tf.float32))}
+        return {"loss": loss, "accuracy": accuracy_of(logits, episode.query_labels)}
 
     def check_batch(self, spec: Any) -> None:
         check_episodes("Episodic", spec)
 
     def own_head(self) -> Head:
         """The head of the training."""
-        return self.head
+        return as_head("Episodic.head", self.head)
 
     def get_config(self) -> dict[str, Any]:
         own = {"scale": self.initial_scale, "learn_scale": self.learn_scale, "bias": self.bias is not None,
                "label_smoothing": self.label_smoothing, "passes": self.passes}
-        if not getattr(self.head, "name", None):
+        name = self.own_head().name
+        if not name:
             raise ValueError("To be saved, a head needs a name, the one that heads.by_name knows its class by. "
                              f"Received: {type(self.head).__name__} without.")
-        head = {"name": self.head.name, "arguments": dict(vars(self.head))}
+        head = {"name": name, "arguments": dict(vars(self.head))}
         return {**super().get_config(), **own, "head": head}
 
     @classmethod
@@ -185,20 +191,8 @@ def _ways(episode: Episode) -> tf.Tensor:
     return tf.maximum(tf.cast(tf.reduce_max(episode.support_labels), tf.int32), 0) + 1  # 0: where there is no task
 
 
-def _through(backbone: keras.Model, images: tf.Tensor, training: bool) -> tf.Tensor:
-    """Features [T, B, D] of images [T, B, H, W, C], normalised together."""
-    flat = tf.reshape(images, [-1, *images.shape[2:]])  # [T B, H, W, C]
-    features = at_least_float32(backbone(flat, training=training))  # [T B, D]
-    return tf.reshape(features, [*_sizes(images), features.shape[-1]])  # [T, B, D]
-
-
 def _of_the_call(backbone: keras.Model) -> list[tf.Tensor]:
     """The losses that a backbone's layers added in its last call, without those of its weights."""
     of_weights = sum(variable.regularizer is not None for variable in backbone.trainable_variables)
     losses: list[tf.Tensor] = backbone.losses
     return losses[: len(losses) - of_weights]
-
-
-def _sizes(images: tf.Tensor) -> list[Any]:
-    """T and B, as numbers where they are known: a head then knows its sizes too."""
-    return [known if known is not None else tf.shape(images)[axis] for axis, known in enumerate(images.shape[:2])]

@@ -24,10 +24,6 @@ from tf_unravel.learners.learner import mean_over_replicas, squared_norm
 def gradient_norms(learner: Classical, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
     """What one training batch says of a learner; leaves its weights and its BatchNorm statistics as they are.
 
-    Args:
-        learner: the learner.
-        data: (images [B, H, W, C], class_ids [B]).
-
     Returns:
         "accuracy" and "cross_entropy" of the batch, and the squared norms "cross_entropy_gradient" and
         "regularizer_gradient", scalars.
@@ -46,13 +42,9 @@ def gradient_norms(learner: Classical, data: tuple[tf.Tensor, tf.Tensor]) -> dic
 
 
 def regularizer_gradient_share(norms: Iterable[dict[str, Any]]) -> float:
-    """||dR / dtheta|| / ||dL / dtheta|| over some batches.
+    """||dR / dtheta|| / ||dL / dtheta|| over some batches, from the `gradient_norms` of each.
 
-    Args:
-        norms: what `gradient_norms` gave for each.
-
-    Returns:
-        At least 0; 0 without a regularizer, infinity where only the cross-entropy has no gradient.
+    0 without a regularizer, infinity where only the cross-entropy has no gradient.
     """
     norms = list(norms)
     of_penalty, of_loss = (sum(float(each[f"{name}_gradient"]) for each in norms)

@@ -32,11 +32,7 @@ def as_in_keras(method: Method) -> Method:
 
 
 def given(method: str, learner: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a call of a method of keras.Model, by name.
-
-    Raises:
-        TypeError: the method has no such arguments.
-    """
+    """The arguments of a call of a method of keras.Model, by name; TypeError where it has no such arguments."""
     arguments = inspect.signature(getattr(keras.Model, method)).bind(learner, *args, **kwargs).arguments
     return {**arguments, **arguments.pop("kwargs", {})}
 
@@ -71,15 +67,9 @@ def check_compile(owner: str, honours: tuple[str, ...], arguments: dict[str, Any
 
 
 def check_names(owner: str, tracked: Sequence[str], arguments: dict[str, Any]) -> None:
-    """Refuses metrics under a name that the learner reports itself: one name would stand for two numbers.
+    """Raises ValueError for a metric under a name that the learner reports itself: one name for two numbers.
 
-    Args:
-        owner: the name of the learner.
-        tracked: what it reports.
-        arguments: of `compile`, by name.
-
-    Raises:
-        ValueError: there is one. "accuracy" among the metrics without weights passes: it is the same number.
+    "accuracy" among the metrics without weights passes: it is the same number.
     """
     for option in ("metrics", "weighted_metrics"):
         for metric in keras.tree.flatten(arguments.get(option)):
@@ -93,15 +83,7 @@ def check_names(owner: str, tracked: Sequence[str], arguments: dict[str, Any]) -
 
 
 def check_weights(owner: str, arguments: dict[str, Any]) -> None:
-    """Refuses weights of classes or examples where a learner has no use for them.
-
-    Args:
-        owner: the name of the learner.
-        arguments: of `fit`, `evaluate`, `train_on_batch` or `test_on_batch`, by name.
-
-    Raises:
-        ValueError: there are some.
-    """
+    """Raises ValueError for weights of classes or examples, among a method's arguments, that would be ignored."""
     weights = {name: arguments.get(name) for name in ("class_weight", "sample_weight")}
     held_out = arguments.get("validation_data")
     if type(held_out) is tuple and len(held_out) == 3:
@@ -119,11 +101,7 @@ def _brief(value: Any) -> str:
 
 
 def unweighted(owner: str, data: Any) -> Any:
-    """A batch without the None that Keras puts in the place of targets and weights that were not given.
-
-    Args:
-        owner: the name of the learner.
-        data: what Keras gives a step: a batch, or a tuple of x, y and sample_weight.
+    """What Keras gives a step, without the None in the place of targets and weights that were not given.
 
     Raises:
         ValueError: it has weights.
@@ -137,18 +115,7 @@ def unweighted(owner: str, data: Any) -> Any:
 
 
 def image_weights(sample_weight: Any, losses: tf.Tensor) -> tf.Tensor:
-    """The weight of each image, as the type of its loss.
-
-    Args:
-        sample_weight: [B] or [B, 1].
-        losses: [B].
-
-    Returns:
-        [B]
-
-    Raises:
-        ValueError: another shape.
-    """
+    """The weight of each image, [B], in the type of its loss; ValueError unless they are [B] or [B, 1]."""
     weights = tf.cast(sample_weight, losses.dtype)
     if weights.shape.rank not in (1, 2) or (weights.shape.rank == 2 and weights.shape[1] != 1):
         raise ValueError(f"sample_weight must be one number per image, [B]. Received: shape {tuple(weights.shape)}.")

@@ -13,12 +13,11 @@ from typing import Any, ClassVar
 import keras
 import tensorflow as tf
 
-from tf_unravel.adaptation.labels import checked_range, checked_support
-from tf_unravel.adaptation.protocol import Ways
+from tf_unravel.adaptation.head import Head
+from tf_unravel.adaptation.labels import Ways, checked_range, checked_support
 from tf_unravel.backbones.checks import check_backbone, image_shape
 from tf_unravel.checks import refuse_negative, warn_of_scaled_images
 from tf_unravel.data.sampling.tasks import Episode
-from tf_unravel.heads import AnyHead
 from tf_unravel.learners import keras_arguments
 
 
@@ -45,15 +44,10 @@ def mean_over_replicas(values: Any) -> Any:
 
 
 def gathered(values: tf.Tensor) -> tf.Tensor:
-    """The rows of all replicas, in their order, with gradients that flow back to the replica a row came from.
+    """The rows of all R replicas, [R B, ...], in their order; gradients flow back to the replica a row came from.
 
     Written as a sum over replicas of blocks that are zero elsewhere: the gradient of a sum is what autodiff gets right.
-
-    Args:
-        values: [B, ...], the same B on every replica; float, or integers below 2^24.
-
-    Returns:
-        [R B, ...] for R replicas.
+    The values are [B, ...], the same B on every replica, float or integers below 2^24.
     """
     if not _all_reduced():
         return values
@@ -71,16 +65,14 @@ def squared_norm(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
     return tf.add_n([tf.reduce_sum(tf.square(tf.cast(tensor, tf.float32))) for tensor in tensors])
 
 
+def accuracy_of(logits: tf.Tensor, labels: tf.Tensor, dtype: tf.DType = tf.float32) -> tf.Tensor:
+    """The share of rows whose largest logit is that of the label, a scalar."""
+    hits = tf.equal(tf.argmax(logits, axis=-1, output_type=tf.int32), tf.cast(labels, tf.int32))
+    return tf.reduce_mean(tf.cast(hits, dtype))
+
+
 def check_episodes(learner: str, spec: Any) -> None:
-    """Refuses a dataset of anything but batches of episodes, support images [T, S, H, W, C] first.
-
-    Args:
-        learner: the name of the learner that needs them.
-        spec: the dataset's `element_spec`.
-
-    Raises:
-        ValueError: other batches, or single episodes.
-    """
+    """Raises ValueError unless a dataset's `element_spec` is batches of episodes; `learner` is the name of who asks."""
     if not isinstance(spec, Episode) or spec.support_images.shape.rank != 5:
         raise ValueError(
             f"{learner} trains on batches of episodes: run.batches = @Episodes(), or data.episodes(..., "
@@ -89,12 +81,7 @@ def check_episodes(learner: str, spec: Any) -> None:
 
 
 def checked_episodes(data: Any, ways: Ways) -> Episode:
-    """A batch of episodes whose labels are those of tasks of W ways.
-
-    Raises:
-        ValueError: labels outside 0..ways-1, or a class of a task without a support image; where a graph runs, an
-            InvalidArgumentError.
-    """
+    """A batch of episodes whose labels are those of tasks of W ways; raises as `checked_support`."""
     support, support_labels, query, query_labels = data
     return Episode(support, checked_support(support_labels, ways), query,
                    checked_range("query_labels", query_labels, ways))
@@ -106,11 +93,7 @@ def size_of(data: Any) -> tf.Tensor:
 
 
 def episode_of(learner: str, data: Any) -> Episode:
-    """The episodes of a batch, whatever Keras has wrapped them in.
-
-    Raises:
-        ValueError: it holds none, or weights.
-    """
+    """The episodes of a batch, whatever Keras has wrapped them in; raises ValueError if it holds others, or weights."""
     batch = keras_arguments.unweighted(learner, data)
     if isinstance(batch, tuple) and len(batch) == 4:
         batch = Episode(*(tf.convert_to_tensor(part) for part in batch))
@@ -228,7 +211,7 @@ class Learner(keras.Model):
         """What a batch gives: `tracked` name -> scalar; "loss" is what training minimises, before weight decay."""
         raise NotImplementedError
 
-    def own_head(self) -> AnyHead:
+    def own_head(self) -> Head:
         """The head that the learner trains for: how its backbone is meant to be used."""
         raise NotImplementedError
 
@@ -242,14 +225,7 @@ class Learner(keras.Model):
         return self.track(values)
 
     def check_batch(self, spec: Any) -> None:
-        """Refuses batches that the learner cannot use, before a step is taken.
-
-        Args:
-            spec: a dataset's `element_spec`.
-
-        Raises:
-            ValueError: it cannot.
-        """
+        """Raises ValueError, before a step is taken, for a dataset's `element_spec` that the learner cannot use."""
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         return self.track(self.objective(data, training=False), size_of(data))
@@ -265,8 +241,7 @@ class Learner(keras.Model):
     def descend(self, gradients: Sequence[tf.Tensor]) -> None:
         """One step of the optimizer along the gradients of this replica's mean loss, and of the weight decay.
 
-        Args:
-            gradients: unscaled, one a trainable variable.
+        The gradients are unscaled, one for each trainable variable.
         """
         weights = self.trainable_variables
         if self.weight_decay:
@@ -316,12 +291,12 @@ def _deserialized(key: str, saved: dict[str, Any]) -> Any:
 
 
 def remade(option: str, known: dict[str, Any], saved: dict[str, Any], registry: str) -> Any:
-    """A head or an inner optimizer of a saved learner, from its name and its attributes.
+    """A head or an inner optimizer of a saved learner, from {"name": ..., "arguments": ...}.
 
     Args:
         option: the learner's argument, such as "Episodic.head".
         known: classes by name.
-        saved: {"name": ..., "arguments": ...}.
+        saved: what was saved.
         registry: where `known` stands, for the error.
 
     Raises:

@@ -59,19 +59,9 @@ def adam(
     """Adam (beta1 0.9, beta2 0.999, epsilon 1e-8) with a piecewise constant learning rate.
 
     Args:
-        steps_per_epoch: training steps in an epoch.
-        rates: learning rates, one more than `epochs`; a single number is a constant rate.
-        epochs: after how many epochs each next rate begins, increasing.
         clip_value: gradients are clipped to +-clip_value, element by element; MAML's code has 10 on mini-ImageNet.
-        total_epochs: of the run; not used, the schedule is in `epochs`.
-        ema_momentum: of a moving average of the weights, such as 0.999, which is what is validated, measured and
-            exported (Keras's `use_ema`); None for the weights themselves.
 
-    Returns:
-        A Keras optimizer.
-
-    Raises:
-        ValueError: a rate that is no positive number; rates and epochs do not pair up; a momentum not in [0, 1).
+    The other arguments, and what is raised, are those of `sgd`.
     """
     rate = piecewise(steps_per_epoch, rates, epochs)
     # On several replicas Keras clips each one's share of the gradient: the bound has to be shared out too.
@@ -94,12 +84,6 @@ def annealed_sgd(
         start: rate of the first step.
         end: rate after the last.
         ema_momentum: of a moving average of the weights, as for `sgd`.
-
-    Returns:
-        A Keras optimizer.
-
-    Raises:
-        ValueError: an ema_momentum not in [0, 1).
     """
     steps = total_epochs * steps_per_epoch
     rate = keras.optimizers.schedules.PolynomialDecay(start, steps, end)
@@ -118,11 +102,7 @@ def _moving_average(momentum: float | None) -> dict[str, Any]:
 def piecewise(
     steps_per_epoch: int, rates: float | Sequence[float], epochs: Sequence[int]
 ) -> float | keras.optimizers.schedules.LearningRateSchedule:
-    """A rate that is constant between epochs, as a number or a Keras schedule.
-
-    Raises:
-        ValueError: a rate that is no positive number; rates and epochs do not pair up.
-    """
+    """A rate that is constant between epochs, as a number or a Keras schedule; raises as `sgd`."""
     received = f"Received: rates={rates!r}"
     rates = tuple(rates) if isinstance(rates, Iterable) else (rates,)
     if not all(is_finite_number(rate) and rate > 0 for rate in rates):

@@ -44,32 +44,27 @@ to. gamma=1 with m=1 and k steps is ordinary training on one task.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import keras
 import tensorflow as tf
 
-from tf_unravel.adaptation.fine_tune import FineTune
-from tf_unravel.adaptation.inner_loop import SGD, Adam, Moments, Network, Weights, check_optimizer, gradients_of
-from tf_unravel.adaptation.inner_loop import by_name as optimizers
+from tf_unravel.adaptation.groups import taken
+from tf_unravel.adaptation.inner_loop import gradients_of, kept_state
+from tf_unravel.adaptation.inner_optimizers import SGD, Adam, InnerOptimizer, Moments, check_optimizer
+from tf_unravel.adaptation.inner_optimizers import by_name as optimizers
 from tf_unravel.adaptation.labels import checked_range
-from tf_unravel.backbones.checks import check_unregularized
-from tf_unravel.backbones.modes import synchronize
+from tf_unravel.adaptation.network import Weights
 from tf_unravel.checks import refuse_below, refuse_negative
-from tf_unravel.data.storage.decoding import num_cores
+from tf_unravel.learners.adapting import Adapting, Evaluation
 from tf_unravel.learners.keras_arguments import unweighted
-from tf_unravel.learners.learner import Learner, mean_over_replicas, remade, shapes_of, size_of, squared_norm
+from tf_unravel.learners.learner import mean_over_replicas, remade, shapes_of, size_of, squared_norm
 
 
 def clustering_gradient(fast: Weights, means: Weights) -> Weights:
     """(theta_if - mean_f) / ||mean_f||^2 for each filter f: half the gradient of the filter-normalised distance^2.
 
-    Args:
-        fast: weights of the tasks, tensors [T, ...].
-        means: their mean over all tasks, tensors [...].
-
-    Returns:
-        As `fast`; zeros for vectors (biases, BatchNorm) and for filters whose mean is zero.
+    Of the tasks' weights [T, ...] and their means [...]; zero for vectors (biases, BatchNorm) and filters of mean zero.
     """
 
     def of_one(weight: tf.Tensor, mean: tf.Tensor) -> tf.Tensor:
@@ -81,15 +76,14 @@ def clustering_gradient(fast: Weights, means: Weights) -> Weights:
     return [of_one(weight, mean) for weight, mean in zip(fast, means, strict=True)]
 
 
-class InnerLoop(NamedTuple):
+class Ends(NamedTuple):
     """Where the tasks of a batch arrive.
 
     Attributes:
         weights: tensors [T, ...].
         moments: second moments [T, ...] and the number of steps.
         losses: [T] of every step.
-        states: [T, ...]: running statistics after the first step, by the weights that are not adapted, and counters
-            after the last.
+        states: `kept_state`, [T, ...].
         sizes: for every step with a penalty, [2]: squared norms of the gradients of loss and penalty, over all tasks.
     """
 
@@ -101,7 +95,7 @@ class InnerLoop(NamedTuple):
 
 
 @keras.saving.register_keras_serializable(package="tf_unravel")
-class Reptile(Learner):
+class Reptile(Adapting):
     """Moves the weights towards those that a few steps on each task lead to.
 
     Batches are (images [T, k, B, H, W, C], labels [T, k, B]): for each task, the inner batch of every inner step
@@ -115,13 +109,12 @@ class Reptile(Learner):
         inner_batch: B; 10 there.
         inner_optimizer: `heads.Adam(learning_rate)` or `heads.SGD(learning_rate)`.
         weight_clustering: c = 2 alpha, the paper's coefficient (best: 5.0e-5); 0 is Reptile.
-        sum_over_batch: sum the loss over the images of an inner batch, as the original does, in place of the mean.
-        evaluation_steps: inner steps of `own_head`; 50 in the original.
-        evaluation_batch: support images a step there, or all where there are fewer: 15 gives the original's 5 at
-            1 shot and 15 at 5 shots; None for all.
-        transductive: whether `own_head` normalises queries together, or each with the support set.
-        parallel_tasks: tasks computed at once; None for one a processor.
-        weight_decay: L2 penalty in the outer step.
+        sum_over_batch: sum the loss over the images of an inner batch, as the original does, instead of averaging.
+        evaluation: see `Evaluation`, here with 50 steps of 15 images (the original's 5 images at 1 shot, 15 at 5
+            shots) and BatchNorm "one_by_one"; or its members: evaluation_steps, evaluation_batch, batchnorm.
+        **kwargs: parallel_tasks: tasks computed at once, None for one per processor; weight_decay: L2 penalty in the
+            outer step; transductive: an older name, True for batchnorm="transductive", False for "one_by_one"; those
+            of keras.Model.
 
     Raises:
         ValueError: a count below its minimum, a coefficient that is negative or not finite, no inner optimizer.
@@ -136,6 +129,8 @@ class Reptile(Learner):
 
     tracked: Sequence[str] = ("loss", "last_loss", "travelled")
     may_diverge_by = "the learning rate, or that of Reptile.inner_optimizer, or Reptile.weight_clustering"
+    groups: ClassVar[dict[str, Any]] = {"evaluation": Evaluation(50, 15, "one_by_one")}
+    older_names: ClassVar[tuple[str, ...]] = ("transductive",)
 
     def __init__(
         self,
@@ -146,34 +141,22 @@ class Reptile(Learner):
         inner_optimizer: SGD | Adam | None = None,
         weight_clustering: float = 0.0,
         sum_over_batch: bool = False,
-        evaluation_steps: int = 50,
-        evaluation_batch: int = 15,
-        transductive: bool = False,
-        parallel_tasks: int | None = None,
-        weight_decay: float = 0.0,
+        evaluation: Evaluation | None = None,
         **kwargs: Any,
     ):
+        transductive = kwargs.pop("transductive", None)
+        if transductive is not None:
+            kwargs["batchnorm"] = "transductive" if transductive else "one_by_one"
+        (evaluation,) = taken(self, kwargs, evaluation=evaluation)
         if weight_clustering:
             self.tracked = (*self.tracked, "pull")
-        super().__init__(backbone, weight_decay, **kwargs)
-        check_unregularized("Reptile", backbone)
+        super().__init__(backbone, ways, inner_steps, evaluation, sum_over_batch, **kwargs)
         inner_optimizer = Adam() if inner_optimizer is None else inner_optimizer
-        refuse_below(2, "Reptile", ways=ways)
-        refuse_below(1, "Reptile", inner_steps=inner_steps, inner_batch=inner_batch,
-                     evaluation_batch=evaluation_batch, parallel_tasks=parallel_tasks)
-        refuse_below(0, "Reptile", evaluation_steps=evaluation_steps)
+        refuse_below(1, "Reptile", inner_steps=inner_steps, inner_batch=inner_batch)
         refuse_negative("Reptile", weight_clustering=weight_clustering)
         check_optimizer("Reptile.inner_optimizer", inner_optimizer)
-        self.ways, self.inner_steps, self.inner_batch = ways, inner_steps, inner_batch
-        self.inner_optimizer = inner_optimizer
-        self.weight_clustering, self.transductive = weight_clustering, transductive
-        self.evaluation_steps, self.evaluation_batch = evaluation_steps, evaluation_batch
-        self.sum_over_batch, self.parallel_tasks = sum_over_batch, parallel_tasks
-        self.classifier = keras.layers.Dense(ways, dtype=self.head_dtype, name="classifier")
-        self.classifier.build((None, self.feature_size))
-        synchronize(backbone, False)  # each task is normalised by itself, wherever it runs
-        self.network = Network(backbone, ways, self.classifier, sum_over_batch)
-        self.adapts = self.network.adapted("all")
+        self.inner_batch, self.inner_optimizer = inner_batch, inner_optimizer
+        self.weight_clustering = weight_clustering
         memory = self.inner_optimizer.start(self.network.weights)
         self.second_moments = [
             self.add_weight(
@@ -184,12 +167,7 @@ class Reptile(Learner):
         self.steps_taken = self.add_weight(
             shape=(), initializer="zeros", trainable=False, name="inner_steps_taken", dtype=self.head_dtype
         )
-        self.head: FineTune | None = None
         self.build()
-
-    def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Logits [B, ways] before any adaptation."""
-        return self.classifier(self.backbone(images, training=training))
 
     @property
     def moments(self) -> Moments:
@@ -208,24 +186,10 @@ class Reptile(Learner):
             return step.gradients, step.loss, step.state
 
         result = (self.network.weights, tf.constant(0.0, self.head_dtype), self.network.state)
-        specs = tf.nest.map_structure(lambda value: tf.TensorSpec(value.shape, value.dtype), result)
-        return tf.map_fn(
-            one,
-            (fast, images, labels, states),
-            fn_output_signature=specs,
-            parallel_iterations=self.parallel_tasks or num_cores(),
-        )
+        return self.over_tasks(one, (fast, images, labels, states), result)
 
-    def inner_loop(self, images: tf.Tensor, labels: tf.Tensor) -> "InnerLoop":
-        """All tasks of the batch in lockstep, from the present weights.
-
-        Args:
-            images: [T, k, B, H, W, C].
-            labels: [T, k, B].
-
-        Returns:
-            Where they arrive.
-        """
+    def inner_loop(self, images: tf.Tensor, labels: tf.Tensor) -> Ends:
+        """All tasks of the batch in lockstep, from the present weights; images [T, k, B, H, W, C]."""
         tasks = tf.shape(images)[0]
 
         def spread_out(values: Weights) -> Weights:
@@ -233,8 +197,7 @@ class Reptile(Learner):
 
         fast, moments = spread_out(self.network.weights), self.moments
         moments = Moments(spread_out(moments.second), moments.steps)
-        losses: list[tf.Tensor] = []
-        sizes: list[tf.Tensor] = []
+        losses, sizes = list[tf.Tensor](), list[tf.Tensor]()
         states = [spread_out(self.network.state)]
         for j in range(self.inner_steps):
             gradients, loss, state = self.task_gradients(fast, images[:, j], labels[:, j], states[-1])
@@ -246,8 +209,7 @@ class Reptile(Learner):
                 gradients = [g + pull for g, pull in zip(gradients, pulls, strict=True)]
             fast, moments = self.inner_optimizer.step(fast, gradients, moments)
             losses, states = [*losses, loss], [*states, state]
-        kept = [a if a.dtype.is_floating else b for a, b in zip(states[1], states[-1], strict=True)]
-        return InnerLoop(fast, moments, losses, kept, sizes)
+        return Ends(fast, moments, losses, kept_state(states[1], states[-1]), sizes)
 
     def train_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
         end = self.inner_loop(*self._batch(data))
@@ -276,7 +238,7 @@ class Reptile(Learner):
         is_class = labels.shape.rank == 3  # and no vector, for a loss of another kind
         return images, checked_range("labels", labels, self.ways) if is_class else labels
 
-    def _values(self, end: "InnerLoop") -> dict[str, tf.Tensor]:
+    def _values(self, end: Ends) -> dict[str, tf.Tensor]:
         """What a step reports (see the module)."""
         paths = [f - w for f, w in zip(end.weights, self.network.weights, strict=True)]
         tasks = tf.cast(tf.shape(paths[0])[0], tf.float32)
@@ -298,34 +260,16 @@ class Reptile(Learner):
                 f"Received: {shapes_of(spec)}, with inner_steps={steps}, inner_batch={batch}."
             )
 
-    def own_head(self) -> FineTune:
-        """The head that adapts as the inner loop does, from the learned classifier and second moments.
-
-        It follows the training: what it starts from is read when it is used.
-        """
-        if self.head is None:
-            self.head = FineTune(
-                self.evaluation_steps,
-                optimizer=self.inner_optimizer,
-                batch_size=self.evaluation_batch,
-                batchnorm="transductive" if self.transductive else "one_by_one",
-                classifier=self.classifier,
-                moments=lambda: self.moments,
-                sum_over_batch=self.sum_over_batch,
-            )
-        return self.head
+    def evaluation_optimizer(self) -> InnerOptimizer:
+        return self.inner_optimizer
 
     def get_config(self) -> dict[str, Any]:
         optimizer = {"name": self.inner_optimizer.name, "arguments": vars(self.inner_optimizer)}
-        return {**super().get_config(), "ways": self.ways, "inner_steps": self.inner_steps,
-                "inner_batch": self.inner_batch, "inner_optimizer": optimizer,
-                "weight_clustering": self.weight_clustering, "sum_over_batch": self.sum_over_batch,
-                "evaluation_steps": self.evaluation_steps,
-                "evaluation_batch": self.evaluation_batch, "transductive": self.transductive,
-                "parallel_tasks": self.parallel_tasks}
+        return {**super().get_config(), "inner_batch": self.inner_batch, "inner_optimizer": optimizer,
+                "weight_clustering": self.weight_clustering, "sum_over_batch": self.sum_over_batch}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Reptile":
-        known = "tf_unravel.adaptation.inner_loop.by_name"
+        known = "tf_unravel.adaptation.inner_optimizers.by_name"
         inner_optimizer = remade("Reptile.inner_optimizer", optimizers, config["inner_optimizer"], known)
         return super().from_config({**config, "inner_optimizer": inner_optimizer})

@@ -1,11 +1,13 @@
 """From gin files to a configuration: a value that no other configuration changes, and the plan that it describes."""
 
+import contextlib
 import dataclasses
 import functools
 import inspect
 import logging
 import os
 import pathlib
+import re
 import shlex
 from collections.abc import Sequence
 from typing import Any
@@ -22,6 +24,7 @@ from tf_unravel.runs.gin_files import (
     one_line,
     problem,
     quiet_search,
+    read_text,
     search_gin_folder,
 )
 from tf_unravel.runs.gin_table import Deferred, GinTable
@@ -107,11 +110,16 @@ def parse(
         with quiet_search(), table.in_force():
             search_gin_folder()
             if text:
+                _import(text)
                 gin.parse_config(text.removeprefix("\ufeff"))
             before = _take_root(table)
-            gin.parse_config_files_and_bindings([find(name) for name in files], [], finalize_config=False)
+            found_files = [find(name) for name in files]
+            for path in found_files:
+                _import(read_text(path))
+            gin.parse_config_files_and_bindings(found_files, [], finalize_config=False)
             for binding in bindings:
                 _bind(binding.removeprefix("\ufeff"))
+                registry.register_heads()
             gin.finalize()  # refuses macros that are not there
             bound = _take_root(table)
             text = gin.config_str()
@@ -130,6 +138,14 @@ def parse(
     if root is not None and _is_load(dataset) and configuration.dataset_setting("name") == "glyphs":
         raise ConfigError(f"--data_root is for data in files, and this run's are the embedded glyphs. Received: {root}")
     return configuration
+
+
+def _import(text: str) -> None:
+    """Runs a text's imports before the text is parsed: a module may add heads to `heads.by_name`."""
+    for line in re.findall(r"^import [\w.]+$", text, re.MULTILINE):
+        with contextlib.suppress(*UNREADABLE):  # said when the text is parsed
+            gin.parse_config(line)
+    registry.register_heads()
 
 
 def _bind(binding: str) -> None:
@@ -194,7 +210,7 @@ def plan(configuration: Configuration) -> Plan:
     except (TypeError, RuntimeError) as error:
         line = one_line(error)
         raise ConfigError(f"the configuration does not describe a run (give --gin_file gin/run/...): {line}") from error
-    factories = {name: table.factory(head) for name, head in heads.by_name.items()}
+    factories = {name: table.factory(registry.known_as(head)) for name, head in heads.by_name.items()}
     return dataclasses.replace(found, dataset=_rooted(found.dataset, configuration), heads=factories)
 
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from tf_unravel import backbones, data, heads
 from tf_unravel.checks import shown
-from tf_unravel.heads import SVM, AnyHead, check_head
+from tf_unravel.heads import SVM, AnyHead, Head, Reads, as_head, reads_of
 from tf_unravel.learners import Learner
 from tf_unravel.runs import registry
 from tf_unravel.runs.gin_files import ConfigError, either, one_line
@@ -42,7 +42,7 @@ class Validation:
         if isinstance(self.shots, int):
             object.__setattr__(self, "shots", (self.shots,))
         if self.head is not None:
-            check_head("Validation.head", self.head)
+            as_head("Validation.head", self.head)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,7 +171,7 @@ OWN = "own"
 _PLAN_OF: weakref.WeakKeyDictionary[keras.Model, Plan] = weakref.WeakKeyDictionary()
 
 
-def heads_named(names: Sequence[str], learner: Learner, option: str = "--heads are") -> dict[str, AnyHead]:
+def heads_named(names: Sequence[str], learner: Learner, option: str = "--heads are") -> dict[str, Head]:
     """Heads by the names of `heads.by_name`, with the values that the learner's own configuration gives them.
 
     Args:
@@ -191,9 +191,10 @@ def heads_named(names: Sequence[str], learner: Learner, option: str = "--heads a
         raise ConfigError(f"only a run's learner knows the settings of heads; make the heads themselves, such as "
                           f"heads.Ridge(l2=50.0). Received: a learner {learner.name!r} that no plan built")
     # One that came to by_name since has no values in the configuration.
-    return {name: learner.own_head() if name == OWN else plan.heads.get(name, heads.by_name[name])() for name in names}
+    made = {name: learner.own_head() if name == OWN else plan.heads.get(name, heads.by_name[name])() for name in names}
+    return {name: as_head(name, head) for name, head in made.items()}
 
 
 def may_adapt(names: Sequence[str]) -> bool:
     """Whether one of these heads adapts the network itself; the learner's own may."""
-    return any(name == OWN or getattr(heads.by_name.get(name), "on_images", False) for name in names)
+    return any(name == OWN or reads_of(heads.by_name.get(name)) is Reads.IMAGES for name in names)

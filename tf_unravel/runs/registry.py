@@ -2,6 +2,9 @@
 
 gin cannot decorate a keras.Model, so a learner is registered as a function that builds it, with the arguments of its
 constructor: `learner(backbone, num_labels)`, where the labels are the classes of the split or the ways of a task.
+FineTune is registered as a function too: in a gin file the members of a group of arguments stand one by one.
+
+Heads come from `heads.by_name`, which may grow at any time: `register_heads` is called before anything is parsed.
 """
 
 import functools
@@ -13,10 +16,21 @@ import gin
 import keras
 
 from tf_unravel import backbones, data, heads, learners, regularizers
+from tf_unravel.adaptation.groups import arguments
 from tf_unravel.data.sampling import batches
 
 # What each learner calls the number of labels; None where it reads it off its batches.
 LABELS = {learners.Classical: "num_classes", learners.Episodic: None, learners.MAML: "ways", learners.Reptile: "ways"}
+
+
+def _named(build: Callable[..., Any], like: type, fixed: tuple[str, ...], left_out: tuple[str | None, ...]) -> Any:
+    """A function under the name, the documentation and the arguments of a class: what gin and help read."""
+    options = [parameter.replace(kind=parameter.KEYWORD_ONLY) for name, parameter in arguments(like).items()
+               if name not in left_out]
+    first = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in fixed]
+    build.__name__, build.__doc__ = like.__name__, like.__doc__
+    build.__signature__ = inspect.Signature([*first, *options])  # type: ignore[attr-defined]
+    return build
 
 
 def _builder(learner: type[learners.Learner], labels: str | None) -> Callable[..., learners.Learner]:
@@ -25,17 +39,28 @@ def _builder(learner: type[learners.Learner], labels: str | None) -> Callable[..
     def build(backbone: keras.Model, num_labels: int, **options: Any) -> learners.Learner:
         return learner(backbone, **options, **({labels: num_labels} if labels else {}))
 
-    own = inspect.signature(learner.__init__).parameters.values()
-    options = [
-        parameter.replace(kind=parameter.KEYWORD_ONLY)
-        for parameter in own
-        if parameter.name not in ("self", "backbone", "kwargs", labels)
-    ]
-    fixed = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in ("backbone", "num_labels")]
-    build.__name__ = learner.__name__
-    build.__doc__ = learner.__doc__
-    build.__signature__ = inspect.Signature([*fixed, *options])  # type: ignore[attr-defined]  # what gin and help read
-    return build
+    return _named(build, learner, ("backbone", "num_labels"), ("backbone", labels))
+
+
+_fine_tune = _named(lambda **options: heads.FineTune(**options), heads.FineTune, (), ())
+
+
+def known_as(head: Any) -> Any:
+    """What gin knows a class of heads as."""
+    return _fine_tune if head is heads.FineTune else head
+
+
+def register_heads() -> None:
+    """Makes the heads of `heads.by_name` known to gin by the names of their classes, unless they are."""
+    for head in heads.by_name.values():
+        if not getattr(head, "__name__", "").isidentifier():
+            continue  # a partial or a lambda has no name that a gin file could use
+        try:
+            gin.get_configurable(known_as(head))
+        except ValueError:
+            module = "tf_unravel.heads" if head.__module__.startswith("tf_unravel.") else head.__module__
+            with gin.config.interactive_mode():  # a class may be defined anew, as in a notebook
+                gin.external_configurable(known_as(head), module=module)
 
 
 @functools.cache
@@ -45,8 +70,7 @@ def register() -> None:
         "data": (data.load, batches.ClassPairs, batches.Episodes, batches.InnerBatches),
         "backbones": tuple(backbones.by_name.values()),
         "regularizers": (regularizers.FeatureClustering, regularizers.HyperplaneVariation),
-        # By name: one of the user's own in heads.by_name registers itself.
-        "heads": (heads.Prototypes, heads.Ridge, heads.SVM, heads.Linear, heads.FineTune, heads.SGD, heads.Adam),
+        "heads": (heads.SGD, heads.Adam),
         "learners": (
             *(_builder(learner, labels) for learner, labels in LABELS.items()),
             learners.sgd,
@@ -56,3 +80,4 @@ def register() -> None:
     }.items():
         for thing in names:
             gin.external_configurable(thing, module=f"tf_unravel.{module}")
+    register_heads()

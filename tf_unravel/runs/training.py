@@ -21,7 +21,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_unravel import analysis, data, evaluation
-from tf_unravel.heads import FineTune
+from tf_unravel.heads import Head, Reads, as_head
 from tf_unravel.learners import Classical, Learner
 from tf_unravel.learners.gradient_share import gradient_norms, regularizer_gradient_share
 from tf_unravel.runs import config
@@ -186,9 +186,11 @@ def _check_validation(watch: config.Validation, split: data.ClassImages) -> None
 
 def _check_head(watch: config.Validation, learner: Learner) -> None:
     """A head that cannot be made, or was learned for other tasks, is refused before the first step too."""
-    head = learner.own_head() if watch.head is None else watch.head
-    if isinstance(head, FineTune):
-        head.check_ways(watch.ways)
+    _validated_by(watch, learner).check_ways(watch.ways)
+
+
+def _validated_by(watch: config.Validation, learner: Learner) -> Head:
+    return learner.own_head() if watch.head is None else as_head("Validation.head", watch.head)
 
 
 class _Loop:
@@ -304,8 +306,8 @@ class _Loop:
 
     def _validate(self, epoch: int) -> None:
         progress, watch, split = self.progress, self.plan.validation, self.splits["val"]
-        head = self.learner.own_head() if watch.head is None else watch.head
-        adapts = getattr(head, "on_images", False)
+        head = _validated_by(watch, self.learner)
+        adapts = head.reads is Reads.IMAGES
         with averaged(self.learner):  # the weights that checkpoints hold
             features = evaluation.extract_features(self.learner.backbone, split.images)
             table = evaluation.evaluate_heads(

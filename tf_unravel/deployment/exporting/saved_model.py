@@ -35,18 +35,19 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_unravel import heads
+from tf_unravel.adaptation.head import Classifier, Head
+from tf_unravel.adaptation.labels import labels_checked
 from tf_unravel.deployment.card import CARD, card_of, is_exported, others_in, write_card
-from tf_unravel.deployment.exporting.classifier import Answer, Settled, answer_of
 from tf_unravel.deployment.graph_checks import Request, checked_images, checked_request, finite, said_by
 from tf_unravel.files import write_folder
+from tf_unravel.heads import AnyHead, as_head
 
 Signatures = dict[str, Any]
 
 
 def export(
     backbone: keras.Model,
-    head: Any,
+    head: AnyHead,
     path: str | os.PathLike,
     *,
     support: tuple[Any, Any] | None = None,
@@ -76,25 +77,26 @@ def export(
         >>> tf_unravel.export(learner.backbone, tf_unravel.heads.Ridge(), "model")  # doctest: +SKIP
         PosixPath('/home/me/model')
     """
-    heads.check_head("head", head)
+    head = as_head("head", head)
     shape = image_shape_of(backbone)
     target = pathlib.Path(os.path.realpath(path))
     _check_free(target, path)
-    answer, features = answer_of(backbone, head), _features(backbone, shape)
+    features = _features(backbone, shape)
     if support is None:
         if class_names is not None:
             raise ValueError(f"class_names name the classes of a support set; give support. Received: {class_names}.")
         written = card_of(backbone, head, shape, known=card or {})
-        signatures = _free(answer, features, shape)
+        signatures = _free(backbone, head, features, shape)
     else:
-        chosen = _support_set(*support, shape, answer)
+        chosen = _support_set(*support, shape, head)
         counts = np.bincount(chosen.support_labels.numpy()).tolist()
         names = _checked_names(class_names, len(counts))
         written = card_of(backbone, head, shape, dict(zip(names, counts, strict=True)), card or {})
         pixels = resized(chosen.support_images, shape)
         # A name of its own: a graph does not keep the variables it reads alive.
-        settled = answer.settled(pixels, chosen.support_labels, len(names))
-        signatures = _baked(settled, features, shape, names)
+        with labels_checked():
+            classifier = head.fit(backbone, pixels[None], chosen.support_labels[None], len(names)).in_variables()
+        signatures = _baked(classifier, features, shape, names)
 
     def fill(folder: pathlib.Path) -> None:
         _save(signatures, folder, written)
@@ -186,7 +188,7 @@ def _probabilities(logits: tf.Tensor) -> tf.Tensor:
     return finite(tf.cast(tf.nn.softmax(logits), tf.float32))
 
 
-def _free(answer: Answer, features: Any, shape: tuple[int, int, int]) -> Signatures:
+def _free(backbone: keras.Model, head: Head, features: Any, shape: tuple[int, int, int]) -> Signatures:
     """The signatures of a model whose support set comes with every request."""
     specs = [_images("support_images", shape), tf.TensorSpec([None], tf.int32, "support_labels"),
              _images("query_images", shape)]
@@ -195,20 +197,24 @@ def _free(answer: Answer, features: Any, shape: tuple[int, int, int]) -> Signatu
     def classify(
         support_images: tf.Tensor, support_labels: tf.Tensor, query_images: tf.Tensor
     ) -> dict[str, tf.Tensor]:
-        request = checked_request(support_images, support_labels, query_images, answer.learned_ways)
+        request = checked_request(support_images, support_labels, query_images, head.learned_ways)
         support, query = resized(request.support_images, shape), resized(request.query_images, shape)
-        return {"probabilities": _probabilities(answer(support, request.support_labels, query, request.ways))}
+        ways = request.ways if head.learned_ways is None else head.learned_ways
+        with labels_checked():
+            logits = head.fit(backbone, support[None], request.support_labels[None], ways)(query[None])[0]
+        return {"probabilities": _probabilities(logits)}
 
     return {"features": features, "classify": classify.get_concrete_function(), "serving_default": features}
 
 
-def _baked(settled: Settled, features: Any, shape: tuple[int, int, int], names: Sequence[str]) -> Signatures:
+def _baked(classifier: Classifier, features: Any, shape: tuple[int, int, int], names: Sequence[str]) -> Signatures:
     """The signatures of a plain classifier."""
 
     @tf.function(input_signature=[_images("images", shape)])
     def classify(images: tf.Tensor) -> dict[str, tf.Tensor]:
         pixels = resized(checked_images("images", images), shape)
-        probabilities = _probabilities(settled(pixels))
+        with labels_checked():
+            probabilities = _probabilities(classifier(pixels[None])[0])
         each = tf.tile(tf.constant(names)[None], [tf.shape(probabilities)[0], 1])  # [B, W]
         return {"probabilities": probabilities, "class_names": each}
 
@@ -216,7 +222,7 @@ def _baked(settled: Settled, features: Any, shape: tuple[int, int, int], names: 
     return {"features": features, "classify": plain, "serving_default": plain}
 
 
-def _support_set(images: Any, labels: Any, shape: tuple[int, int, int], answer: Answer) -> Request:
+def _support_set(images: Any, labels: Any, shape: tuple[int, int, int], head: Head) -> Request:
     """A support set to bake in, by the checks that a request goes through.
 
     Raises:
@@ -231,7 +237,7 @@ def _support_set(images: Any, labels: Any, shape: tuple[int, int, int], answer: 
     labels = np.clip(labels, -1, np.iinfo(np.int32).max).astype(np.int32)
     check = tf.function(checked_request, autograph=False)  # what fails in a graph says what it received
     try:
-        return check(tf.constant(images), tf.constant(labels), tf.constant(images[:1]), answer.learned_ways)
+        return check(tf.constant(images), tf.constant(labels), tf.constant(images[:1]), head.learned_ways)
     except tf.errors.InvalidArgumentError as error:
         raise ValueError(f"The support set cannot be used: {said_by(error)}") from error
 

@@ -54,16 +54,7 @@ class Problem(NamedTuple):
 
 
 def normalized(hessian: tf.Tensor, targets: tf.Tensor, c: float) -> tuple[Problem, tf.Tensor]:
-    """The problem in units of `unit`: A / unit solves it with unit H and the bound c / unit.
-
-    Args:
-        hessian: [T, S, S], positive definite.
-        targets: one-hot, [T, S, W].
-        c: bound of the own-class entry.
-
-    Returns:
-        (Problem, unit [T, 1, 1]).
-    """
+    """(Problem in units of `unit`, unit [T, 1, 1]): A / unit solves it with unit H and the bound c / unit."""
     scale = tf.reduce_mean(tf.linalg.diag_part(hessian), axis=-1)[:, None, None]  # [T, 1, 1]
     unit = tf.minimum(tf.constant(c, tf.float64), 1.0 / scale)
     return Problem(unit * hessian, targets, c / unit), unit
@@ -73,9 +64,6 @@ def feasible(problem: Problem, dual: tf.Tensor) -> tf.Tensor:
     """The feasible point with the off-class entries of `dual`, cut at 0 and shrunk where their sum passes the bound.
 
     Entries at their bound stay there exactly.
-
-    Returns:
-        [T, S, W].
     """
     others = tf.minimum(dual, 0.0) * (1.0 - problem.targets)
     total = -tf.reduce_sum(others, axis=-1, keepdims=True)  # [T, S, 1]
@@ -85,22 +73,14 @@ def feasible(problem: Problem, dual: tf.Tensor) -> tf.Tensor:
 
 
 def slacks(problem: Problem, dual: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Primal slack c Y - A, dual slack max_m G_im - G_im, and G = H A - Y, for a feasible A.
-
-    Returns:
-        Three tensors [T, S, W]; the first two are non-negative.
-    """
+    """Primal slack c Y - A, dual slack max_m G_im - G_im, both at least 0, and G = H A - Y, for a feasible A."""
     gradient = tf.matmul(problem.hessian, dual) - problem.targets
     room = tf.maximum(problem.bound * problem.targets - dual, 0.0)
     return room, tf.reduce_max(gradient, axis=-1, keepdims=True) - gradient, gradient
 
 
 def relative_gap(problem: Problem, dual: tf.Tensor) -> tf.Tensor:
-    """gap(A) / |f(A)| of a feasible A, equation (6).
-
-    Returns:
-        [T]; infinite for A = 0, which is never optimal.
-    """
+    """gap(A) / |f(A)|, [T], of a feasible A, equation (6); infinite for A = 0, which is never optimal."""
     room, dual_slack, gradient = slacks(problem, dual)
     gap = tf.reduce_sum(room * dual_slack, axis=[1, 2])
     value = 0.5 * tf.reduce_sum(dual * (gradient - problem.targets), axis=[1, 2])
@@ -169,11 +149,7 @@ class _Iterate(NamedTuple):
 
 
 def interior_start(problem: Problem) -> _Iterate:
-    """A = Y - 1/W, and multipliers that make (5) hold but for complementarity.
-
-    Returns:
-        An _Iterate with s > 0 and z > 0.
-    """
+    """A = Y - 1/W, and multipliers that make (5) hold but for complementarity."""
     ways = tf.cast(tf.shape(problem.targets)[-1], tf.float64)
     dual = problem.targets - 1.0 / ways
     _, dual_slack, gradient = slacks(problem, dual)
@@ -193,9 +169,6 @@ def interior_step(problem: Problem, at: _Iterate) -> _Iterate:
 
     Newton's equations reduce to the saddle system with D = z / s:
     (H + z/s) dA + dnu = -(residual of (5)) - target / s + z.
-
-    Returns:
-        The next _Iterate, still strictly interior.
     """
     system = saddle.factorise(problem.hessian, at.slack / (at.slack + at.z))
     residual = tf.matmul(problem.hessian, at.dual) - problem.targets + at.z + at.nu[..., None]
@@ -306,14 +279,6 @@ def derivative(problem: Problem, dual: tf.Tensor, upstream: tf.Tensor) -> tf.Ten
     With the active set fixed, H dA + dH A + dnu 1^T = 0 on the free entries, dA = 0 on the others, dA 1 = 0: hence
     dA = -N(dH A) with the symmetric operator N of the saddle system, and dL/dH = -N(dL/dA) A^T. An entry counts as
     active where its multiplier exceeds its slack; where both are zero the solution has a kink and this is one side.
-
-    Args:
-        problem: the problems.
-        dual: their solution, [T, S, W].
-        upstream: dL/dA, [T, S, W].
-
-    Returns:
-        dL/dH, symmetric, [T, S, S].
     """
     room, dual_slack, _ = slacks(problem, dual)
     system = saddle.factorise(problem.hessian, tf.cast(room >= dual_slack, tf.float64))
