@@ -42,7 +42,7 @@ from tf_unravel.adaptation.labels import checked_support
 from tf_unravel.backbones.graphs import GraphCache
 from tf_unravel.backbones.modes import batch_norms
 from tf_unravel.checks import refuse_below
-from tf_unravel.data.storage.decoding import num_cores
+from tf_unravel.machine import num_cores
 
 
 def batch_orders(steps: int, batch_size: int, examples: Any, seed: tf.Tensor) -> tf.Tensor:

@@ -48,7 +48,6 @@ from tf_unravel.backbones.checks import check_unregularized
 from tf_unravel.backbones.modes import synchronize, twice_differentiable
 from tf_unravel.checks import refuse_below, refuse_negative
 from tf_unravel.data.sampling.tasks import Episode
-from tf_unravel.data.storage.decoding import num_cores
 from tf_unravel.learners.learner import (
     Learner,
     check_episodes,
@@ -57,6 +56,7 @@ from tf_unravel.learners.learner import (
     mean_over_replicas,
     size_of,
 )
+from tf_unravel.machine import num_cores
 
 InnerStep: TypeAlias = Callable[[Weights, tf.Tensor, tf.Tensor, tf.Tensor, Weights], tuple[Weights, tf.Tensor, Weights]]
 

@@ -56,9 +56,9 @@ from tf_unravel.adaptation.labels import checked_range
 from tf_unravel.backbones.checks import check_unregularized
 from tf_unravel.backbones.modes import synchronize
 from tf_unravel.checks import refuse_below, refuse_negative
-from tf_unravel.data.storage.decoding import num_cores
 from tf_unravel.learners.keras_arguments import unweighted
 from tf_unravel.learners.learner import Learner, mean_over_replicas, remade, shapes_of, size_of, squared_norm
+from tf_unravel.machine import num_cores
 
 
 def clustering_gradient(fast: Weights, means: Weights) -> Weights:

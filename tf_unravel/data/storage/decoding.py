@@ -34,6 +34,8 @@ from typing import IO, Any, NamedTuple, cast
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
+from tf_unravel.machine import num_cores
+
 FILTERS = {
     "nearest": Image.Resampling.NEAREST,
     "box": Image.Resampling.BOX,
@@ -99,11 +101,6 @@ class Deep(NamedTuple):
 
 class UnusableImage(ValueError):
     """A file that cannot be used; the message says why and does not name it."""
-
-
-def num_cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def decode(data: bytes, how: Decoding) -> np.ndarray:

@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from tf_unravel.data.storage import cache
-from tf_unravel.data.storage.decoding import num_cores
+from tf_unravel.machine import num_cores
 
 _RECENT_SECONDS = 2.0
 _BLOCK = 1 << 20
