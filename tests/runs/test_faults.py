@@ -18,6 +18,7 @@ from tests.runs.test_training import bindings, train, weights
 from tf_unravel import cli, files, runs
 from tf_unravel.commands import reports
 from tf_unravel.data.storage import decoding
+from tf_unravel.evaluation import accuracy
 from tf_unravel.files import NotWritten
 from tf_unravel.runs import logs
 from tf_unravel.runs.logs import Logs
@@ -302,7 +303,7 @@ def test_images_that_change_under_an_evaluation(photographs, finished, tmp_path,
     arguments = evaluating(run_dir, f"--gin_bindings=load.root = '{pictures}'")
     files_of = sorted((pictures / "test").rglob("*.png"))
     module, name = {"while they are read": (decoding, "decode_files"),
-                    "after they were read": (reports.evaluation, "extract_features")}[moment]
+                    "after they were read": (accuracy, "extract_features")}[moment]
     original = getattr(module, name)
 
     def change(*given):
