@@ -23,7 +23,7 @@ from tf_unravel.data.sources.pickled_splits import Contents, existing, load_pick
 from tf_unravel.data.sources.split_lists import split_list
 from tf_unravel.data.storage import cache, decoding, digests, duplicates
 from tf_unravel.data.storage.image_files import load_files
-from tf_unravel.data.storage.pickles import PickledArray, read_pickle
+from tf_unravel.data.storage.pickles import read_pickle
 
 NORMALIZATION = (  # MetaOptNet's, 0-255
     (129.37731888, 124.10583864, 112.47758569),
@@ -174,14 +174,12 @@ def _rows(file: BinaryIO, where: str) -> tuple[np.ndarray, np.ndarray]:
     """(uint8 [N, 3072], fine labels [N]) of one member."""
     contents = read_pickle(file, where)
     data = contents.get("data") if isinstance(contents, dict) else None
-    if not isinstance(data, PickledArray) or data.dtype != np.uint8 or data.shape[1:] != (3072,):
+    if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.shape[1:] != (3072,):
         raise ValueError(f"{where}: 'data' must be uint8 [N, 3072]; download the archive again.")
     labels = np.array(contents.get("fine_labels", ()), np.int64)
     if labels.shape != data.shape[:1]:
         raise ValueError(f"{where}: {data.shape[0]} images but {len(labels)} fine labels; download the archive again.")
-    rows = np.empty(data.shape, np.uint8)
-    data.copy_into(rows)
-    return rows, labels
+    return data, labels
 
 
 def cifar_labels_layout(contents: object, path: pathlib.Path) -> Contents:
