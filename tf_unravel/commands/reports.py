@@ -13,6 +13,7 @@ from tf_unravel.runs.figures import figure_png, projection, projection_figure
 from tf_unravel.runs.finished_run import FinishedRun
 from tf_unravel.runs.folder import RunFolder, check_writable
 from tf_unravel.runs.logs import event_writer, log_figure
+from tf_unravel.text_table import text_table
 
 # What a row is about: one that agrees in these takes the place of an earlier one.
 _IMAGES = ("checkpoint_step", "split", "fingerprint", "seed")
@@ -152,7 +153,7 @@ def _accuracy_table(rows: Sequence[dict[str, Any]], tasks: Tasks) -> str:
         *_said_once("own", " = ", own),
         *_protocol_lines(rows),
     ]
-    return "\n".join([_aligned(lines), *note])
+    return "\n".join([text_table(lines), *note])
 
 
 def _said_once(what: str, between: str, by_run: Mapping[str, str]) -> list[str]:
@@ -230,11 +231,4 @@ def _separation_table(rows: Sequence[dict[str, Any]], num_pairs: int, seed: int)
         f"Estimators of Tables 2 and 4 (two classes, two samples each), mean ± one standard error over {num_pairs} "
         f"pairs of split {rows[0]['split']}, seed {seed}; lower is tighter."
     )
-    return "\n".join([_aligned(lines), note, *_checkpoint_lines(rows)])
-
-
-def _aligned(lines: Sequence[Sequence[str]]) -> str:
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-    return "\n".join([text[0], "-" * len(text[0]), *text[1:]])
-
+    return "\n".join([text_table(lines), note, *_checkpoint_lines(rows)])

@@ -10,8 +10,8 @@ brightest value of every 16-bit file is reported, and `is_dim` says when all of 
 
 Small images are bound by Pillow's Python code and not by its decoders, so threads gain nothing (55,000 images of 32x32
 on two cores: 10 s with one thread, 15 s with two). Large sets are therefore decoded by worker processes that share the
-array's file. A worker is this file alone, run by a bare interpreter: a `multiprocessing` child would import TensorFlow
-first, and would ask the user's script for a `__main__` guard.
+array's file. A worker is this file, run by a bare interpreter: a `multiprocessing` child would import TensorFlow first,
+and would ask the user's script for a `__main__` guard.
 """
 
 from __future__ import annotations

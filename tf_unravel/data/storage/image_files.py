@@ -76,7 +76,7 @@ def load_files(
     """
     if on_corrupt not in ("error", "skip"):
         raise ValueError(f"on_corrupt must be 'error' or 'skip'. Received: {on_corrupt!r}.")
-    check_counts(files, files.class_ids, min_images)
+    check_class_sizes(files, files.class_ids, min_images)
     digest = digests.digest_of_files(files.root, files.paths)
     key = f"image_files/{_VERSION} {digest} {how} {on_corrupt} {PIL.__version__} {_grouping(files)}"
 
@@ -89,7 +89,7 @@ def load_files(
     if left_out:
         named = "; ".join([*left_out[:_NAMED], *(["..."] if len(left_out) > _NAMED else [])])
         _log.warning("%s: left out %d of %d images: %s.", files.name, len(left_out), len(files.paths), named)
-    check_counts(files, class_ids, min_images)
+    check_class_sizes(files, class_ids, min_images)
     _warn_of_dim(files, class_ids, arrays["brightest"], how)
     images, fingerprint = arrays["images"][: len(class_ids)], str(arrays["fingerprint"])
     return ClassImages(images, class_ids, files.class_names, files.name, fingerprint, normalization)
@@ -109,7 +109,7 @@ def _grouping(files: ImageFiles) -> str:
     return digests.digest_of_text(repr((files.class_names, np.asarray(files.class_ids).tolist())))
 
 
-def check_counts(files: ImageFiles, class_ids: np.ndarray, min_images: int) -> None:
+def check_class_sizes(files: ImageFiles, class_ids: np.ndarray, min_images: int) -> None:
     """Refuses classes with too few images.
 
     Args:

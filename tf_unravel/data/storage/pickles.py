@@ -20,6 +20,8 @@ from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 
+from tf_unravel.data.storage.digests import is_html
+
 _LARGE = 1 << 16
 _MOST_SMALL = 1 << 27  # bytes of everything but the arrays: an object can take a hundred times its bytes in the file
 _OPCODES = {opcode.code: opcode for opcode in pickletools.opcodes}
@@ -64,7 +66,7 @@ def _check_beginning(file: BinaryIO, path: str | os.PathLike[str]) -> None:
     file.seek(0)
     if not beginning:
         raise ValueError(f"{path} is empty; download it again.")
-    if beginning.lstrip().startswith(b"<"):
+    if is_html(beginning):
         raise ValueError(f"{path} starts with '<': an HTML page, not a pickle; download it again.")
     if beginning.startswith((b"\x1f\x8b", b"PK\x03\x04", b"BZh", b"\xfd7zXZ")):
         raise ValueError(f"{path} is an archive, not a pickle; unpack it first.")
