@@ -115,12 +115,7 @@ def _from_members(split: str, source: pathlib.Path, on_duplicates: str) -> Class
     arrays = cache.cached_fill(f"cifar_fs_archive/{_VERSION} {split} {digest}", fill)
     duplicates.check_images(name, arrays["images"], arrays["duplicates"], names, on_duplicates)
     return ClassImages(
-        arrays["images"],
-        np.array(arrays["class_ids"]),
-        names,
-        name,
-        str(arrays["fingerprint"]),
-        NORMALIZATION,
+        arrays["images"], np.array(arrays["class_ids"]), names, name, str(arrays["fingerprint"]), NORMALIZATION
     )
 
 
@@ -146,11 +141,8 @@ def _fill(create: cache.Create, source: pathlib.Path, members: list[pathlib.Path
     for rows in pixels:  # rows hold the channels one after the other
         images[start : start + len(rows)] = rows.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)  # [N, H, W, C]
         start += len(rows)
-    create("class_ids", class_ids.shape, np.int32)[...] = class_ids
-    double = duplicates.counted(images, class_ids)
-    create("duplicates", double.shape, double.dtype)[...] = double
-    fingerprint = np.array(content_fingerprint(images, class_ids, names))
-    create("fingerprint", (), fingerprint.dtype)[...] = fingerprint
+    cache.store(create, class_ids=class_ids, duplicates=duplicates.counted(images, class_ids),
+                fingerprint=content_fingerprint(images, class_ids, names))  # fmt: skip
 
 
 def _copy_member(source: pathlib.Path, member: str, file: BinaryIO) -> None:

@@ -122,15 +122,8 @@ def _fill(create: cache.Create, path: pathlib.Path, layout: Layout, image_size: 
         images = create("images", found.images.shape, np.uint8)
         images[...] = found.images
     fingerprint = content_fingerprint(images, found.class_ids, found.class_names)
-    small = {
-        "class_ids": found.class_ids.astype(np.int32),
-        "class_names": np.array(found.class_names),
-        "named": np.array(found.named),
-        "fingerprint": np.array(fingerprint),
-        "duplicates": duplicates.counted(images, found.class_ids),
-    }
-    for name, array in small.items():
-        create(name, array.shape, array.dtype)[...] = array
+    cache.store(create, class_ids=found.class_ids.astype(np.int32), class_names=found.class_names, named=found.named,
+                fingerprint=fingerprint, duplicates=duplicates.counted(images, found.class_ids))  # fmt: skip
 
 
 def metaoptnet_layout(contents: Any, path: pathlib.Path) -> Contents:

@@ -64,12 +64,14 @@ def cached_arrays(key: str, build: Callable[[], Mapping[str, np.ndarray]]) -> di
         >>> arrays = cached_arrays("squares/10", lambda: {"squares": np.arange(10) ** 2})
     """
 
-    def fill(create: Create) -> None:
-        for name, array in build().items():
-            array = np.asarray(array)
-            create(name, array.shape, array.dtype)[...] = array
+    return cached_fill(key, lambda create: store(create, **build()))
 
-    return cached_fill(key, fill)
+
+def store(create: Create, **arrays: Any) -> None:
+    """Writes small arrays, or what NumPy makes one of, by the `create` that `cached_fill` gives."""
+    for name, value in arrays.items():
+        array = np.asarray(value)
+        create(name, array.shape, array.dtype)[...] = array
 
 
 def cached_fill(key: str, fill: Callable[[Create], None]) -> dict[str, np.ndarray]:
