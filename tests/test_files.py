@@ -1,5 +1,6 @@
 """Folders that are whole or absent: replaced, failed, killed in between."""
 
+import errno
 import os
 import random
 import re
@@ -11,7 +12,7 @@ import time
 import pytest
 
 from tf_unravel import files
-from tf_unravel.files import NotWritten, write_atomically, write_folder
+from tf_unravel.files import NotWritten, locked, write_atomically, write_folder
 
 
 def writing(text):
@@ -70,7 +71,7 @@ def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(tmp_path):
     for folder in (dead, living, other):
         folder.mkdir()
         (folder / "half").write_text("")
-    with files._held(living):
+    with locked(living, folder=True):
         write_folder(tmp_path / "model", writing("one"))
     assert not dead.exists() and living.exists() and other.exists()
 
@@ -85,6 +86,35 @@ def test_what_was_put_aside_by_a_killed_process_is_put_back(tmp_path):
     with pytest.raises(RuntimeError, match="stop here"):
         write_folder(tmp_path / "model", look)
     assert content(tmp_path / "model")["a.txt"] == "one"
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_a_lock_is_held_by_one_and_free_when_its_holder_is_killed(tmp_path, folder):
+    path = tmp_path / "lock"
+    if folder:
+        path.mkdir()
+    hold = "import pathlib, sys, time; from tf_unravel.files import locked\nwith locked(pathlib.Path(sys.argv[1]),"
+    hold += f"folder={folder}): print('held', flush=True); time.sleep(600)"
+    other = subprocess.Popen([sys.executable, "-c", hold, str(path)], stdout=subprocess.PIPE, text=True)
+    assert other.stdout.readline() == "held\n"
+    with pytest.raises(BlockingIOError), locked(path, wait=False, folder=folder):
+        pass
+    other.kill()
+    other.communicate()
+    with locked(path, wait=False, folder=folder) as got:
+        assert got
+
+
+def test_a_file_system_without_locks_is_told_and_nothing_is_removed(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(files.fcntl, "flock", refuse)
+    (leftover := tmp_path / f".model.{'a' * 32}.tmp").mkdir()
+    with locked(tmp_path / "lock") as got:
+        assert not got
+    write_folder(tmp_path / "model", writing("one"))
+    assert leftover.exists() and content(tmp_path / "model")["a.txt"] == "one"
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")

@@ -9,6 +9,7 @@ import textwrap
 import numpy as np
 import pytest
 
+from tf_unravel import files
 from tf_unravel.data.storage import cache
 
 
@@ -123,9 +124,10 @@ def run(script):
 def test_several_writers_at_once(folder, tmp_path, locks):
     script = f"""
         import os, time, numpy as np
+        from tf_unravel import files
         from tf_unravel.data import cache
         if {locks!r} == "none":
-            cache.fcntl = None
+            files.fcntl = None
         def build():
             open({str(tmp_path / "builds")!r}, "a").write("x")
             time.sleep(0.3)
@@ -141,7 +143,7 @@ def test_several_writers_at_once(folder, tmp_path, locks):
 
 
 def test_without_locks_the_first_to_finish_wins(folder, monkeypatch):
-    monkeypatch.setattr(cache, "fcntl", None)
+    monkeypatch.setattr(files, "fcntl", None)
     first = []
 
     def build():  # while this one builds, another finishes
@@ -167,6 +169,12 @@ def test_a_full_disk_is_one_clear_error(monkeypatch):
     monkeypatch.setattr(cache.os, "posix_fallocate", full, raising=False)
     with pytest.raises(ValueError, match="No space left.*free space"):
         cache.cached_arrays("key", arrays)
+
+
+def test_a_source_that_cannot_be_read_is_no_fault_of_the_cache(tmp_path):
+    with pytest.raises(FileNotFoundError) as caught:
+        cache.cached_arrays("key", lambda: {"a": np.load(tmp_path / "missing.npy")})
+    assert caught.value.filename == str(tmp_path / "missing.npy")
 
 
 def test_objects_are_refused():

@@ -136,7 +136,7 @@ def _tiny():
         (["gin/run/tiny32_maml.gin"], ["FineTune.step = 3"], "'step' .its parameters are steps, .*batch_size, .*seed"),
         (["gin/run/tiny32_reptile.gin"], ["heads.Adam.learning_rate = -1"],
          "does not fit: .*Received: learning_rate=-1"),
-        (["gin/run/tiny32_reptile.gin"], ["InnerBatches.tasks = 0"], "does not fit: tasks must be at least 1"),
+        (["gin/run/tiny32_reptile.gin"], ["InnerBatches.tasks = 0"], "fit: InnerBatches.tasks must be a whole"),
         (["gin/run/tiny32_protonet.gin"], ["Episodic.scale = float('nan')"],
          "'float' is no value .line 1. .a value is a number, True, None, a list, @name, %macro, or text, which needs"),
         (["gin/run/tiny32_protonet.gin"], ["Episodic.scal = 3"],

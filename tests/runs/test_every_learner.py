@@ -10,6 +10,7 @@ import pytest
 from tests.learners.problems import small_network
 from tests.runs.test_training import weights
 from tf_unravel import cli, learners, runs
+from tf_unravel.commands import reports
 from tf_unravel.runs.checkpoints import Checkpoints
 
 EACH_KIND = ["metaoptnet", "maml", "weight_clustering"]
@@ -112,7 +113,7 @@ def test_a_finished_run_is_evaluated_under_its_own_head_and_others(learner, phot
 
 def test_other_ways_than_learned_are_refused_before_the_first_head(photographs, tmp_path, capsys, monkeypatch):
     train(photographs, tmp_path / "run", "maml", "Validation.every_epochs = 0")
-    monkeypatch.setattr(runs.reports.evaluation, "evaluate_heads", lambda *_, **__: pytest.fail("a head was computed"))
+    monkeypatch.setattr(reports.evaluation, "evaluate_heads", lambda *_, **__: pytest.fail("a head was computed"))
     arguments = ["evaluate", f"--run_dir={tmp_path / 'run'}", "--heads=prototypes,own", "--ways=4", "--queries=3"]
     assert cli.main(arguments) == 1
     error = capsys.readouterr().err.splitlines()[-1]

@@ -16,7 +16,9 @@ import pytest
 from tests.faults import bound_by_permissions, largest_file, open_on_full_disk, tmpfs
 from tests.runs.test_training import bindings, train, weights
 from tf_unravel import cli, files, runs
+from tf_unravel.commands import reports
 from tf_unravel.data.storage import decoding
+from tf_unravel.evaluation import accuracy
 from tf_unravel.files import NotWritten
 from tf_unravel.runs import logs
 from tf_unravel.runs.logs import Logs
@@ -169,7 +171,7 @@ def test_a_read_only_run_folder_is_one_line(photographs, copy, capsys, command):
 
 def test_a_folder_for_tables_that_cannot_be_made_is_refused_first(copy, tmp_path, monkeypatch, capsys):
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr(runs.reports.evaluation, "evaluate_heads", None)  # nothing is computed
+    monkeypatch.setattr(reports.evaluation, "evaluate_heads", None)  # nothing is computed
     error = refused(evaluating(copy, f"--out={tmp_path / 'file' / 'tables'}"), capsys)
     assert f"--out {tmp_path / 'file' / 'tables'} cannot be written: Not a directory" in error
 
@@ -201,7 +203,7 @@ def test_a_damaged_file_of_a_run_is_one_line(copy, capsys, file, content):
 def test_json_of_another_kind_is_one_line(photographs, copy, tmp_path, capsys, monkeypatch, file, content, commands):
     found = json.loads((copy / file).read_text())
     (copy / file).write_text(json.dumps({**found, **content}))
-    monkeypatch.setattr(runs.reports.evaluation, "extract_features", None)  # nothing is computed before
+    monkeypatch.setattr(reports.evaluation, "extract_features", None)  # nothing is computed before
     export = ["export", f"--run_dir={copy}", "--head=ridge", f"--out={tmp_path / 'model'}"]
     for command in commands.split():
         arguments = {"train": training(photographs, copy), "evaluate": evaluating(copy), "export": export,
@@ -301,7 +303,7 @@ def test_images_that_change_under_an_evaluation(photographs, finished, tmp_path,
     arguments = evaluating(run_dir, f"--gin_bindings=load.root = '{pictures}'")
     files_of = sorted((pictures / "test").rglob("*.png"))
     module, name = {"while they are read": (decoding, "decode_files"),
-                    "after they were read": (runs.reports.evaluation, "extract_features")}[moment]
+                    "after they were read": (accuracy, "extract_features")}[moment]
     original = getattr(module, name)
 
     def change(*given):

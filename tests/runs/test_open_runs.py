@@ -14,6 +14,7 @@ from PIL import Image
 
 from tf_unravel import data, heads, runs
 from tf_unravel.commands.export import export_run
+from tf_unravel.files import write_text
 from tf_unravel.reproduction.jobs import jobs, scales
 from tf_unravel.reproduction.jobs.measurements import Accuracy
 from tf_unravel.runs import config
@@ -62,7 +63,7 @@ def begun(run_dir, configuration: runs.Configuration):
     plan, folder = runs.plan(configuration), runs.RunFolder(run_dir)
     splits = {name: plan.dataset(split=name) for name in ("train", "val")}
     with folder.claimed():
-        folder.write_text(folder.config, configuration.text)
+        write_text(folder.config, configuration.text)
         folder.record_start(splits, config.DataFacts.of(splits["train"]), plan.seed, 0, configuration.root)
     return run_dir
 

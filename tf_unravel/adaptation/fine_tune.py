@@ -35,7 +35,7 @@ from tf_unravel.adaptation.labels import Ways, checked_support
 from tf_unravel.adaptation.network import ADAPTED, Network, Weights, adapted_of, check_adapted
 from tf_unravel.backbones.graphs import GraphCache
 from tf_unravel.checks import refuse_below
-from tf_unravel.data.storage.decoding import num_cores
+from tf_unravel.machine import num_cores
 
 
 @dataclasses.dataclass(frozen=True)

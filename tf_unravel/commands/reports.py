@@ -6,13 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tf_unravel import analysis, data, evaluation
-from tf_unravel.files import write_atomically
+from tf_unravel.files import write_bytes, write_json
 from tf_unravel.heads import Head, Reads
 from tf_unravel.runs.config import OWN, heads_named, may_adapt
 from tf_unravel.runs.figures import figure_png, projection, projection_figure
 from tf_unravel.runs.finished_run import FinishedRun
 from tf_unravel.runs.folder import RunFolder, check_writable
 from tf_unravel.runs.logs import event_writer, log_figure
+from tf_unravel.text_table import text_table
 
 # What a row is about: one that agrees in these takes the place of an earlier one.
 _IMAGES = ("checkpoint_step", "split", "fingerprint", "seed")
@@ -110,7 +111,7 @@ def evaluate_runs(reading: Reading, head_names: Sequence[str], tasks: Tasks) -> 
             ]
             run.folder.add_results(reading.section("evaluation"), mine, _TASKS)  # kept if a later head fails
             rows += mine
-    _write_json(reading.folder / "evaluation.json", rows)
+    write_json(reading.folder / "evaluation.json", rows)
     return _accuracy_table(rows, tasks)
 
 
@@ -151,7 +152,7 @@ def _accuracy_table(rows: Sequence[dict[str, Any]], tasks: Tasks) -> str:
         *_said_once("own", " = ", own),
         *_protocol_lines(rows),
     ]
-    return "\n".join([_aligned(lines), *note])
+    return "\n".join([text_table(lines), *note])
 
 
 def _said_once(what: str, between: str, by_run: Mapping[str, str]) -> list[str]:
@@ -209,12 +210,12 @@ def measure_runs(reading: Reading, num_pairs: int = 10000, seed: int = 0) -> str
             writer = event_writer(run.folder.tensorboard)
             own = projection_figure({title: projected}, split.class_names)
             png = log_figure(writer, f"{reading.split}/lda", own, run.step)
-            _write_bytes(run.folder.figures / f"lda_{reading.split}.png", png)
-    _write_json(reading.folder / "measurement.json", rows)
+            write_bytes(run.folder.figures / f"lda_{reading.split}.png", png)
+    write_json(reading.folder / "measurement.json", rows)
     table = _separation_table(rows, num_pairs, seed)
     if projections:
         path = reading.folder / f"lda_{reading.split}.png"
-        _write_bytes(path, figure_png(projection_figure(projections, split.class_names)))
+        write_bytes(path, figure_png(projection_figure(projections, split.class_names)))
         table += f"\nFigure: {path}"
     return table
 
@@ -229,20 +230,4 @@ def _separation_table(rows: Sequence[dict[str, Any]], num_pairs: int, seed: int)
         f"Estimators of Tables 2 and 4 (two classes, two samples each), mean ± one standard error over {num_pairs} "
         f"pairs of split {rows[0]['split']}, seed {seed}; lower is tighter."
     )
-    return "\n".join([_aligned(lines), note, *_checkpoint_lines(rows)])
-
-
-def _aligned(lines: Sequence[Sequence[str]]) -> str:
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-    return "\n".join([text[0], "-" * len(text[0]), *text[1:]])
-
-
-def _write_json(path: pathlib.Path, values: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    RunFolder.write_json(path, values)
-
-
-def _write_bytes(path: pathlib.Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, lambda file: file.write(content))
+    return "\n".join([text_table(lines), note, *_checkpoint_lines(rows)])

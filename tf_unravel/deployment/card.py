@@ -31,7 +31,7 @@ import tensorflow as tf
 import tf_unravel
 from tf_unravel.adaptation.head import Head
 from tf_unravel.deployment.labelled_images import decoding_of
-from tf_unravel.files import write_atomically
+from tf_unravel.files import write_bytes
 
 CARD = "tf_unravel.json"
 FORMAT = 1
@@ -115,7 +115,7 @@ def others_in(path: pathlib.Path) -> list[str]:
 def write_card(path: pathlib.Path, card: Mapping[str, Any]) -> None:
     """Writes a card, whole or not at all."""
     text = json.dumps(card, indent=1, ensure_ascii=False) + "\n"
-    write_atomically(path, lambda file: file.write(text.encode("utf-8", "replace")))
+    write_bytes(path, text.encode("utf-8", "replace"))
 
 
 def read_card(model: str | os.PathLike) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from tf_unravel.adaptation.network import Network
 from tf_unravel.backbones.checks import check_unregularized
 from tf_unravel.backbones.modes import synchronize
 from tf_unravel.checks import refuse_below
-from tf_unravel.data.storage.decoding import num_cores
 from tf_unravel.learners.learner import Learner
+from tf_unravel.machine import num_cores
 
 _KERAS = tuple(inspect.signature(keras.layers.Layer.__init__).parameters)
 

@@ -158,7 +158,6 @@ class Checkpoints:
     def _write(self, path: pathlib.Path, learner: keras.Model, facts: dict[str, Any]) -> None:
         if not self.writes:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
         with averaged(learner) as own:
             values = [*(keras.ops.convert_to_numpy(variable) for variable in _variables(learner)), *own]
             arrays = {f"{i:04d}": value for i, value in enumerate(values)}

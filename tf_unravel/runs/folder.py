@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import datetime
 import importlib.metadata
-import json
 import os
 import pathlib
 import platform
@@ -12,7 +11,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from types import ModuleType
 from typing import Any
 
 import keras
@@ -22,17 +20,11 @@ import tensorflow as tf
 import tf_unravel
 from tf_unravel import data
 from tf_unravel.data.storage.digests import composed
-from tf_unravel.files import NotWritten, write_atomically
+from tf_unravel.files import NotWritten, locked, remove_leftovers, write_json
 from tf_unravel.runs.checkpoints import Checkpoints
 from tf_unravel.runs.config import ConfigError, Configuration, DataFacts, parse
 from tf_unravel.runs.gin_files import read_text
 from tf_unravel.runs.records import damaged, read_record
-
-fcntl: ModuleType | None
-try:
-    import fcntl
-except ImportError:  # Windows has no advisory locks of this kind; there two runs in one folder are not refused
-    fcntl = None
 
 
 class RunFolder:
@@ -65,19 +57,16 @@ class RunFolder:
         Raises:
             ConfigError: it cannot be written, or another process trains in it.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock = open(self.path / ".lock", "w", encoding="utf-8")
-        except OSError as error:
-            raise ConfigError(f"--run_dir {self.path} cannot be written: {error.strerror}") from error
-        with lock:
-            if fcntl is not None:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    raise ConfigError(f"--run_dir {self.path}: another process is training in it") from None
+        with contextlib.ExitStack() as held:
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                held.enter_context(locked(self.path / ".lock", wait=False))
+            except BlockingIOError:
+                raise ConfigError(f"--run_dir {self.path}: another process is training in it") from None
+            except OSError as error:
+                raise ConfigError(f"--run_dir {self.path} cannot be written: {error.strerror}") from error
             mine = (self.config, self.operative_config, self.environment, self.metrics)
-            _drop_leftovers(*mine, self.checkpoints.folder / "*")
+            remove_leftovers(*mine, self.checkpoints.folder / "*")
             yield
 
     def check_config(self, configuration: Configuration) -> None:
@@ -179,7 +168,7 @@ class RunFolder:
         starts = read_record(self.environment).get("starts", [])
         start = {"time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
                  "step": first_step, "command": sys.argv, **versions()}
-        self.write_json(self.environment, {
+        write_json(self.environment, {
             "seed": seed, "data_root": root, "data": {name: split.fingerprint for name, split in splits.items()},
             "dealt": next(iter(splits.values())).dealt,
             "model": dataclasses.asdict(facts), "starts": [*starts, start]})
@@ -268,34 +257,15 @@ class RunFolder:
     @contextlib.contextmanager
     def _results(self) -> Iterator[dict[str, Any]]:
         """The content of results.json, written back when the block ends; one process at a time."""
-        try:
-            lock = open(self.path / ".results.lock", "w", encoding="utf-8")
-        except OSError as error:
-            raise NotWritten(self.results, error) from error
-        with lock:
-            if fcntl is not None:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                _drop_leftovers(self.results)
+        with contextlib.ExitStack() as held:
+            try:
+                if held.enter_context(locked(self.path / ".results.lock")):
+                    remove_leftovers(self.results)
+            except OSError as error:
+                raise NotWritten(self.results, error) from error
             results = read_record(self.results)
             yield results
-            self.write_json(self.results, results)
-
-    @staticmethod
-    def write_text(path: pathlib.Path, text: str) -> None:
-        """Writes a text file that is whole or absent."""
-        write_atomically(path, lambda file: file.write(text.encode("utf-8")))
-
-    @staticmethod
-    def write_json(path: pathlib.Path, values: Any) -> None:
-        """Writes a JSON file that is whole or absent."""
-        RunFolder.write_text(path, json.dumps(values, indent=1) + "\n")
-
-
-def _drop_leftovers(*paths: pathlib.Path) -> None:
-    """Removes what processes that were killed while they wrote these left; only for who holds the files' lock."""
-    for path in paths:
-        for leftover in path.parent.glob(f".{path.name}.*.tmp"):
-            leftover.unlink(missing_ok=True)
+            write_json(self.results, results)
 
 
 def check_writable(option: str, folder: pathlib.Path) -> None:

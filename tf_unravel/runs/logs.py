@@ -12,7 +12,7 @@ import tensorflow as tf
 import tqdm
 from matplotlib.figure import Figure
 
-from tf_unravel.files import NotWritten
+from tf_unravel.files import NotWritten, write_text
 from tf_unravel.runs.figures import figure_png
 from tf_unravel.runs.folder import RunFolder
 
@@ -81,7 +81,7 @@ class Logs(contextlib.AbstractContextManager["Logs"]):
                 again = not validated and any(name.startswith("val/") for name in values)
                 if values["step"] < first_step + (not again):
                     kept.append(line + "\n")
-        folder.write_text(folder.metrics, "".join(kept))
+        write_text(folder.metrics, "".join(kept))
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """Writes named values of one step, names such as "train/loss"."""

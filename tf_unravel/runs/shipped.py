@@ -15,7 +15,7 @@ from typing import Any
 import keras
 
 import tf_unravel
-from tf_unravel.files import write_folder
+from tf_unravel.files import write_folder, write_json
 from tf_unravel.runs.checkpoints import Checkpoints
 from tf_unravel.runs.config import ConfigError
 from tf_unravel.runs.finished_run import FinishedRun
@@ -95,7 +95,7 @@ def ship(run: FinishedRun, out: pathlib.Path, card: Mapping[str, Any]) -> None:
         for name, content in portable(run.folder.path).items():
             (folder / name).write_bytes(content)
         Checkpoints(folder / "checkpoints").save_best(run.learner, {"step": run.step})
-        RunFolder.write_json(folder / CARD, card)
+        write_json(folder / CARD, card)
 
     write_folder(out, fill)
 

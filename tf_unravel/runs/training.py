@@ -21,6 +21,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_unravel import analysis, data, evaluation
+from tf_unravel.files import write_text
 from tf_unravel.heads import Head, Reads, as_head
 from tf_unravel.learners import Classical, Learner
 from tf_unravel.learners.gradient_share import gradient_norms, regularizer_gradient_share
@@ -150,11 +151,11 @@ def train(
         progress = Progress(**saved) if saved else Progress()
         devices.check_agreement(progress.step)
         # Only now: a command that failed above has left nothing that would refuse the corrected one.
-        folder.write_text(folder.config, configuration.text)
+        write_text(folder.config, configuration.text)
         folder.record_start(splits, facts, plan.seed, progress.step, configuration.root)
         with Logs(folder, progress.step, progress.validated) as logs:
             logs.text("config.gin", configuration.text)
-            folder.write_text(folder.operative_config, configuration.operative())
+            write_text(folder.operative_config, configuration.operative())
             loop = _Loop(plan, folder, learner, devices, splits, steps_per_epoch, progress, logs)
             try:
                 stopped_by = loop.run()

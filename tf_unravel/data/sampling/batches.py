@@ -9,6 +9,7 @@ import dataclasses
 
 import tensorflow as tf
 
+from tf_unravel.checks import refuse_below
 from tf_unravel.data.class_images import ClassImages
 from tf_unravel.data.sampling.augmentation import augment
 from tf_unravel.data.sampling.meta_batches import episodes_of_varied_shots, inner_batches
@@ -52,8 +53,27 @@ class ClassPairs:
         return batches.enumerate(first_step).map(change, num_parallel_calls=2, deterministic=True).prefetch(4)
 
 
+class _OfTasks:
+    """What batches of tasks have in common."""
+
+    ways: int
+    tasks: int
+    batches_per_epoch: int
+
+    def __post_init__(self) -> None:
+        refuse_below(1, type(self).__name__, tasks=self.tasks, batches_per_epoch=self.batches_per_epoch)
+
+    def num_labels(self, num_classes: int) -> int:
+        """The ways."""
+        return self.ways
+
+    def steps_per_epoch(self, split: ClassImages) -> int:
+        """`batches_per_epoch`: tasks are drawn, not used up."""
+        return self.batches_per_epoch
+
+
 @dataclasses.dataclass(frozen=True)
-class Episodes:
+class Episodes(_OfTasks):
     """Batches of few-shot tasks, for learners that are trained on them.
 
     Args:
@@ -74,9 +94,6 @@ class Episodes:
     padding: int = 4
     flip: bool = True
 
-    def __post_init__(self) -> None:
-        _check_counts(tasks=self.tasks, batches_per_epoch=self.batches_per_epoch)
-
     @property
     def batch_size(self) -> int:
         """Images in a batch."""
@@ -85,14 +102,6 @@ class Episodes:
     @property
     def _fewest_shots(self) -> int:
         return self.shots if isinstance(self.shots, int) else self.shots[0]
-
-    def num_labels(self, num_classes: int) -> int:
-        """The ways."""
-        return self.ways
-
-    def steps_per_epoch(self, split: ClassImages) -> int:
-        """`batches_per_epoch`: tasks are drawn, not used up."""
-        return self.batches_per_epoch
 
     def dataset(self, split: ClassImages, seed: int, first_step: int = 0) -> tf.data.Dataset:
         """Endless Episodes with a leading axis of tasks, from a step on."""
@@ -122,7 +131,7 @@ class Episodes:
 
 
 @dataclasses.dataclass(frozen=True)
-class InnerBatches:
+class InnerBatches(_OfTasks):
     """Reptile's batches: the inner batches of a meta-batch of tasks, in order (`data.inner_batches`). Not augmented.
 
     Args:
@@ -140,28 +149,11 @@ class InnerBatches:
     tasks: int = 5
     batches_per_epoch: int = 1000
 
-    def __post_init__(self) -> None:
-        _check_counts(tasks=self.tasks, batches_per_epoch=self.batches_per_epoch)
-
     @property
     def batch_size(self) -> int:
         """Images in a meta-batch."""
         return self.tasks * self.steps * self.batch
 
-    def num_labels(self, num_classes: int) -> int:
-        """The ways."""
-        return self.ways
-
-    def steps_per_epoch(self, split: ClassImages) -> int:
-        """`batches_per_epoch`: tasks are drawn, not used up."""
-        return self.batches_per_epoch
-
     def dataset(self, split: ClassImages, seed: int, first_step: int = 0) -> tf.data.Dataset:
         """Endless (images [T, k, B, H, W, C], labels [T, k, B]) from a step on."""
         return inner_batches(split, self.ways, self.shots, self.steps, self.batch, self.tasks, seed, first_step)
-
-
-def _check_counts(**counts: int) -> None:
-    for name, value in counts.items():
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1. Received: {name}={value}.")

@@ -8,8 +8,9 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
+from tf_unravel.checks import refuse_below
 from tf_unravel.data.class_images import ClassImages
-from tf_unravel.data.sampling.random_draws import INNER_STREAM, SHOTS_STREAM, check_counts, in_order, permutations, take
+from tf_unravel.data.sampling.random_draws import INNER_STREAM, SHOTS_STREAM, in_order, permutations, take
 from tf_unravel.data.sampling.tasks import Episode, TaskSampler
 
 
@@ -49,9 +50,8 @@ def inner_batches(
     Example:
         >>> images, labels = next(iter(inner_batches(split, shots=15, steps=8, batch=10, tasks=5)))
     """
-    check_counts(first_step=first_step, num_steps=num_steps)
-    if min(steps, batch, tasks) < 1:
-        raise ValueError(f"Counts must be at least 1. Received: steps={steps}, batch={batch}, tasks={tasks}.")
+    refuse_below(0, "inner_batches", first_step=first_step, num_steps=num_steps)
+    refuse_below(1, "inner_batches", steps=steps, batch=batch, tasks=tasks)
     sampler = TaskSampler(split, ways, shots, queries=0, seed=seed, fewest_queries=0)
     labels, draws = sampler.labels[0], steps * batch
 
@@ -108,7 +108,7 @@ def episodes_of_varied_shots(
     Raises:
         ValueError: tasks that the split cannot give, or no number of shots or queries left.
     """
-    check_counts(first_step=first_step)
+    refuse_below(0, "episodes_of_varied_shots", first_step=first_step)
     if not 1 <= fewest <= most < images_per_class:
         raise ValueError(
             "Shots vary within 1 <= fewest <= most < images_per_class. "

@@ -86,14 +86,3 @@ def in_order(load: Callable[[tf.Tensor], Any], first: int, count: int | None) ->
     numbers = tf.data.Dataset.counter(first, dtype=tf.int64)
     numbers = numbers if count is None else numbers.take(count)
     return numbers.map(load, num_parallel_calls=2, deterministic=True).prefetch(2)
-
-
-def check_counts(**counts: int | None) -> None:
-    """Refuses negative counts, by their names.
-
-    Raises:
-        ValueError: there is one.
-    """
-    for name, value in counts.items():
-        if value is not None and value < 0:
-            raise ValueError(f"{name} must not be negative. Received: {name}={value}.")

@@ -22,13 +22,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from tf_unravel.checks import refuse_below
 from tf_unravel.data.class_images import ClassImages
 from tf_unravel.data.sampling.random_draws import (
     PAIR_STREAM,
     TASK_CLASS_STREAM,
     TASK_IMAGE_STREAM,
     Recent,
-    check_counts,
     in_order,
     permutations,
     take,
@@ -104,7 +104,7 @@ def class_pairs(
         >>> pairs = class_pairs(split, batch_size=128, seed=0)
         >>> images, class_ids = next(iter(pairs))
     """
-    check_counts(seed=seed, first_step=first_step, num_steps=num_steps)
+    refuse_below(0, "class_pairs", seed=seed, first_step=first_step, num_steps=num_steps)
     epoch_steps = steps_per_epoch(split, batch_size)
     _check_pairs_exist(split)
     plans = Recent(lambda epoch: pair_plan(split, batch_size, seed, epoch))
@@ -221,7 +221,7 @@ def episodes(
         ...     ...
     """
     sampler = TaskSampler(split, ways, shots, queries, seed)
-    check_counts(first_task=first_task, num_tasks=num_tasks)
+    refuse_below(0, "episodes", first_task=first_task, num_tasks=num_tasks)
     if tasks_per_batch is not None and (tasks_per_batch < 1 or (num_tasks or 0) % tasks_per_batch):
         raise ValueError(
             "tasks_per_batch must be at least 1 and divide num_tasks. "
@@ -278,7 +278,7 @@ class TaskSampler:
         seed: int = 0,
         fewest_queries: int = 1,
     ):
-        check_counts(seed=seed)
+        refuse_below(0, "TaskSampler", seed=seed)
         _check_task_fits(split, ways, shots, queries, fewest_queries)
         self.ways, self.shots, self.queries, self.seed = ways, shots, queries, seed
         self.labels = tuple(np.repeat(np.arange(ways, dtype=np.int32), count) for count in (shots, queries))

@@ -23,7 +23,7 @@ from tf_unravel.data.sources.pickled_splits import Contents, existing, load_pick
 from tf_unravel.data.sources.split_lists import split_list
 from tf_unravel.data.storage import cache, decoding, digests, duplicates
 from tf_unravel.data.storage.image_files import load_files
-from tf_unravel.data.storage.pickles import PickledArray, read_pickle
+from tf_unravel.data.storage.pickles import read_pickle
 
 NORMALIZATION = (  # MetaOptNet's, 0-255
     (129.37731888, 124.10583864, 112.47758569),
@@ -115,12 +115,7 @@ def _from_members(split: str, source: pathlib.Path, on_duplicates: str) -> Class
     arrays = cache.cached_fill(f"cifar_fs_archive/{_VERSION} {split} {digest}", fill)
     duplicates.check_images(name, arrays["images"], arrays["duplicates"], names, on_duplicates)
     return ClassImages(
-        arrays["images"],
-        np.array(arrays["class_ids"]),
-        names,
-        name,
-        str(arrays["fingerprint"]),
-        NORMALIZATION,
+        arrays["images"], np.array(arrays["class_ids"]), names, name, str(arrays["fingerprint"]), NORMALIZATION
     )
 
 
@@ -146,11 +141,8 @@ def _fill(create: cache.Create, source: pathlib.Path, members: list[pathlib.Path
     for rows in pixels:  # rows hold the channels one after the other
         images[start : start + len(rows)] = rows.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)  # [N, H, W, C]
         start += len(rows)
-    create("class_ids", class_ids.shape, np.int32)[...] = class_ids
-    double = duplicates.counted(images, class_ids)
-    create("duplicates", double.shape, double.dtype)[...] = double
-    fingerprint = np.array(content_fingerprint(images, class_ids, names))
-    create("fingerprint", (), fingerprint.dtype)[...] = fingerprint
+    cache.store(create, class_ids=class_ids, duplicates=duplicates.counted(images, class_ids),
+                fingerprint=content_fingerprint(images, class_ids, names))  # fmt: skip
 
 
 def _copy_member(source: pathlib.Path, member: str, file: BinaryIO) -> None:
@@ -174,14 +166,12 @@ def _rows(file: BinaryIO, where: str) -> tuple[np.ndarray, np.ndarray]:
     """(uint8 [N, 3072], fine labels [N]) of one member."""
     contents = read_pickle(file, where)
     data = contents.get("data") if isinstance(contents, dict) else None
-    if not isinstance(data, PickledArray) or data.dtype != np.uint8 or data.shape[1:] != (3072,):
+    if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.shape[1:] != (3072,):
         raise ValueError(f"{where}: 'data' must be uint8 [N, 3072]; download the archive again.")
     labels = np.array(contents.get("fine_labels", ()), np.int64)
     if labels.shape != data.shape[:1]:
         raise ValueError(f"{where}: {data.shape[0]} images but {len(labels)} fine labels; download the archive again.")
-    rows = np.empty(data.shape, np.uint8)
-    data.copy_into(rows)
-    return rows, labels
+    return data, labels
 
 
 def cifar_labels_layout(contents: object, path: pathlib.Path) -> Contents:

@@ -39,7 +39,7 @@ from PIL import Image, ImageDraw, ImageFont, features
 
 from tf_unravel.data.class_images import ClassImages, content_fingerprint
 from tf_unravel.data.storage import cache
-from tf_unravel.data.storage.decoding import num_cores
+from tf_unravel.machine import num_cores
 
 VERSION = 1  # of the code that draws: raise it whenever a pixel changes
 SPLIT_SIZES = {"train": 64, "val": 16, "test": 20}

@@ -25,7 +25,7 @@ from tf_unravel.data.class_images import ClassImages
 from tf_unravel.data.sources.split_lists import check_disjoint
 from tf_unravel.data.storage import decoding, digests, duplicates, formats
 from tf_unravel.data.storage.formats import Kind
-from tf_unravel.data.storage.image_files import ImageFiles, check_counts, load_files, size_of
+from tf_unravel.data.storage.image_files import ImageFiles, check_class_sizes, load_files, size_of
 
 _log = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ def load(
     warn_of_passed_over(files[split])
     duplicates.check_files("image_folder", [*files.values(), *_of_other_folders(root, base)], on_duplicates)
     for part in files.values():  # of all of them, before one is decoded
-        check_counts(part, part.class_ids, min_images)
+        check_class_sizes(part, part.class_ids, min_images)
     loaded = {part: load_files(found, how, min_images, on_corrupt) for part, found in files.items()}
     return dataclasses.replace(loaded[split], dealt=parts if base == root else None)
 

@@ -45,7 +45,7 @@ MD5 = {
 _OFFICIAL = ("images_background.zip", "images_evaluation.zip")
 _SMALL = ("images_background_small1.zip", "images_background_small2.zip")
 _ARCHIVES = {"vinyals": _OFFICIAL, "background": _OFFICIAL, "small": _SMALL}
-# Of the names and bytes of the drawings in the folders that the official archives unpack to (`content.digest_of_files`)
+# Of the names and bytes of the drawings in the folders that the official archives unpack to (`digests.digest_of_files`)
 FOLDER_SHA256 = {
     "images_background": "07356096b8076fcf915341f8715e94822249e2a4d5b999fd2d0f6cf9ebffebd5",
     "images_evaluation": "f5165eb5f20d18e13c6515650b69a42a2c0507506969d410ba5e4a1c572bd542",
@@ -237,9 +237,7 @@ def _fill(create: cache.Create, drawings: Drawings, names: Sequence[str], how: t
                 images[row : row + len(drawn), ..., 0] = np.rot90(drawn, turn, axes=(1, 2))
                 row += len(drawn)
     class_ids = np.repeat(np.arange(len(names), dtype=np.int32), counts)
-    create("class_ids", class_ids.shape, np.int32)[...] = class_ids
-    fingerprint = np.array(content_fingerprint(images, class_ids, tuple(names)))
-    create("fingerprint", (), fingerprint.dtype)[...] = fingerprint
+    cache.store(create, class_ids=class_ids, fingerprint=content_fingerprint(images, class_ids, tuple(names)))
 
 
 class _Sources:

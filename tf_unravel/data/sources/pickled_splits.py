@@ -1,7 +1,6 @@
 """Splits that come as one pickle each: checked, copied once into the cache and read from there as a memory map.
 
-The pixels go from the pickle straight into the cache's file (see `pickles`), so that neither conversion nor training
-holds more than one uint8 copy of them.
+The first use holds the pixels twice, later ones not at all.
 
 Layouts: MetaOptNet's (`data`, `labels`, `catname2label`) and mini-imagenet-cache's (`image_data`, `class_dict`).
 """
@@ -19,7 +18,7 @@ import numpy as np
 from tf_unravel.data.class_images import ClassImages, Normalization, content_fingerprint
 from tf_unravel.data.sources.split_lists import check_disjoint, split_list
 from tf_unravel.data.storage import cache, digests, duplicates
-from tf_unravel.data.storage.pickles import PickledArray, read_pickle
+from tf_unravel.data.storage.pickles import read_pickle
 
 _VERSION = 2
 _log = logging.getLogger(__name__)
@@ -28,7 +27,7 @@ _log = logging.getLogger(__name__)
 class Contents(NamedTuple):
     """What a pickle says: the images, their class ids 0..C-1, the classes' names and whether those are real names."""
 
-    images: PickledArray
+    images: np.ndarray
     class_ids: np.ndarray
     class_names: tuple[str, ...]
     named: bool
@@ -121,17 +120,10 @@ def _fill(create: cache.Create, path: pathlib.Path, layout: Layout, image_size: 
     with open(path, "rb") as file:
         found = _checked(layout(read_pickle(file, path), path), path, image_size)
         images = create("images", found.images.shape, np.uint8)
-        found.images.copy_into(images)
+        images[...] = found.images
     fingerprint = content_fingerprint(images, found.class_ids, found.class_names)
-    small = {
-        "class_ids": found.class_ids.astype(np.int32),
-        "class_names": np.array(found.class_names),
-        "named": np.array(found.named),
-        "fingerprint": np.array(fingerprint),
-        "duplicates": duplicates.counted(images, found.class_ids),
-    }
-    for name, array in small.items():
-        create(name, array.shape, array.dtype)[...] = array
+    cache.store(create, class_ids=found.class_ids.astype(np.int32), class_names=found.class_names, named=found.named,
+                fingerprint=fingerprint, duplicates=duplicates.counted(images, found.class_ids))  # fmt: skip
 
 
 def metaoptnet_layout(contents: Any, path: pathlib.Path) -> Contents:
@@ -188,8 +180,8 @@ def _entry(contents: Any, name: str, path: pathlib.Path) -> Any:
     return contents[name]
 
 
-def _array(value: Any, name: str, path: pathlib.Path) -> PickledArray:
-    if not isinstance(value, PickledArray):
+def _array(value: Any, name: str, path: pathlib.Path) -> np.ndarray:
+    if not isinstance(value, np.ndarray):
         raise ValueError(f"{path}: {name!r} must be one NumPy array. Received: {type(value).__name__}.")
     if not value.shape or 0 in value.shape:
         raise ValueError(f"{path}: {name!r} holds no images. Received: {value.dtype} {value.shape}.")
@@ -197,7 +189,6 @@ def _array(value: Any, name: str, path: pathlib.Path) -> PickledArray:
 
 
 def _labels(values: Any, path: pathlib.Path) -> np.ndarray:
-    values = values.array() if isinstance(values, PickledArray) else values
     try:
         labels = np.array(values if isinstance(values, np.ndarray) else list(values))
     except (TypeError, ValueError) as error:

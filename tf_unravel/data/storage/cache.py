@@ -8,7 +8,6 @@ first to finish wins. An entry whose files are missing or of the wrong size is r
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import hashlib
 import json
@@ -16,20 +15,13 @@ import logging
 import os
 import pathlib
 import re
-import shutil
 import time
-import uuid
-from collections.abc import Callable, Iterator, Mapping
-from types import ModuleType
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-fcntl: ModuleType | None
-try:
-    import fcntl
-except ImportError:  # Windows: no waiting; the rename alone keeps entries whole
-    fcntl = None
+from tf_unravel.files import NotWritten, locked, write_folder
 
 _FORMAT = 1
 _PATIENCE = 50
@@ -72,12 +64,14 @@ def cached_arrays(key: str, build: Callable[[], Mapping[str, np.ndarray]]) -> di
         >>> arrays = cached_arrays("squares/10", lambda: {"squares": np.arange(10) ** 2})
     """
 
-    def fill(create: Create) -> None:
-        for name, array in build().items():
-            array = np.asarray(array)
-            create(name, array.shape, array.dtype)[...] = array
+    return cached_fill(key, lambda create: store(create, **build()))
 
-    return cached_fill(key, fill)
+
+def store(create: Create, **arrays: Any) -> None:
+    """Writes small arrays, or what NumPy makes one of, by the `create` that `cached_fill` gives."""
+    for name, value in arrays.items():
+        array = np.asarray(value)
+        create(name, array.shape, array.dtype)[...] = array
 
 
 def cached_fill(key: str, fill: Callable[[Create], None]) -> dict[str, np.ndarray]:
@@ -100,14 +94,14 @@ def cached_fill(key: str, fill: Callable[[Create], None]) -> dict[str, np.ndarra
         return arrays
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with _lock(folder):
+        with locked(folder.with_name(f".{folder.name}.lock")):
             arrays = _read(folder, key)  # somebody else may have built it while this process waited
             return arrays if arrays is not None else _build(folder, key, fill)
-    except OSError as error:
-        if error.errno not in _NO_ROOM:
-            raise
-        if error.filename is not None and not str(error.filename).startswith(str(folder.parent)):
-            raise
+    except OSError as raised:
+        error = raised.error if isinstance(raised, NotWritten) else raised
+        elsewhere = error.filename is not None and not str(error.filename).startswith(str(folder.parent))
+        if error.errno not in _NO_ROOM or elsewhere:  # of what was to be kept, then
+            raise error from None
         raise ValueError(
             f"the cache folder {folder.parent} cannot be written ({error.strerror}): free space there, or set the "
             f"environment variable TF_UNRAVEL_CACHE to another folder."
@@ -144,25 +138,8 @@ def _open(path: pathlib.Path, described: Mapping[str, Any]) -> np.ndarray:
     return array
 
 
-@contextlib.contextmanager
-def _lock(folder: pathlib.Path) -> Iterator[None]:
-    """Holds the entry's lock; without one where the platform or the file system has none."""
-    with contextlib.ExitStack() as stack:
-        if fcntl is not None:
-            file = stack.enter_context(open(folder.parent / f".{folder.name}.lock", "w", encoding="utf-8"))
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX)
-                for leftover in folder.parent.glob(f".{folder.name}.*.tmp"):  # its writer was killed
-                    shutil.rmtree(leftover, ignore_errors=True)
-            except OSError as error:
-                _log.debug("no lock for %s: %s", folder, error)
-        yield
-
-
 def _build(folder: pathlib.Path, key: str, fill: Callable[[Create], None]) -> dict[str, np.ndarray]:
-    temporary = folder.parent / f".{folder.name}.{uuid.uuid4().hex}.tmp"
-    temporary.mkdir()
-    try:
+    def fill_folder(temporary: pathlib.Path) -> None:
         arrays: dict[str, np.ndarray] = {}
 
         def create(name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
@@ -172,11 +149,9 @@ def _build(folder: pathlib.Path, key: str, fill: Callable[[Create], None]) -> di
             return arrays[name]
 
         fill(create)
-        _finish(temporary, key, arrays)
-        arrays.clear()
-        _move_into_place(temporary, folder, key)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        _describe(temporary, key, arrays)
+
+    write_folder(folder, fill_folder, keep=lambda: _read(folder, key) is not None)
     for _ in range(_PATIENCE):  # without locks another process may be putting its own, equal entry here right now
         finished = _read(folder, key)
         if finished is not None:
@@ -198,38 +173,12 @@ def _create(path: pathlib.Path, shape: tuple[int, ...], dtype: np.dtype[Any]) ->
     return array
 
 
-def _finish(temporary: pathlib.Path, key: str, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes entry.json and flushes everything, the folder included."""
+def _describe(temporary: pathlib.Path, key: str, arrays: Mapping[str, np.ndarray]) -> None:
     described = {}
     for name, array in arrays.items():
-        path = temporary / f"{name}.npy"
         if isinstance(array, np.memmap):
             array.flush()
-        described[name] = {"bytes": path.stat().st_size, "shape": list(array.shape), "dtype": array.dtype.str}
+        size = (temporary / f"{name}.npy").stat().st_size
+        described[name] = {"bytes": size, "shape": list(array.shape), "dtype": array.dtype.str}
     entry = {"format": _FORMAT, "key": key, "arrays": described}
     (temporary / "entry.json").write_text(json.dumps(entry, indent=1), encoding="utf-8")
-    for path in [*temporary.iterdir(), temporary]:
-        _fsync(path)
-
-
-def _fsync(path: pathlib.Path) -> None:
-    with contextlib.suppress(OSError):  # folders cannot be opened on Windows
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def _move_into_place(temporary: pathlib.Path, folder: pathlib.Path, key: str) -> None:
-    if folder.exists() and _read(folder, key) is None:  # a folder cannot be replaced in one step: it is moved aside
-        discarded = folder.parent / f".{folder.name}.{uuid.uuid4().hex}.tmp"
-        with contextlib.suppress(FileNotFoundError):
-            folder.rename(discarded)
-        shutil.rmtree(discarded, ignore_errors=True)
-    try:
-        temporary.rename(folder)
-    except OSError as error:
-        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):  # without locks another process may have been first
-            raise
-    _fsync(folder.parent)

@@ -10,8 +10,8 @@ brightest value of every 16-bit file is reported, and `is_dim` says when all of 
 
 Small images are bound by Pillow's Python code and not by its decoders, so threads gain nothing (55,000 images of 32x32
 on two cores: 10 s with one thread, 15 s with two). Large sets are therefore decoded by worker processes that share the
-array's file. A worker is this file alone, run by a bare interpreter: a `multiprocessing` child would import TensorFlow
-first, and would ask the user's script for a `__main__` guard.
+array's file. A worker is this file, run by a bare interpreter: a `multiprocessing` child would import TensorFlow first,
+and would ask the user's script for a `__main__` guard.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ from typing import IO, Any, NamedTuple, cast
 
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+
+from tf_unravel.machine import num_cores
 
 FILTERS = {
     "nearest": Image.Resampling.NEAREST,
@@ -99,11 +101,6 @@ class Deep(NamedTuple):
 
 class UnusableImage(ValueError):
     """A file that cannot be used; the message says why and does not name it."""
-
-
-def num_cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def decode(data: bytes, how: Decoding) -> np.ndarray:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import pathlib
 import time
 import unicodedata
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from tf_unravel.data.storage import cache
-from tf_unravel.data.storage.decoding import num_cores
+from tf_unravel.machine import num_cores
 
 _RECENT_SECONDS = 2.0
 _BLOCK = 1 << 20
@@ -137,10 +136,9 @@ def digest_of_text(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def is_html(path: str | os.PathLike[str]) -> bool:
-    """Whether a file begins like a web page: what a failed download leaves behind."""
-    with open(path, "rb") as file:
-        return file.read(64).lstrip().startswith(b"<")
+def is_html(beginning: bytes) -> bool:
+    """Whether a file's first bytes are those of a web page, which a failed download leaves behind."""
+    return beginning[:64].lstrip().startswith(b"<")
 
 
 def check_hash(path: str | os.PathLike[str], algorithm: str, expected: str) -> None:
@@ -157,9 +155,10 @@ def check_hash(path: str | os.PathLike[str], algorithm: str, expected: str) -> N
     received = file_hash(path, algorithm).hex()
     if received == expected:
         return
-    if is_html(path):
-        raise ValueError(f"{path} starts with '<': a web page, not the archive; download it again.")
-    size = pathlib.Path(path).stat().st_size
+    with open(path, "rb") as file:
+        if is_html(file.read(64)):
+            raise ValueError(f"{path} starts with '<': a web page, not the archive; download it again.")
+        size = file.seek(0, os.SEEK_END)
     raise ValueError(
         f"{path} is not the published file (truncated or changed); download it again. "
         f"Received: {algorithm} {received} ({size} bytes) instead of {expected}."

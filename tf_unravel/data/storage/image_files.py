@@ -1,6 +1,6 @@
 """From a list of image files and their classes to a `ClassImages`: decoded once, then read from the cache.
 
-The cache entry is keyed by the names and bytes of the files and by how they are decoded (`content.digest_of_files`), so
+The cache entry is keyed by the names and bytes of the files and by how they are decoded (`digests.digest_of_files`), so
 that a changed, added or removed image makes a new entry and a copied or touched folder does not.
 """
 
@@ -76,7 +76,7 @@ def load_files(
     """
     if on_corrupt not in ("error", "skip"):
         raise ValueError(f"on_corrupt must be 'error' or 'skip'. Received: {on_corrupt!r}.")
-    check_counts(files, files.class_ids, min_images)
+    check_class_sizes(files, files.class_ids, min_images)
     digest = digests.digest_of_files(files.root, files.paths)
     key = f"image_files/{_VERSION} {digest} {how} {on_corrupt} {PIL.__version__} {_grouping(files)}"
 
@@ -89,7 +89,7 @@ def load_files(
     if left_out:
         named = "; ".join([*left_out[:_NAMED], *(["..."] if len(left_out) > _NAMED else [])])
         _log.warning("%s: left out %d of %d images: %s.", files.name, len(left_out), len(files.paths), named)
-    check_counts(files, class_ids, min_images)
+    check_class_sizes(files, class_ids, min_images)
     _warn_of_dim(files, class_ids, arrays["brightest"], how)
     images, fingerprint = arrays["images"][: len(class_ids)], str(arrays["fingerprint"])
     return ClassImages(images, class_ids, files.class_names, files.name, fingerprint, normalization)
@@ -109,7 +109,7 @@ def _grouping(files: ImageFiles) -> str:
     return digests.digest_of_text(repr((files.class_names, np.asarray(files.class_ids).tolist())))
 
 
-def check_counts(files: ImageFiles, class_ids: np.ndarray, min_images: int) -> None:
+def check_class_sizes(files: ImageFiles, class_ids: np.ndarray, min_images: int) -> None:
     """Refuses classes with too few images.
 
     Args:
@@ -153,18 +153,15 @@ def _fill(create: cache.Create, files: ImageFiles, how: decoding.Decoding, on_co
                 f"images out with on_corrupt='skip' (--gin_bindings=\"load.on_corrupt = 'skip'\")."
             )
     reasons = [f"{digests.printable(files.paths[failure.row])} ({failure.reason})" for failure in failures]
-    left_out = np.array(reasons, np.str_)
-    create("left_out", left_out.shape, left_out.dtype)[...] = left_out
     kept = np.setdiff1d(np.arange(len(paths)), list(bad))
     if failures:
         for start in range(0, len(kept), 1024):  # in place: kept[i] >= i, and the right side is copied first
             images[start : start + 1024][: len(kept) - start] = images[kept[start : start + 1024]]
     class_ids = np.asarray(files.class_ids, np.int32)[kept]
-    create("class_ids", class_ids.shape, np.int32)[...] = class_ids
     brightest = np.array([deep.get(row, -1) for row in kept.tolist()], np.int32)
-    create("brightest", brightest.shape, np.int32)[...] = brightest
-    fingerprint = np.array(content_fingerprint(images[: len(kept)], class_ids, files.class_names) if len(kept) else "")
-    create("fingerprint", (), fingerprint.dtype)[...] = fingerprint
+    fingerprint = content_fingerprint(images[: len(kept)], class_ids, files.class_names) if len(kept) else ""
+    cache.store(create, left_out=np.array(reasons, np.str_), class_ids=class_ids, brightest=brightest,
+                fingerprint=fingerprint)  # fmt: skip
 
 
 def _by(size: Sequence[int]) -> str:

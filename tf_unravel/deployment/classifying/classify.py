@@ -11,7 +11,6 @@ import dataclasses
 import io
 import itertools
 import json
-import operator
 import os
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,7 +31,7 @@ from tf_unravel.deployment.labelled_images import (
     read_pictures,
 )
 from tf_unravel.deployment.model import Model
-from tf_unravel.files import write_atomically
+from tf_unravel.files import write_text
 
 _BLOCK = 256  # pictures of a call
 _NEIGHBOURS = 5
@@ -263,10 +262,9 @@ def _figure(
 
 def _written(found: Classification, out: pathlib.Path, drawn: Figure | None) -> Classification:
     """The same, once its files are written."""
-    out.mkdir(parents=True, exist_ok=True)
     values = json.dumps(found.json_values(), indent=1, ensure_ascii=False) + "\n"
     for name, text in (("classification.csv", found.csv_text()), ("classification.json", values)):
-        write_atomically(out / name, operator.methodcaller("write", text.encode("utf-8")))
+        write_text(out / name, text)
     if drawn is not None:
         write_sheet(drawn, out / SHEET)
     elif is_sheet(out / SHEET):

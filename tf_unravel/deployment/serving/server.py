@@ -30,9 +30,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from tf_unravel.data.storage.decoding import num_cores
 from tf_unravel.deployment.model import Model
 from tf_unravel.deployment.serving.rest import response_of, understood
+from tf_unravel.machine import num_cores
 
 AT_ONCE = 64
 

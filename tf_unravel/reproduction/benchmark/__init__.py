@@ -17,6 +17,7 @@ from typing import Any
 import tensorflow as tf
 import tqdm
 
+from tf_unravel.files import write_json
 from tf_unravel.reproduction.benchmark import (
     child,
     classical_step,
@@ -31,7 +32,6 @@ from tf_unravel.reproduction.benchmark import (
     tasks,
 )
 from tf_unravel.reproduction.benchmark.measurement import Measurement, table
-from tf_unravel.runs.folder import RunFolder
 
 PARTS: dict[str, ModuleType] = {
     "step": classical_step,
@@ -104,7 +104,7 @@ def _without_tracing_warnings() -> Iterator[None]:
 
 def _write(path: pathlib.Path, facts: dict[str, Any], measured: dict[str, list[Measurement]]) -> None:
     lines = [{"part": name, **each.as_json()} for name, part in measured.items() for each in part]
-    RunFolder.write_json(path, {"machine": facts, "measurements": lines})
+    write_json(path, {"machine": facts, "measurements": lines})
 
 
 __all__ = ["PARTS", "run"]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tf_unravel.data.storage.decoding import num_cores
+from tf_unravel.machine import num_cores
 from tf_unravel.reproduction.benchmark.timing import Work, interleaved, summary
 
 _PACKAGES = ("tf_unravel", "tensorflow", "keras", "numpy", "torch", "qpth")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tf_unravel.reproduction.benchmark.timing import ratios, summary
+from tf_unravel.text_table import text_table
 
 
 @dataclass(frozen=True)
@@ -97,9 +98,7 @@ def table(measurements: Sequence[Measurement]) -> str:
         peer = f"{_figure(summary(each.peer).median)} ({each.peer_name})" if each.peer else each.peer_name or "-"
         rows.append((each.what + mark, f"{_figure(summary(each.ours).median)} {each.unit}", peer, _ratio(each),
                      _target(each), {True: "yes", False: "NO", None: "-"}[each.met]))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([*lines, *(f"[{number}] {note}" for number, note in enumerate(notes, 1))])
+    return "\n".join([text_table(rows, ruled=False), *(f"[{number}] {note}" for number, note in enumerate(notes, 1))])
 
 
 def _target(measurement: Measurement) -> str:

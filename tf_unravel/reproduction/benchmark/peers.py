@@ -6,7 +6,7 @@ import pathlib
 import sys
 from types import ModuleType
 
-from tf_unravel.data.storage.decoding import num_cores
+from tf_unravel.machine import num_cores
 
 _CLONE = pathlib.Path(__file__).parents[3]
 MISSING = "no PyTorch"

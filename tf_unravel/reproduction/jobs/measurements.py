@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from tf_unravel import analysis, data, evaluation
+from tf_unravel.files import write_json
 from tf_unravel.heads import said_of
 from tf_unravel.runs import FinishedRun, RunFolder, config
 from tf_unravel.runs.figures import projection
@@ -420,4 +421,4 @@ def _write(folder: RunFolder, wanted: Measurement, values: dict[str, Any]) -> No
     path = folder.path / "paper" / wanted.file
     path.parent.mkdir(exist_ok=True)
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    folder.write_json(path, {"about": _about(folder, wanted), "finished": now, **values})
+    write_json(path, {"about": _about(folder, wanted), "finished": now, **values})

@@ -11,6 +11,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+from tf_unravel.files import write_json
 from tf_unravel.reproduction.benchmark.timing import Work, interleaved
 from tf_unravel.reproduction.jobs.measurements import Measured
 from tf_unravel.reproduction.jobs.scales import RunName
@@ -72,7 +73,7 @@ class Timing:
         path = self.path(workspace)
         path.parent.mkdir(parents=True, exist_ok=True)
         device = versions()["device"]
-        RunFolder.write_json(path, {"runs": self._names, "rounds": self.rounds, "device": device, "times": times})
+        write_json(path, {"runs": self._names, "rounds": self.rounds, "device": device, "times": times})
 
     @property
     def _names(self) -> list[str]:

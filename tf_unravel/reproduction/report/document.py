@@ -7,6 +7,8 @@ import dataclasses
 import html
 from collections.abc import Iterable, Sequence
 
+from tf_unravel.text_table import text_table
+
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --soft: #59636e; --line: #d1d9e0; --paper: #fff; --tint: #f4f6f8 }
 @media (prefers-color-scheme: dark) {
@@ -123,7 +125,4 @@ def _html(block: Block) -> str:
 
 def plain(block: Grid) -> str:
     """A table for a terminal."""
-    lines = [block.head, *block.rows]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(block.head))]
-    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-    return "\n".join([text[0], "-" * len(text[0]), *text[1:]])
+    return text_table([block.head, *block.rows])

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import datetime
 import io
-import operator
 import pathlib
 from collections.abc import Mapping, Sequence
 
 from tf_unravel import runs
-from tf_unravel.files import write_atomically
+from tf_unravel.files import write_bytes, write_text
 from tf_unravel.reproduction.exhibits.claims import LEAST_TRAININGS, Verdict, judge
 from tf_unravel.reproduction.exhibits.exhibit import Exhibit
 from tf_unravel.reproduction.exhibits.figures import FIGURES
@@ -88,7 +87,7 @@ def write(
         blocks += [*blocks_of(exhibit, workspace), *_figures(exhibit, workspace, out)]
     blocks += _runs(workspace, chosen, failures, command)
     for name, text in (("report.md", document.markdown(blocks)), ("report.html", document.page(blocks))):
-        runs.RunFolder.write_text(out / name, text)
+        write_text(out / name, text)
     return verdicts
 
 
@@ -117,7 +116,7 @@ def draw(exhibit: Exhibit, workspace: Workspace, out: pathlib.Path) -> dict[path
         svg = io.BytesIO()
         drawing.figure.savefig(svg, format="svg")
         for file, content in ((path, png), (path.with_suffix(".svg"), svg.getvalue())):
-            write_atomically(file, operator.methodcaller("write", content))
+            write_bytes(file, content)
         drawn[path] = png, drawing.caption
     return drawn
 
