@@ -9,10 +9,11 @@ import pytest
 import tensorflow as tf
 from sklearn.linear_model import RidgeClassifier
 
-from tf_unravel import backbones, data, evaluation, heads, learners
+from tf_unravel import backbones, data, heads, learners
 from tf_unravel.data.class_images import ClassImages
 from tf_unravel.data.sampling.tasks import TaskSampler
 from tf_unravel.evaluation import Accuracy, evaluate, evaluate_heads, extract_features
+from tf_unravel.evaluation import accuracy as accuracy_module
 from tf_unravel.evaluation import features as features_module
 from tf_unravel.evaluation.gram import GramProducts, SplitFeatures, TaskProducts, gram_is_worth_it, gram_matrix
 from tf_unravel.heads.prototypes import Prototypes
@@ -128,12 +129,12 @@ def test_heads_are_compiled_once_and_never_stale():
     plain = evaluate(features, head, split, queries=5, num_tasks=300)
     head.sign = -1.0
     assert evaluate(features, head, split, queries=5, num_tasks=300).mean < plain.mean
-    evaluation._compiled_heads.cache_clear()
+    accuracy_module._compiled_heads.cache_clear()
     for _ in range(3):
         evaluate(features, Prototypes(), split, queries=5, num_tasks=300)
-    assert evaluation._compiled_heads.cache_info().misses == 1
+    assert accuracy_module._compiled_heads.cache_info().misses == 1
     evaluate(features, Prototypes(normalize=True), split, queries=5, num_tasks=300)
-    assert evaluation._compiled_heads.cache_info().misses == 2
+    assert accuracy_module._compiled_heads.cache_info().misses == 2
 
 
 def test_interval_is_one_standard_error_and_its_1_96_fold():
