@@ -11,7 +11,7 @@ ROOT = pathlib.Path(tf_unravel.__file__).parent
 
 # From the ground up; docs/architecture.md draws them. Packages of one layer do not import each other.
 LAYERS = (
-    ("checks", "files", "machine"),
+    ("checks", "files", "machine", "text_table", "version"),
     ("data", "regularizers", "backbones"),
     ("adaptation",),
     ("heads",),
