@@ -93,7 +93,7 @@ def test_one_batch_norm_protocol_in_table5(name):
         files, of_run = scale.configuration(run)
         plan = runs.plan(runs.parse(files, [*of_run, *bindings]))
         learner = plan.build(config.DataFacts((16, 16, 3), 6, ((0.0,) * 3, (1.0,) * 3)))
-        protocols[training] = config.heads_named([head], learner)[head].protocol
+        protocols[training] = config.heads_named([head], learner)[head].batchnorm.name
     assert set(protocols.values()) == {"transductive"}, protocols
 
 

@@ -28,6 +28,7 @@ from tf_unravel.runs.portable import portable
 
 _OF_A_RUN = ("config.gin", "environment.json", "results.json", "paper/*.json")
 _OF_TIMES = "*/timing@*.json"
+_NAMED = 5  # jobs that a message names
 
 
 def pack(plan: Sequence[Job], workspace: Workspace, out: pathlib.Path) -> str:
@@ -58,8 +59,11 @@ def pack(plan: Sequence[Job], workspace: Workspace, out: pathlib.Path) -> str:
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, lambda file: _write(file, files))
     left = [str(job) for job in plan if job not in packed]
-    return "\n".join([f"{out}: {len(packed)} of {len(plan)} jobs, {out.stat().st_size / 1024:.0f} KiB",
-                      *([f"left out (not finished, or of another configuration): {', '.join(left)}"] if left else [])])
+    lines = [f"{out}: {len(packed)} of {len(plan)} jobs, {out.stat().st_size / 1024:.0f} KiB"]
+    if left:
+        some = ", ".join(left[:_NAMED]) + (", ..." if len(left) > _NAMED else "")
+        lines.append(f"left out {len(left)} that are not finished, or of another configuration: {some}")
+    return "\n".join(lines)
 
 
 def _files_of_run(job: RunJob, workspace: Workspace) -> dict[str, bytes]:
