@@ -76,7 +76,7 @@ def test_the_same_command_again_runs_nothing(smoke, capsys):
 def test_one_table_on_the_terminal(smoke, capsys):
     assert cli.main(["paper", "table3", "--scale=smoke", f"--run_dir={smoke[0]}"]) == 0
     out = capsys.readouterr().out
-    assert "50.39 ± 0.30" in out and "Verdict: " in out and "50 tasks" in out
+    assert "65.50 ± 0.40" in out and "Verdict: " in out and "50 tasks" in out
 
 
 def test_a_failed_run_is_shown_and_the_rest_goes_on(smoke, capsys):

@@ -5,11 +5,11 @@ import collections
 import pytest
 
 from tests.reproduction.fakes import SCALE, workspace
+from tf_unravel.files import write_json
 from tf_unravel.reproduction.exhibits import published
 from tf_unravel.reproduction.jobs import scales
 from tf_unravel.reproduction.jobs.measurements import Accuracy, Separation
 from tf_unravel.reproduction.report import report
-from tf_unravel.runs import RunFolder
 
 PAPER = {exhibit.name: exhibit for exhibit in report.exhibits(scales.load("paper"), (0,))}
 DESK = {exhibit.name: exhibit for exhibit in report.exhibits(scales.load("desk"), (0, 1))}
@@ -64,7 +64,7 @@ def test_table7_sets_each_epoch_against_a_classical_one_round_by_round(tmp_path)
     times = {str(run): {"steps_per_epoch": 200 if "r2d2@" in str(run) else 100, "epochs": 3,
                         "seconds": seconds.get(run.training, [1.0] * 3)} for run in timing.runs}
     (tmp_path / "toy").mkdir()
-    RunFolder.write_json(tmp_path / "toy" / "timing@r2d2.json", {
+    write_json(tmp_path / "toy" / "timing@r2d2.json", {
         "runs": [str(run) for run in timing.runs], "rounds": 3, "device": "CPU", "times": times})
     ratio, total = (next(c for c in table7.cells if c.row[0] == "R2-D2" and c.column[-1] == name)
                     for name in (column, "all epochs, s"))

@@ -153,7 +153,7 @@ def _name_a_run_of_a_scale(run, tmp_path):
 
 def _ask_what_is_left_of_a_job(run, tmp_path):
     scale = scales.load("smoke")
-    name = scale.run("mini-ImageNet", "r2d2", "r2d2", 0)
+    name = scale.run(scale.home_beside, "r2d2", "r2d2", 0)
     assert jobs.left_of(jobs.RunJob(name, (Accuracy("svm", 1, 4),)), jobs.Workspace(tmp_path, scale))
 
 
