@@ -125,7 +125,7 @@ def test_only_finished_runs_of_this_configuration_are_packed(there, plan, tmp_pa
     states = [jobs.left_of(job, workspace(tmp_path / "elsewhere")) for job in plan]
     assert states[0] == states[1] == ["training", "measuring", "fine-tuning"][: len(states[0])]
     assert states[2] in (["measuring"], ["fine-tuning"]) and not any(states[3:])
-    assert f"{len(plan) - 2} of {len(plan)} jobs" in said and f"configuration): {plan[0]}, {plan[1]}" in said
+    assert f"{len(plan) - 2} of {len(plan)} jobs" in said and f"configuration: {plan[0]}, {plan[1]}" in said
 
 
 def test_what_is_there_is_never_changed(there, plan, packed, tmp_path):
