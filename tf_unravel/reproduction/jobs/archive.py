@@ -11,14 +11,13 @@ needs the training again, in a folder without that run.
 import functools
 import json
 import lzma
-import operator
 import pathlib
 import tarfile
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from typing import BinaryIO
 
-from tf_unravel.files import write_atomically, write_folder
+from tf_unravel.files import write_atomically, write_bytes, write_folder
 from tf_unravel.reproduction.exhibits import penalty
 from tf_unravel.reproduction.jobs.jobs import Job, RunJob
 from tf_unravel.reproduction.jobs.timing import Timing
@@ -137,8 +136,7 @@ def unpack(archive: pathlib.Path, folder: pathlib.Path) -> str:
     for name in new:
         write_folder(folder / name, functools.partial(_write_files, runs[name]))
     for path, content in missing.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, operator.methodcaller("write", content))
+        write_bytes(path, content)
     return "\n".join([f"{folder}: runs unpacked: {len(new)}; already there: {len(there)}",
                       *(f"{name}: its training there is not finished, and was kept" for name in training)])
 
