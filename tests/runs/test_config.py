@@ -153,11 +153,11 @@ def test_bad_configuration_is_one_clear_line(files, bindings, message):
 
 
 @dataclasses.dataclass(frozen=True)
-class Cosine:
+class ScaledPrototypes:
     """A head of somebody's own that gin has never heard of."""
 
     scale: float = 10.0
-    name = "cosine_of_the_test"
+    name = "scaled_prototypes"
 
     def __call__(self, support, support_labels, query, ways):
         return self.scale * heads.Prototypes()(support, support_labels, query, ways)
@@ -181,14 +181,14 @@ tu.heads.by_name[Halved.name] = Halved
 
 def test_a_head_in_by_name_can_be_used_from_gin(monkeypatch):
     """As CONTRIBUTING says: `heads.by_name` alone. Defined anew, as in a notebook, the later class counts."""
-    for head in (Cosine, type("Cosine", (Cosine,), {"__module__": __name__})):
-        monkeypatch.setitem(heads.by_name, Cosine.name, head)
-        bindings = ["Episodic.head = @Cosine()", "Cosine.scale = 3.0"]
+    for head in (ScaledPrototypes, type("ScaledPrototypes", (ScaledPrototypes,), {"__module__": __name__})):
+        monkeypatch.setitem(heads.by_name, ScaledPrototypes.name, head)
+        bindings = ["Episodic.head = @ScaledPrototypes()", "ScaledPrototypes.scale = 3.0"]
         plan = runs.plan(runs.parse(["gin/run/tiny32_protonet.gin"], [*SMALL, *bindings]))
         learner = plan.build(config.DataFacts.of(make_split(num_classes=5, per_class=4, size=32)))
         assert type(learner.head) is head and learner.head.scale == 3.0
-        assert plan.heads[Cosine.name]().scale == 3.0
-        assert config.heads_named([Cosine.name], learner)[Cosine.name].settings() == "cosine_of_the_test, scale 3"
+        assert plan.heads[ScaledPrototypes.name]().scale == 3.0
+        assert config.heads_named([ScaledPrototypes.name], learner)[ScaledPrototypes.name].settings() == "scaled_prototypes, scale 3"
 
 
 @pytest.mark.parametrize("where", ["file", "binding", "text"])
