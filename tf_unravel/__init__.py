@@ -54,7 +54,7 @@ if (_backend := _keras_backend()) != "tensorflow":
         f"Received: the Keras backend {_backend!r}."
     )
 
-_ROOMS = ("analysis", "backbones", "data", "deployment", "evaluation", "heads", "learners", "regularizers")
+_PACKAGES = ("analysis", "backbones", "data", "deployment", "evaluation", "heads", "learners", "regularizers")
 _NAMES = {"evaluate": "evaluation", "evaluate_heads": "evaluation", "Accuracy": "evaluation",
           "export": "deployment", "trained": "runs", "trained_names": "runs"}
 
@@ -78,8 +78,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Imports a room on first use, so that `tf-unravel --help` does not wait for TensorFlow."""
-    if name in _ROOMS:
+    """Imports a package on first use, so that `tf-unravel --help` does not wait for TensorFlow."""
+    if name in _PACKAGES:
         return importlib.import_module(f"tf_unravel.{name}")
     if name in _NAMES:
         return getattr(importlib.import_module(f"tf_unravel.{_NAMES[name]}"), name)

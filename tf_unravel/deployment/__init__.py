@@ -1,4 +1,4 @@
-"""Deployment: a trained backbone and a head as a SavedModel, and pictures classified with one."""
+"""Deployment: a trained backbone and a head as a SavedModel, and images classified with it."""
 
 from tf_unravel.deployment.classifying.classify import Classification, classify
 from tf_unravel.deployment.exporting.saved_model import export
