@@ -188,7 +188,8 @@ def test_a_head_in_by_name_can_be_used_from_gin(monkeypatch):
         learner = plan.build(config.DataFacts.of(make_split(num_classes=5, per_class=4, size=32)))
         assert type(learner.head) is head and learner.head.scale == 3.0
         assert plan.heads[ScaledPrototypes.name]().scale == 3.0
-        assert config.heads_named([ScaledPrototypes.name], learner)[ScaledPrototypes.name].settings() == "scaled_prototypes, scale 3"
+        named = config.heads_named([ScaledPrototypes.name], learner)[ScaledPrototypes.name]
+        assert named.settings() == "scaled_prototypes, scale 3"
 
 
 @pytest.mark.parametrize("where", ["file", "binding", "text"])
