@@ -104,7 +104,7 @@ class Head:
             Query images [T, Q, H, W, C] -> logits [T, Q, W].
 
         Raises:
-            ValueError: labels that are no integers or outside 0..ways-1, a class without an example; a head that was
+            ValueError: labels that are not integers or outside 0..ways-1, a class without an example; a head that was
                 learned for another number of ways.
 
         Example:
