@@ -104,7 +104,8 @@ class Head:
             Query images [T, Q, H, W, C] -> logits [T, Q, W].
 
         Raises:
-            ValueError: labels that are none; a head that was learned for another number of ways.
+            ValueError: labels that are not integers or outside 0..ways-1, a class without an example; a head that was
+                learned for another number of ways.
 
         Example:
             >>> classifier = Ridge().fit(backbone, support_images[None], support_labels[None], ways=5)

@@ -4,16 +4,16 @@
 of the whole, and dropout draws the masks of the whole, so that R replicas do what one device does. Learners whose
 tasks are normalised each by itself leave it off.
 
-`batch_statistics()` is for passes with training=False, in which dropout, noise and augmentation of any kind do
-nothing, and in which BatchNorm must look at its batch all the same: the queries of a network adapted to a task.
+`batch_statistics()` is for passes with training=False, in which dropout, noise and augmentation do nothing, but
+BatchNorm must still use the statistics of its batch: the queries of a network adapted to a task.
 
 `twice_differentiable()` is for passes whose gradient is differentiated again, as in MAML: Keras's normalisation layers
 take their statistics from `tf.nn.moments`, which stops the gradient at the mean. That leaves the first derivative
 intact and makes the second wrong by O(1/n).
 
 Both act while a function is traced or run eagerly, in the thread that entered them. To reach Keras's own layers they
-put a function in place of `keras.layers.BatchNormalization.call` or `tf.nn.moments`, and take it out again at the end;
-other threads get from it what they would have got without.
+patch `keras.layers.BatchNormalization.call` or `tf.nn.moments` until they are left; the patch does nothing in other
+threads.
 """
 
 import contextlib

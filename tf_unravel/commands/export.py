@@ -108,7 +108,7 @@ def _accuracy_lines(run: FinishedRun, accuracies: Sequence[dict[str, Any]]) -> l
     """The card's accuracies, or that there are none.
 
     Raises:
-        ConfigError: results.json has rows that are none.
+        ConfigError: results.json has rows that are not accuracies.
     """
     if not accuracies:
         return ["accuracy: none was measured under this head at this checkpoint; tf-unravel evaluate does it, and a "

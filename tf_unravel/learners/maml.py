@@ -10,15 +10,23 @@ constants (FOMAML). The last layer is adapted and meta-learned like every other 
 | symbol         | here           | shape                                                 |
 |----------------|----------------|-------------------------------------------------------|
 | theta, theta_j | weights, theta | list of tensors: backbone, kernel, bias               |
-| a_j            | rates[j]       | [weights]                                             |
+| a_j            | rates[j]       | [weights], one rate for each tensor                   |
 | k              | inner_steps    |                                                       |
-| L              | network.loss   | mean over examples; inside times W with sum_over_ways |
+| L              | network.loss   | scalar, mean over examples                            |
+| W, K           | ways, shots    | of a task; the support set has W K images             |
+
+With `sum_over_ways` the inner loss is W L, which is done by a factor W on the rates.
+
+Where to look: `Network.logits` (`adaptation.network`) is the network as a function of its weights; its default,
+training=True, is what makes BatchNorm use the images of each call, in the inner loop and on the queries.
+`task_gradients` nests two tapes. The outer one also records the computation of the inner gradients, and that is where
+the second derivatives come from.
 
 Conventions of the original code, and the defaults here (`gin/run/mini_imagenet_maml.gin` has the original's):
 
-- Its loss divides the sum over images by K, so the inner gradients, of N K images, are N times those of the mean: an
-  inner rate of 0.01 at 5 ways is 0.05 here, or `sum_over_ways=True`. Its outer loss is a sum over 15 N queries, also
-  divided by K; Adam does not notice, but clipping at 10 there is clipping at 10 K / (15 N) of the mean's gradient.
+- Its loss divides the sum over images by K, so the inner gradients, of W K images, are W times those of the mean: an
+  inner rate of 0.01 at 5 ways is 0.05 here, or `sum_over_ways=True`. Its outer loss is a sum over 15 W queries, also
+  divided by K; Adam does not notice, but clipping at 10 there is clipping at 10 K / (15 W) of the mean's gradient.
 - BatchNorm always takes the statistics of the images at hand: of the support in the inner loop, of all queries
   together in the outer loop and in evaluation (transductive). Training is the same here. Evaluation is what
   `batchnorm` says, and every accuracy names it.
@@ -28,8 +36,8 @@ The running statistics follow the first inner step's support images: those of th
 that the backbone can be used, measured and exported as an extractor like any other.
 
 A frozen layer stays as it is: its weights are not adapted, and a frozen BatchNorm runs on its stored statistics. Freeze
-layers first, then build the learner, which has a rate for every weight. Keras's normalisation layers have their right
-second derivative here (`modes.twice_differentiable`).
+layers first, then build the learner, which has a rate for every weight. Keras's normalisation layers stop a gradient
+that only the second derivative needs; inside `modes.twice_differentiable` they do not.
 
 Degenerate cases: inner_steps=0 trains on the queries alone; inner_learning_rate=0 likewise.
 """
@@ -163,11 +171,14 @@ class MAML(Adapting):
             logits, state = network.logits(theta, query, states[-1])
             loss = network.loss(logits, query_labels)  # line 10: L(theta_k; query)
             scaled = network.scaled(loss)
+        # Back through all k steps: `outer` has recorded the inner gradients too.
         *by_weights, by_rates = network.gradients(outer, scaled, [*weights, rates])
         support_loss = losses[0] if losses else tf.constant(0.0, self.head_dtype)
         accuracy = accuracy_of(logits, query_labels, loss.dtype)
         values = {"loss": loss, "accuracy": accuracy, "support_loss": support_loss}
-        return by_weights, by_rates, {"values": values, "state": kept_state([*states, state][1], state)}
+        # After the first pass, on the unadapted weights: of the first inner step, or of the queries if there is none.
+        first = [*states, state][1]
+        return by_weights, by_rates, {"values": values, "state": kept_state(first, state)}
 
     def mean_over_tasks(
         self, weights: Weights, rates: tf.Tensor, episodes: Episode
@@ -175,9 +186,9 @@ class MAML(Adapting):
         """The mean of `task_gradients` over the tasks of a batch, `parallel_tasks` of them at a time."""
         self.network.check_frozen("MAML")
         values = dict.fromkeys(self.tracked, tf.constant(0.0, self.head_dtype))
-        result = (weights, rates, {"values": values, "state": self.network.state})
+        like = (weights, rates, {"values": values, "state": self.network.state})  # shapes and types of a result
         results = self.over_tasks(
-            lambda episode: self.task_gradients(weights, rates, Episode(*episode)), tuple(episodes), result
+            lambda episode: self.task_gradients(weights, rates, Episode(*episode)), tuple(episodes), like
         )
         # What is no float is a counter (dropout's), the same in every task.
         return tf.nest.map_structure(lambda v: tf.reduce_mean(v, 0) if v.dtype.is_floating else v[0], results)

@@ -33,7 +33,7 @@ class ImageFiles:
         class_ids: integers [N], 0..C-1.
         class_names: one per class.
         other_images: paths of images that are not read: of other formats, or in deeper folders.
-        others: paths of files beside the images that are none; hidden ones are not counted.
+        others: paths of files beside the images that are not images; hidden ones are not counted.
     """
 
     name: str

@@ -22,12 +22,9 @@ EXTRACTORS = {
     "R2-D2-M": ("r2d2", "r2d2"), "R2-D2-C": ("classical", "r2d2"),
 }
 HEADS = {"SVM": "svm", "RR": "ridge", "ProtoNet": "prototypes", "MAML": "fine_tune"}
-SHORT = "short"  # trainings `reptile@short`, `weight_clustering@short`
 NO_FORM = "–"
 SHORT = "short"  # trainings `reptile@short` and `weight_clustering@short` of a scale
 ONE_STANDARD_ERROR = "Intervals are one standard error, here and, but for marked ones, in the paper."
-
-
 FORMS = ("The paper does not say which form its coefficients belong to; the authors' code has R_FC by pairs and R_HV "
          "squared.")
 
