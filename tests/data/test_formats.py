@@ -16,7 +16,7 @@ import tf_unravel.data as data
 from tf_unravel.data.sources import image_folder
 from tf_unravel.data.sources.split_lists import split_list
 from tf_unravel.data.storage import decoding, formats
-from tf_unravel.data.storage.decoding import Decoding, UnusableImage, decode
+from tf_unravel.data.storage.decoding import Decoding, UnusableImage
 from tf_unravel.data.storage.formats import Kind, format_of, kind_of
 from tf_unravel.deployment.labelled_images import pictures_below, read_labelled, read_pictures
 
@@ -30,6 +30,12 @@ NAMES = ("a", "a.jpg", "a.JPG", "a.jfif", "a.pjpeg", "a.jpe", "a.png", "a.apng",
 @pytest.fixture(autouse=True)
 def cache_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("TF_UNRAVEL_CACHE", str(tmp_path / "cache"))
+
+
+def decode(content: bytes, how: Decoding) -> np.ndarray:
+    image, brightest = decoding.decode(content, how)
+    decoding.warn_of_dim("decode", [] if brightest is None else [brightest], how, "Decoding(bits={bits})")
+    return image
 
 
 def pixels(seed: int, size: int = 8) -> np.ndarray:
@@ -95,7 +101,7 @@ def test_other_formats_are_named_once_with_their_number(tmp_path, caplog, format
     assert format_of(OTHERS[format][:256]) == format
     assert data.load("image_folder", root=root, fractions=(3, 0, 0)).images_per_class.tolist() == [2, 2, 2]
     assert caplog.text.count("WARNING") == 1
-    assert "image_folder/train: passed over 3 pictures" in caplog.text and "the first: bee/a." in caplog.text
+    assert "image_folder/train: passed over 3 images" in caplog.text and "the first: bee/a." in caplog.text
     assert [pathlib.Path(path).name for path in read_labelled(root, CARD).skipped] == ["a", "b.xyz", "c"]
     assert len(pictures_below(root).skipped) == 3
     write(root / "bee" / "d.jpg", OTHERS[format])  # called what is read: not to go unnoticed
@@ -148,7 +154,7 @@ def test_datasets_in_folders_take_the_same_files(tmp_path, caplog):
     assert data.load("cifar_fs", "val", tmp_path / "cifar").images_per_class.tolist() == [2] * 16
     mini = data.load("mini_imagenet", "val", tmp_path / "mini", image_size=8, on_duplicates="ignore")
     assert mini.images_per_class.tolist() == [3, 2]
-    assert caplog.text.count("passed over 1 pictures") == 2
+    assert caplog.text.count("passed over 1 images") == 2
 
 
 @pytest.mark.parametrize("format", ["PNG", "WEBP"])

@@ -154,7 +154,7 @@ Image.init()
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + (192 << 20), used + (192 << 20)))
 out = np.zeros((len(sys.argv) - 1, 8, 8, 3), np.uint8)
-failures = decoding.decode_files(sys.argv[1:], out, decoding.Decoding((8, 8)))
+failures, _ = decoding.decode_files(sys.argv[1:], out, decoding.Decoding((8, 8)))
 print(json.dumps({failure.row: failure.reason for failure in failures}))
 """
 

@@ -13,7 +13,7 @@ from PIL import Image
 import tf_unravel.data as data
 from tf_unravel.data.sources import image_folder
 from tf_unravel.data.storage import decoding, image_files
-from tf_unravel.data.storage.decoding import Decoding, decode
+from tf_unravel.data.storage.decoding import Decoding
 
 RED = (200, 30, 10)
 
@@ -21,6 +21,10 @@ RED = (200, 30, 10)
 @pytest.fixture(autouse=True)
 def cache_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("TF_UNRAVEL_CACHE", str(tmp_path / "cache"))
+
+
+def decode(content: bytes, how: Decoding) -> np.ndarray:
+    return decoding.decode(content, how)[0]
 
 
 def pixels(seed: int, size: int = 8) -> np.ndarray:
@@ -152,7 +156,7 @@ def test_pictures_that_will_not_be_seen_are_named(root, caplog):
         (root / "train" / name).parent.mkdir(exist_ok=True)
         (root / "train" / name).write_bytes(b"x")
     assert len(load(root)) == 6
-    assert caplog.text.count("passed over") == 1 and "image_folder/train: passed over 3 pictures" in caplog.text
+    assert caplog.text.count("passed over") == 1 and "image_folder/train: passed over 3 images" in caplog.text
     assert "the first: cat/2025/b.png." in caplog.text
 
 
@@ -417,18 +421,18 @@ def test_processes_and_threads_agree(tmp_path, monkeypatch):
         write(tmp_path / "many" / name, pixels(i))
     paths = [str(tmp_path / "many" / name) for name in names]
     in_threads = np.zeros((300, 8, 8, 3), np.uint8)
-    assert decoding.decode_files(paths, in_threads, Decoding()) == []
+    assert decoding.decode_files(paths, in_threads, Decoding()) == ([], {})
     monkeypatch.setattr(decoding, "_PROCESSES_FROM", 1)
     shared = np.lib.format.open_memmap(tmp_path / "shared.npy", "w+", np.uint8, (300, 8, 8, 3))
     monkeypatch.setattr(decoding, "_decode_rows", None)  # this process must not decode
-    assert decoding.decode_files(paths, shared, Decoding()) == []
+    assert decoding.decode_files(paths, shared, Decoding()) == ([], {})
     np.testing.assert_array_equal(shared, in_threads)
 
 
 def test_a_process_that_dies_is_reported(tmp_path, monkeypatch):
     monkeypatch.setattr(decoding, "num_cores", lambda: 2)
     monkeypatch.setattr(decoding, "_PROCESSES_FROM", 1)
-    monkeypatch.setattr(decoding, "_WORKER", "nothing")  # the script then ends at once
+    monkeypatch.setattr(decoding, "_WORKER", "")  # ends at once
     shared = np.lib.format.open_memmap(tmp_path / "shared.npy", "w+", np.uint8, (3, 8, 8, 3))
     with pytest.raises(ValueError, match="a decoding process ended early"):
         decoding.decode_files(["a", "b", "c"], shared, Decoding())

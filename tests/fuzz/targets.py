@@ -43,7 +43,7 @@ def images(data: bytes) -> None:
     try:
         with warnings.catch_warnings(), mock.patch.object(Image, "MAX_IMAGE_PIXELS", 1 << 20):  # larger ones take long
             warnings.simplefilter("ignore")
-            pixels = decoding.decode(data, how)
+            pixels, _ = decoding.decode(data, how)
     except decoding.UnusableImage as error:
         _said(error)
     else:

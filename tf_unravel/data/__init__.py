@@ -90,7 +90,7 @@ def load(
         ValueError: an unknown name, split or option, or files that cannot be used (the message names the file).
 
     Example:
-        >>> split = load("image_folder", split="train", root="my_photographs", image_size=32)
+        >>> split = load("image_folder", split="train", root="my_images", image_size=32)
     """
     if name not in SOURCES:
         raise ValueError(f"unknown dataset; choose one of {', '.join(SOURCES)}. Received: {name!r}.")

@@ -35,7 +35,7 @@ class ClassImages:
         name: what messages and tables call it, such as "glyphs/train".
         fingerprint: hex digest of the contents, recorded by each run; "" computes it.
         normalization: (mean, std) per channel in 0-255 units where the dataset has published ones.
-        dealt: split -> its classes, where a seed dealt a folder's classes to the splits; else None.
+        dealt: split -> its classes, where a folder's classes were split at random by a seed; else None.
 
     Raises:
         ValueError: the arrays disagree with each other or with the description above.
@@ -63,6 +63,19 @@ class ClassImages:
         if not self.fingerprint:
             digest = content_fingerprint(self.images, self.class_ids, self.class_names)
             object.__setattr__(self, "fingerprint", digest)
+
+    @classmethod
+    def of_arrays(
+        cls,
+        arrays: Mapping[str, np.ndarray],
+        class_names: tuple[str, ...],
+        name: str,
+        normalization: Normalization | None = None,
+    ) -> ClassImages:
+        """The split that a cache entry holds: its `images`, of which the first are used, `class_ids`, `fingerprint`."""
+        class_ids = np.array(arrays["class_ids"])
+        images, fingerprint = arrays["images"][: len(class_ids)], str(arrays["fingerprint"])
+        return cls(images, class_ids, class_names, name, fingerprint, normalization)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -128,7 +141,8 @@ def _checked_ids(split: ClassImages) -> np.ndarray:
     if len(ids) != len(split.images):
         raise ValueError(f"{name}: every image needs a class id. Received: {len(split.images)} images, {len(ids)} ids.")
     if len(set(split.class_names)) != num_classes:
-        raise ValueError(f"{name}: class names must differ. Received: {_first_repeated(split)!r} twice.")
+        repeated = next(each for each in split.class_names if split.class_names.count(each) > 1)
+        raise ValueError(f"{name}: class names must differ. Received: {repeated!r} twice.")
     found = np.unique(ids)
     if not np.array_equal(found, np.arange(num_classes)):
         raise ValueError(
@@ -136,10 +150,6 @@ def _checked_ids(split: ClassImages) -> np.ndarray:
             f"Received: {len(found)} different ids from {found[0]} to {found[-1]}."
         )
     return ids.astype(np.int32, copy=False)
-
-
-def _first_repeated(split: ClassImages) -> str:
-    return next(name for index, name in enumerate(split.class_names) if name in split.class_names[:index])
 
 
 def _checked_normalization(split: ClassImages, normalization: Normalization) -> Normalization:
@@ -161,16 +171,7 @@ def _chunks(images: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def content_fingerprint(images: np.ndarray, class_ids: np.ndarray, class_names: tuple[str, ...]) -> str:
-    """Hex digest of the pixels, the class ids and the names, in bounded memory.
-
-    Args:
-        images: uint8 [N, H, W, channels].
-        class_ids: integers [N].
-        class_names: one name per class.
-
-    Returns:
-        64 hexadecimal digits (SHA-256).
-    """
+    """Hex SHA-256 of the pixels, uint8 [N, H, W, channels], the class ids [N] and the names, in bounded memory."""
     digest = hashlib.sha256(repr((images.shape, tuple(class_names))).encode("utf-8"))
     digest.update(np.ascontiguousarray(class_ids, dtype="<i4").data)
     for chunk in _chunks(images):

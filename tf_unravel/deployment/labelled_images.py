@@ -159,7 +159,7 @@ def read_pictures(
         raise ValueError(f"Pictures are RGB or grey; this model takes neither. Received: channels={channels}.")
     how = decoding_of(card)
     images = np.empty((len(paths), height, width, 3), np.uint8)
-    failures, deep = decoding.told_apart(decoding.decode_files(paths, images, how))
+    failures, deep = decoding.decode_files(paths, images, how)
     if brightest is None:
         decoding.warn_of_dim(printable(os.path.dirname(paths[0])) if paths else "", deep.values(), how, BITS)
     else:

@@ -66,23 +66,9 @@ class Parameters(NamedTuple):
 def draw(
     batch_size: Whole, seed: Whole, step: Whole, padding: int = 4, jitter: float = 0.4, flip: bool = True
 ) -> Parameters:
-    """Draws the parameters of one batch from (seed, step) alone.
+    """Draws the parameters of one batch of B images from (seed, step) alone; arguments and errors as for `augment`.
 
     Image i gets the same parameters whatever the batch size is, so a replica may draw for the whole batch and slice.
-
-    Args:
-        batch_size: number of images B, an int or a scalar tensor.
-        seed: integer or scalar tensor.
-        step: integer or scalar tensor, the number of the batch.
-        padding: black pixels on each side before the crop, 4 at 32 x 32 and 8 at 84 x 84.
-        jitter: factors are uniform in [1 - jitter, 1 + jitter]; 0 leaves the colours alone.
-        flip: whether to mirror half of the images.
-
-    Returns:
-        `Parameters` of B images.
-
-    Raises:
-        ValueError: if padding is negative or jitter outside [0, 1].
     """
     if padding < 0:
         raise ValueError(f"padding must be 0 or more pixels. Received: padding={padding}.")
@@ -102,18 +88,9 @@ def draw(
 
 
 def apply(images: Images, parameters: Parameters, padding: int = 4) -> tf.Tensor:
-    """Crops, jitters and flips each image as its parameters say.
+    """Crops, jitters and flips each image as its parameters say, drawn for the same `padding`; equal to PIL's result.
 
-    Args:
-        images: uint8 [B, H, W, C] with C of 1 or 3.
-        parameters: `Parameters` of B images, from `draw`.
-        padding: the padding the crop offsets were drawn for.
-
-    Returns:
-        uint8 [B, H, W, C], equal to PIL's result in every pixel.
-
-    Raises:
-        ValueError: if images are not uint8 [B, H, W, C] with known H, W and C of 1 or 3.
+    Shapes and errors as for `augment`.
     """
     images = _checked(images)
     return _jitter(_crop_and_flip(images, parameters, padding), parameters)

@@ -10,8 +10,8 @@ import tensorflow as tf
 
 from tf_unravel.checks import refuse_below
 from tf_unravel.data.class_images import ClassImages
-from tf_unravel.data.sampling.random_draws import INNER_STREAM, SHOTS_STREAM, in_order, permutations, take
-from tf_unravel.data.sampling.tasks import Episode, TaskSampler
+from tf_unravel.data.sampling.random_draws import INNER_STREAM, SHOTS_STREAM, in_order, permutations, take, words_of
+from tf_unravel.data.sampling.tasks import Episode, TaskSampler, episode_specs, load_tasks
 
 
 def inner_batches(
@@ -53,28 +53,19 @@ def inner_batches(
     refuse_below(0, "inner_batches", first_step=first_step, num_steps=num_steps)
     refuse_below(1, "inner_batches", steps=steps, batch=batch, tasks=tasks)
     sampler = TaskSampler(split, ways, shots, queries=0, seed=seed, fewest_queries=0)
-    labels, draws = sampler.labels[0], steps * batch
+    labels, draws, size = sampler.labels[0], steps * batch, ways * shots
 
-    def gather(step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        first = int(step) * tasks
-        support, _ = sampler.indices(first, tasks)  # [T, S]
-        orders = np.stack([_orders(seed, first + task, draws, ways * shots) for task in range(tasks)])  # [T, k B]
-        orders = orders.reshape(tasks, steps, batch)
-        chosen = np.take_along_axis(support, orders.reshape(tasks, -1), axis=1).reshape(orders.shape)  # [T, k, B]
-        return take(split.images, chosen), labels[orders]
+    def inner(step: int) -> tuple[np.ndarray, np.ndarray]:
+        support, _ = sampler.indices(step * tasks, tasks)  # [T, S]
+        words = (words_of(seed, INNER_STREAM, step * tasks + task) for task in range(tasks))
+        # Random orders of a task's images, one after the other
+        orders = np.stack([permutations(each, -(-draws // size), size).reshape(-1)[:draws] for each in words])
+        chosen = np.take_along_axis(support, orders, axis=1)  # [T, k B]
+        return take(split.images, chosen.reshape(shape)), labels[orders.reshape(shape)]
 
-    def load(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        images, known = tf.numpy_function(gather, [step], [tf.uint8, tf.int32])
-        shape = (tasks, steps, batch)
-        return tf.ensure_shape(images, (*shape, *split.image_shape)), tf.ensure_shape(known, shape)
-
-    return in_order(load, first_step, num_steps)
-
-
-def _orders(seed: int, task: int, draws: int, size: int) -> np.ndarray:
-    """Returns `draws` positions in range(size): random orders one after the other, of task number `task`."""
-    words = np.random.Philox(np.random.SeedSequence(seed, spawn_key=(INNER_STREAM, task)))
-    return permutations(words, -(-draws // size), size).reshape(-1)[:draws]
+    shape = (tasks, steps, batch)
+    specs = (tf.TensorSpec((*shape, *split.image_shape), tf.uint8), tf.TensorSpec(shape, tf.int32))
+    return in_order(inner, specs, first_step, num_steps)
 
 
 def episodes_of_varied_shots(
@@ -116,17 +107,8 @@ def episodes_of_varied_shots(
         )
     samplers = [TaskSampler(split, ways, k, images_per_class - k, seed) for k in range(fewest, most + 1)]
 
-    def gather(step: np.ndarray) -> tuple[np.ndarray, ...]:
-        words = np.random.Philox(np.random.SeedSequence(seed, spawn_key=(SHOTS_STREAM, int(step))))
-        sampler = samplers[int(words.random_raw() % len(samplers))]
-        support, query = sampler.indices(int(step) * tasks, tasks)
-        labels = (np.tile(each, (tasks, 1)) for each in sampler.labels)
-        support_labels, query_labels = labels
-        return take(split.images, support), support_labels, take(split.images, query), query_labels
+    def load(step: int) -> Episode:
+        sampler = samplers[int(words_of(seed, SHOTS_STREAM, step).random_raw() % len(samplers))]
+        return load_tasks(split, sampler, step * tasks, tasks)
 
-    def load(step: tf.Tensor) -> Episode:
-        drawn = tf.numpy_function(gather, [step], [tf.uint8, tf.int32, tf.uint8, tf.int32])
-        shapes = ((tasks, None, *split.image_shape), (tasks, None)) * 2
-        return Episode(*(tf.ensure_shape(values, shape) for values, shape in zip(drawn, shapes, strict=True)))
-
-    return in_order(load, first_step, None)
+    return in_order(load, episode_specs(split, tasks, None, None), first_step, None)

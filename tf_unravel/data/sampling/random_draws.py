@@ -6,8 +6,8 @@ stream NumPy guarantees. Nothing has a state that depends on how often, or by ho
 
 from __future__ import annotations
 
+import functools
 import threading
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +16,11 @@ import tensorflow as tf
 
 # The first part of each Philox key: draws for one purpose are independent of those for another.
 PAIR_STREAM, TASK_CLASS_STREAM, TASK_IMAGE_STREAM, INNER_STREAM, SHOTS_STREAM = 1, 2, 3, 4, 5
+
+
+def words_of(seed: int, stream: int, number: int) -> np.random.Philox:
+    """The words of one block, epoch, task or step of a stream."""
+    return np.random.Philox(np.random.SeedSequence(seed, spawn_key=(stream, number)))
 
 
 def uniform_words(words: np.random.Philox, shape: tuple[int, ...]) -> np.ndarray:
@@ -59,21 +64,15 @@ def without_replacement(words: np.ndarray, sizes: np.ndarray | int) -> np.ndarra
     return drawn
 
 
-class Recent:
+def recent(function: Callable[[int], np.ndarray]) -> Callable[[int], np.ndarray]:
     """Remembers the last two results of a function of one integer, for threads that are at most one apart."""
+    lock, remembered = threading.Lock(), functools.lru_cache(maxsize=2)(function)
 
-    def __init__(self, function: Callable[[int], np.ndarray]):
-        self._function = function
-        self._results: OrderedDict[int, np.ndarray] = OrderedDict()
-        self._lock = threading.Lock()
+    def once(number: int) -> np.ndarray:
+        with lock:
+            return remembered(number)
 
-    def __call__(self, number: int) -> np.ndarray:
-        with self._lock:
-            if number not in self._results:
-                while len(self._results) >= 2:
-                    self._results.popitem(last=False)
-                self._results[number] = self._function(number)
-            return self._results[number]
+    return once
 
 
 def take(images: np.ndarray, indices: np.ndarray) -> np.ndarray:
@@ -81,8 +80,22 @@ def take(images: np.ndarray, indices: np.ndarray) -> np.ndarray:
     return np.asarray(np.take(images, indices, axis=0, mode="clip"))
 
 
-def in_order(load: Callable[[tf.Tensor], Any], first: int, count: int | None) -> tf.data.Dataset:
-    """A dataset of load(first), load(first + 1), ...: `count` of them, or without end; a few are loaded ahead."""
+def in_order(draw: Callable[[int], Any], specs: Any, first: int, count: int | None) -> tf.data.Dataset:
+    """A dataset of draw(first), draw(first + 1), ...; a few are drawn ahead.
+
+    Args:
+        draw: gives a tuple of arrays for a number.
+        specs: the `tf.TensorSpec` of each, in the same structure.
+        first: the first number.
+        count: how many; None for no end.
+    """
+    flat = tf.nest.flatten(specs)
+
+    def load(number: tf.Tensor) -> Any:
+        drawn = tf.numpy_function(lambda n: draw(int(n)), [number], [spec.dtype for spec in flat])
+        drawn = [tf.ensure_shape(array, spec.shape) for array, spec in zip(drawn, flat, strict=True)]
+        return tf.nest.pack_sequence_as(specs, drawn)
+
     numbers = tf.data.Dataset.counter(first, dtype=tf.int64)
     numbers = numbers if count is None else numbers.take(count)
     return numbers.map(load, num_parallel_calls=2, deterministic=True).prefetch(2)

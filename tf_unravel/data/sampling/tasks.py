@@ -17,6 +17,7 @@ shots, and its support at K shots is contained in its support at K + 1 shots.
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,12 +29,13 @@ from tf_unravel.data.sampling.random_draws import (
     PAIR_STREAM,
     TASK_CLASS_STREAM,
     TASK_IMAGE_STREAM,
-    Recent,
     in_order,
     permutations,
+    recent,
     take,
     uniform_words,
     without_replacement,
+    words_of,
 )
 
 _TASKS_PER_BLOCK = 1024
@@ -106,35 +108,25 @@ def class_pairs(
     """
     refuse_below(0, "class_pairs", seed=seed, first_step=first_step, num_steps=num_steps)
     epoch_steps = steps_per_epoch(split, batch_size)
-    _check_pairs_exist(split)
-    plans = Recent(lambda epoch: pair_plan(split, batch_size, seed, epoch))
+    sizes = split.images_per_class
+    if sizes.min() < 2:
+        where = f"of class '{split.class_names[int(sizes.argmin())]}' in split '{split.name}'"
+        raise ValueError(f"Class pairs need two images of every class. Received: 1 {where}.")
+    plans = recent(lambda epoch: pair_plan(split, batch_size, seed, epoch))
 
-    def batch(step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        indices = plans(int(step) // epoch_steps)[int(step) % epoch_steps]
-        return take(split.images, indices), split.class_ids[indices].astype(np.int32)
+    def batch(step: int) -> tuple[np.ndarray, np.ndarray]:
+        indices = plans(step // epoch_steps)[step % epoch_steps]
+        return take(split.images, indices), split.class_ids[indices]
 
-    def load(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        images, class_ids = tf.numpy_function(batch, [step], [tf.uint8, tf.int32])
-        return tf.ensure_shape(images, (batch_size, *split.image_shape)), tf.ensure_shape(class_ids, (batch_size,))
-
-    return in_order(load, first_step, num_steps)
+    specs = (tf.TensorSpec((batch_size, *split.image_shape), tf.uint8), tf.TensorSpec((batch_size,), tf.int32))
+    return in_order(batch, specs, first_step, num_steps)
 
 
 def pair_plan(split: ClassImages, batch_size: int, seed: int, epoch: int) -> np.ndarray:
-    """Returns the image indices of one epoch of `class_pairs`.
-
-    Args:
-        split: the images, at least two of every class.
-        batch_size: images per batch, even.
-        seed: any non-negative integer.
-        epoch: step // steps_per_epoch.
-
-    Returns:
-        int64 [steps, batch_size], pairs of a class side by side.
-    """
+    """Returns the image indices of an epoch of `class_pairs`, int64 [steps, batch_size], a class's two side by side."""
     pairs, steps = _pairs_per_batch(batch_size), steps_per_epoch(split, batch_size)
     rounds = -(-steps * pairs // split.num_classes)  # the last, partial one fills up the last batch
-    words = np.random.Philox(np.random.SeedSequence(seed, spawn_key=(PAIR_STREAM, epoch)))
+    words = words_of(seed, PAIR_STREAM, epoch)
     classes = _class_rounds(words, split.num_classes, rounds, pairs)  # [rounds, C]
     order, offsets = split.class_index
     in_one_batch = 2 * -(-pairs // split.num_classes)
@@ -230,25 +222,33 @@ def episodes(
     per_task = ways * (shots + queries)
     image_bytes = int(np.prod(split.image_shape))
     together = tasks_per_batch or int(np.clip(_IMAGE_BYTES_PER_GATHER // (per_task * image_bytes), 1, 64))
-    support_labels, query_labels = (np.tile(labels, (together, 1)) for labels in sampler.labels)
+    dataset = in_order(
+        lambda number: load_tasks(split, sampler, first_task + number * together, together),
+        episode_specs(split, together, ways * shots, ways * queries),
+        0,
+        None if num_tasks is None else -(-num_tasks // together),
+    )
+    if tasks_per_batch is not None:
+        return dataset
+    if num_tasks is None:
+        return dataset.unbatch()
+    return dataset.unbatch().take(num_tasks).apply(tf.data.experimental.assert_cardinality(num_tasks))
 
-    def gather(number: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        support, query = sampler.indices(first_task + int(number) * together, together)
-        return take(split.images, support), take(split.images, query)
 
-    def load(number: tf.Tensor) -> Episode:
-        support, query = tf.numpy_function(gather, [number], [tf.uint8, tf.uint8])
-        support = tf.ensure_shape(support, (together, ways * shots, *split.image_shape))
-        query = tf.ensure_shape(query, (together, ways * queries, *split.image_shape))
-        return Episode(support, tf.constant(support_labels), query, tf.constant(query_labels))
+def load_tasks(split: ClassImages, sampler: TaskSampler, first_task: int, num_tasks: int) -> Episode:
+    """Tasks of a sampler as one Episode of arrays with a leading axis [T]."""
+    support, query = (take(split.images, indices) for indices in sampler.indices(first_task, num_tasks))
+    support_labels, query_labels = (np.tile(labels, (num_tasks, 1)) for labels in sampler.labels)
+    return Episode(support, support_labels, query, query_labels)
 
-    num_gathers = None if num_tasks is None else -(-num_tasks // together)
-    dataset = in_order(load, 0, num_gathers)
-    if tasks_per_batch is None:
-        dataset = dataset.unbatch()
-    if tasks_per_batch is None and num_tasks is not None:
-        dataset = dataset.take(num_tasks).apply(tf.data.experimental.assert_cardinality(num_tasks))
-    return dataset
+
+def episode_specs(split: ClassImages, tasks: int, support: int | None, query: int | None) -> Episode:
+    """What `load_tasks` gives, with so many support and query images a task; None where it varies."""
+    specs = (
+        (tf.TensorSpec((tasks, count, *split.image_shape), tf.uint8), tf.TensorSpec((tasks, count), tf.int32))
+        for count in (support, query)
+    )
+    return Episode(*itertools.chain(*specs))
 
 
 class TaskSampler:
@@ -283,7 +283,7 @@ class TaskSampler:
         self.ways, self.shots, self.queries, self.seed = ways, shots, queries, seed
         self.labels = tuple(np.repeat(np.arange(ways, dtype=np.int32), count) for count in (shots, queries))
         self._order, self._offsets = split.class_index
-        self._blocks = Recent(self._block)
+        self._blocks = recent(self._block)
 
     def indices(self, first_task: int, num_tasks: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns (support int64 [T, S], query int64 [T, WQ]): indices into `split.images`."""
@@ -310,8 +310,7 @@ class TaskSampler:
     def _choose(
         self, stream: int, block: int, sizes: np.ndarray | int, count: int, shape: tuple[int, ...]
     ) -> np.ndarray:
-        words = np.random.Philox(np.random.SeedSequence(self.seed, spawn_key=(stream, block)))
-        return without_replacement(uniform_words(words, (count, *shape)), sizes)
+        return without_replacement(uniform_words(words_of(self.seed, stream, block), (count, *shape)), sizes)
 
 
 def _pairs_per_batch(batch_size: int) -> int:
@@ -321,24 +320,12 @@ def _pairs_per_batch(batch_size: int) -> int:
 
 
 def check_split(split: Any) -> None:
-    """Refuses what is no split, such as a pair of arrays or a dataset.
-
-    Raises:
-        ValueError: it is none.
-    """
+    """Raises ValueError for what is no split, such as a pair of arrays or a dataset."""
     if not isinstance(split, ClassImages):
         raise ValueError(
             "A split must be ClassImages: of data.load(...), or ClassImages(images, class_ids, class_names). "
             f"Received: {repr(split) if isinstance(split, str) else type(split).__name__}."
         )
-
-
-def _check_pairs_exist(split: ClassImages) -> None:
-    sizes = split.images_per_class
-    if sizes.min() < 2:
-        name = split.class_names[int(sizes.argmin())]
-        where = f"of class '{name}' in split '{split.name}'"
-        raise ValueError(f"Class pairs need two images of every class. Received: 1 {where}.")
 
 
 def _check_task_fits(split: ClassImages, ways: int, shots: int, queries: int, fewest_queries: int) -> None:

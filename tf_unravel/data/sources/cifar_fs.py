@@ -91,32 +91,24 @@ def _downloaded() -> pathlib.Path:
     try:
         return pathlib.Path(keras.utils.get_file(ARCHIVE, URL, file_hash=ARCHIVE_SHA256, hash_algorithm="sha256"))
     except Exception as error:  # Keras raises bare Exceptions for what goes wrong on the way
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(
-            f"cifar_fs: {URL} could not be downloaded ({_first_line(error)}); get it by other means "
-            f"and pass its folder as root."
+            f"cifar_fs: {URL} could not be downloaded ({reason}); get it by other means and pass its folder as root."
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def _from_members(split: str, source: pathlib.Path, on_duplicates: str) -> ClassImages:
     """From the archive, or from the folder it unpacks to, after checking the published hashes."""
     names = split_list("cifar_fs", split)
     members = [source / member for member in MEMBERS_MD5] if source.is_dir() else [source]
-    files, name = [str(path.relative_to(source.parent)) for path in members], f"cifar_fs/{split}"
-    digest = digests.digest_of_files(source.parent, files)
-
-    def fill(create: cache.Create) -> None:
-        _fill(create, source, members, names)
-        digests.check_unchanged(name, source.parent, files, digest)
-
-    arrays = cache.cached_fill(f"cifar_fs_archive/{_VERSION} {split} {digest}", fill)
-    duplicates.check_images(name, arrays["images"], arrays["duplicates"], names, on_duplicates)
-    return ClassImages(
-        arrays["images"], np.array(arrays["class_ids"]), names, name, str(arrays["fingerprint"]), NORMALIZATION
-    )
+    name = f"cifar_fs/{split}"
+    arrays = digests.cached_of_files(
+        name, source.parent, [str(path.relative_to(source.parent)) for path in members],
+        lambda digest: f"cifar_fs_archive/{_VERSION} {split} {digest}",
+        lambda create: _fill(create, source, members, names),
+    )  # fmt: skip
+    duplicates.check_images(name, arrays, names, on_duplicates)
+    return ClassImages.of_arrays(arrays, names, name, NORMALIZATION)
 
 
 def _fill(create: cache.Create, source: pathlib.Path, members: list[pathlib.Path], names: tuple[str, ...]) -> None:
@@ -128,8 +120,7 @@ def _fill(create: cache.Create, source: pathlib.Path, members: list[pathlib.Path
     number = {fine_names().index(name): index for index, name in enumerate(names)}
     pixels, ids = [], []
     for member in MEMBERS_MD5:
-        with tempfile.TemporaryFile() as file:
-            _copy_member(source, member, file)
+        with _opened(source, member) as file:
             rows, labels = _rows(file, f"{source}: {member}")
         chosen = np.isin(labels, list(number))
         pixels.append(rows[chosen])
@@ -145,21 +136,23 @@ def _fill(create: cache.Create, source: pathlib.Path, members: list[pathlib.Path
                 fingerprint=content_fingerprint(images, class_ids, names))  # fmt: skip
 
 
-def _copy_member(source: pathlib.Path, member: str, file: BinaryIO) -> None:
+def _opened(source: pathlib.Path, member: str) -> BinaryIO:
+    """A file of the folder, or of the archive, unpacked to a temporary one."""
     if source.is_dir():
-        with open(source / member, "rb") as opened:
-            shutil.copyfileobj(opened, file)
-    else:
-        try:
-            with tarfile.open(source, "r:gz") as archive:
-                found = archive.getmember(f"cifar-100-python/{member}")
-                packed = archive.extractfile(found) if found.isreg() and found.size <= _MOST_BYTES else None
-                if packed is None:
-                    raise ValueError(f"{member} is no file of at most {_MOST_BYTES >> 20} MiB")
-                shutil.copyfileobj(packed, file)
-        except (tarfile.TarError, EOFError, OSError, ValueError, zlib.error, KeyError) as error:
-            raise ValueError(f"{source} is damaged or truncated ({error}); download it again.") from error
+        return open(source / member, "rb")
+    file = tempfile.TemporaryFile()
+    try:
+        with tarfile.open(source, "r:gz") as archive:
+            found = archive.getmember(f"cifar-100-python/{member}")
+            packed = archive.extractfile(found) if found.isreg() and found.size <= _MOST_BYTES else None
+            if packed is None:
+                raise ValueError(f"{member} is no file of at most {_MOST_BYTES >> 20} MiB")
+            shutil.copyfileobj(packed, file)
+    except (tarfile.TarError, EOFError, OSError, ValueError, zlib.error, KeyError) as error:
+        file.close()
+        raise ValueError(f"{source} is damaged or truncated ({error}); download it again.") from error
     file.seek(0)
+    return file
 
 
 def _rows(file: BinaryIO, where: str) -> tuple[np.ndarray, np.ndarray]:
@@ -175,12 +168,7 @@ def _rows(file: BinaryIO, where: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def cifar_labels_layout(contents: object, path: pathlib.Path) -> Contents:
-    """MetaOptNet's layout; labels that are CIFAR-100's fine labels of the split get the classes' names.
-
-    Args:
-        contents: the unpickled dict.
-        path: CIFAR_FS_<split>.pickle, for messages and for the split.
-    """
+    """`metaoptnet_layout`; labels that are CIFAR-100's fine labels of the split in the file's name get their names."""
     found = metaoptnet_layout(contents, path)
     split = next(split for split, names in _PICKLES.items() if path.name in names)
     for other in _PICKLES:
@@ -197,12 +185,8 @@ def _from_folders(split: str, folder: pathlib.Path, on_duplicates: str) -> Class
     missing = [name for name in names if not (folder / name).is_dir()]
     if missing:
         raise ValueError(f"{folder} has no folder for class {missing[0]!r} ({len(missing)} missing); unpack all of it.")
-    files = {part: image_folder.list_files(f"cifar_fs/{part}", folder, _there(folder, part)) for part in _PICKLES}
+    there = {part: [name for name in split_list("cifar_fs", part) if (folder / name).is_dir()] for part in _PICKLES}
+    files = {part: image_folder.list_files(f"cifar_fs/{part}", folder, there[part]) for part in _PICKLES}
     image_folder.warn_of_passed_over(files[split])
     duplicates.check_files("cifar_fs", list(files.values()), on_duplicates)
     return load_files(files[split], decoding.Decoding((32, 32)), normalization=NORMALIZATION)
-
-
-def _there(folder: pathlib.Path, split: str) -> list[str]:
-    """The classes of a split that have a folder."""
-    return [name for name in split_list("cifar_fs", split) if (folder / name).is_dir()]

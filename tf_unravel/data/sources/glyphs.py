@@ -101,14 +101,7 @@ def load(
 
 
 def split_characters(split: str) -> str:
-    """The characters of a split, by class id: a fixed shuffle of all of them, cut at 64 and 80.
-
-    Args:
-        split: "train", "val" or "test".
-
-    Returns:
-        One character per class.
-    """
+    """The characters of a split, by class id: a fixed shuffle of all of them, cut at 64 and 80."""
     shuffled = sorted(CHARACTERS, key=lambda character: hashlib.sha256(f"{_SEED} {character}".encode()).digest())
     end = dict(zip(SPLIT_SIZES, itertools.accumulate(SPLIT_SIZES.values()), strict=True))[split]
     return "".join(sorted(shuffled[end - SPLIT_SIZES[split] : end]))
@@ -154,12 +147,7 @@ def _fill(create: cache.Create, images_per_class: int, size: int, threads: int |
 
 
 def draw_class(character: str, images: np.ndarray) -> None:
-    """Fills `images` with one class; each is a function of the character and its position alone.
-
-    Args:
-        character: the character to draw.
-        images: uint8 [n, s, s, 3], written to.
-    """
+    """Fills `images`, uint8 [n, s, s, 3], with one class; each depends on the character and its position alone."""
     count, size = images.shape[:2]
     masks = _masks(character, size)
     draws = _stream(character, "draws", count * 128).view("<u2").reshape(count, 64)

@@ -1,14 +1,14 @@
-"""A user's own photographs: folders of images, one folder per class.
+"""A user's own images: folders of images, one folder per class.
 
 Either root/<split>/<class>/<image> with split train, val (or validation) and test, or root/<class>/<image>, whose
-classes are then dealt to the three splits by a seed. What is an image, a file's bytes say (see `formats`): JPEG, PNG,
+classes are then split at random by a seed. What is an image, a file's bytes say (see `formats`): JPEG, PNG,
 BMP, WebP and PPM are read, whatever their suffix. Hidden files are passed over; images of other formats, in deeper
 folders or in none, and files that are no images, are counted in a warning.
 
 Class names count in Unicode's composed form (NFC), so that a folder copied from macOS to Linux gives the same split.
 
-Where classes are dealt, all of them must be usable before one split is: a class that is found wanting later, and
-removed, would deal them anew, and classes that were learned from would come among those to test on.
+Where classes are split at random, all of them must be usable before one split is: a class that is found wanting later,
+and removed, would change the draw, and classes that were learned from would come among those to test on.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def load(
         ValueError: files or options that cannot be used; the message names the file.
 
     Example:
-        >>> split = load("train", "photographs", image_size=84, resize="lanczos")  # doctest: +SKIP
+        >>> split = load("train", "my_images", image_size=84, resize="lanczos")  # doctest: +SKIP
     """
     if root is None:
         raise ValueError(
@@ -82,62 +82,52 @@ def load(
     if not root.is_dir():
         raise ValueError(f"image_folder: no folder {root}; check the path.")
     how = decoding.Decoding(size_of(image_size), resize, crop, tuple(background), bits)
-    base, parts = parts_of(root, split, seed, fractions)
-    files = {part: list_files(f"image_folder/{part}", base, classes) for part, classes in parts.items()}
+    files, drawn = files_of("image_folder", root, split, seed, fractions)
     warn_of_passed_over(files[split])
-    duplicates.check_files("image_folder", [*files.values(), *_of_other_folders(root, base)], on_duplicates)
-    for part in files.values():  # of all of them, before one is decoded
+    duplicates.check_files("image_folder", list(files.values()), on_duplicates)
+    used = files if drawn else {split: files[split]}
+    for part in used.values():  # of all of them, before one is decoded
         check_class_sizes(part, part.class_ids, min_images)
-    loaded = {part: load_files(found, how, min_images, on_corrupt) for part, found in files.items()}
-    return dataclasses.replace(loaded[split], dealt=parts if base == root else None)
+    loaded = {part: load_files(found, how, min_images, on_corrupt) for part, found in used.items()}
+    parts = {part: list(found.class_names) for part, found in used.items()}
+    return dataclasses.replace(loaded[split], dealt=parts if drawn else None)
 
 
-def parts_of(
-    root: pathlib.Path, split: str, seed: int, fractions: Sequence[float]
-) -> tuple[pathlib.Path, dict[str, list[str]]]:
-    """(folder that holds class folders, split -> names of its classes): the split's, or all that are dealt."""
-    if has_split_folders(root):
-        folders = split_folders(root)
-        check_disjoint({name: (folder, list(class_folders(folder))) for name, folder in folders.items()})
+def files_of(
+    name: str, root: pathlib.Path, split: str, seed: int, fractions: Sequence[float]
+) -> tuple[dict[str, ImageFiles], bool]:
+    """({split: its files}, whether the classes were split at random).
+
+    Where root has a folder for each split, `split` comes first; otherwise, splits without classes are left out.
+    """
+    folders = split_folders(root)
+    if any(map(_holds_classes, folders.values())):
+        parts = {part: list(class_folders(folders[part])) for part in sorted(folders, key=lambda part: part != split)}
+        check_disjoint({part: (folders[part], parts[part]) for part in folders})
         if split not in folders:
             raise ValueError(f"{root} has no folder {split!r}; its splits are: {', '.join(folders)}.")
-        classes = list(class_folders(folders[split]))
-        if not classes:
+        if not parts[split]:
             raise ValueError(f"{folders[split]} is empty: add one folder of images per class.")
-        return folders[split], {split: classes}
+        return {part: list_files(f"{name}/{part}", folders[part], parts[part]) for part in parts}, False
     classes = list(class_folders(root))
     if not classes:
         raise ValueError(f"{root} holds no class folders; expected <split>/<class>/<image> or <class>/<image>.")
     sizes = split_sizes(len(classes), fractions, str(root))
     wanted = [part for part, size in zip(FOLDERS, sizes, strict=True) if size or part == split]
-    return root, {part: split_classes(classes, part, seed, fractions, str(root)) for part in wanted}
+    parts = {part: split_classes(classes, part, seed, fractions, str(root)) for part in wanted}
+    return {part: list_files(f"{name}/{part}", root, parts[part]) for part in parts}, True
 
 
-def has_split_folders(root: pathlib.Path) -> bool:
-    """Whether root is divided into splits: a folder "train" may be a class of railway photographs as well."""
-    folders = split_folders(root).values()
-    return any(subfolders(folder) or not any(map(_is_image, sorted(folder.iterdir()))) for folder in folders)
-
-
-def _is_image(path: pathlib.Path) -> bool:
-    return formats.kind_of(path) is Kind.IMAGE
-
-
-def _of_other_folders(root: pathlib.Path, base: pathlib.Path) -> list[ImageFiles]:
-    """The files of the other splits, where root has a folder for each."""
-    folders = split_folders(root) if base != root else {}
-    return [list_files(f"image_folder/{part}", folder, list(class_folders(folder)))
-            for part, folder in folders.items() if folder != base]  # fmt: skip
+def _holds_classes(folder: pathlib.Path) -> bool:
+    """Whether a folder "train" is a split: it may be a class, of images of railways, as well."""
+    with os.scandir(folder) as entries:
+        return bool(subfolders(folder)) or all(formats.kind_of(entry.path) is not Kind.IMAGE for entry in entries)
 
 
 def split_folders(root: pathlib.Path) -> dict[str, pathlib.Path]:
     """{split: its folder} for those that exist."""
-    found = ((split, root / name) for split, names in FOLDERS.items() for name in names)
-    existing: dict[str, pathlib.Path] = {}
-    for split, folder in found:
-        if folder.is_dir():
-            existing.setdefault(split, folder)
-    return existing
+    there = {split: [root / name for name in names if (root / name).is_dir()] for split, names in FOLDERS.items()}
+    return {split: folders[0] for split, folders in there.items() if folders}
 
 
 def subfolders(folder: pathlib.Path) -> list[str]:
@@ -166,7 +156,7 @@ def class_folders(folder: pathlib.Path) -> dict[str, str]:
 def split_classes(
     classes: Sequence[str], split: str, seed: int, fractions: Sequence[float], where: str = "image_folder"
 ) -> list[str]:
-    """The classes of one split when a seed deals them out; the same for every version of Python and NumPy.
+    """The classes of one split, drawn at random by a seed, sorted; the same for every version of Python and NumPy.
 
     Classes are put in the order of SHA-256("<seed>:<name>"), names in NFC; the first go to train, the next to val, the
     rest to test.
@@ -175,12 +165,8 @@ def split_classes(
         classes: all class names.
         split: "train", "val" or "test".
         seed: any integer.
-        fractions: three fractions that sum to 1 (val and test are rounded, train takes the rest; a fraction above 0
-            gets one class at least), or three numbers that sum to the number of classes.
+        fractions: see `split_sizes`.
         where: for messages.
-
-    Returns:
-        The split's classes, sorted.
 
     Raises:
         ValueError: fractions that do not fit, or too few classes.
@@ -200,7 +186,11 @@ def split_classes(
 
 
 def split_sizes(num_classes: int, fractions: Sequence[float], where: str) -> tuple[int, ...]:
-    """Numbers of classes of train, val and test."""
+    """Numbers of classes of train, val and test.
+
+    Fractions are three that sum to 1 (val and test are rounded, train takes the rest; a fraction above 0 gets one class
+    at least), or three numbers that sum to the number of classes.
+    """
     numbers = isinstance(fractions, Sequence) and all(isinstance(part, (int, float)) for part in fractions)
     if not numbers or len(fractions) != 3 or not min(fractions) >= 0:
         raise ValueError(f"{where}: fractions must be three numbers, 0 or more. Received: {fractions!r}.")
@@ -220,13 +210,7 @@ def split_sizes(num_classes: int, fractions: Sequence[float], where: str) -> tup
 
 
 def list_files(name: str, base: pathlib.Path, classes: Sequence[str]) -> ImageFiles:
-    """The image files of class folders, sorted, and what else is in them.
-
-    Args:
-        name: for messages, such as "image_folder/train".
-        base: the folder of the class folders.
-        classes: names of classes, as `class_folders` has them.
-    """
+    """The image files of class folders, sorted, and what else is in them; `classes` are keys of `class_folders`."""
     folders = class_folders(base)
     paths: list[str] = []
     ids: list[int] = []
@@ -251,7 +235,7 @@ def walk(base: str | os.PathLike[str], folder: str = "") -> list[tuple[str, Kind
     found: list[tuple[str, Kind]] = []
     for parent, folders, names in os.walk(os.path.join(base, folder)):
         folders[:] = sorted(name for name in folders if not formats.is_hidden(name))
-        inside = os.path.normpath(os.path.join(folder, os.path.relpath(parent, os.path.join(base, folder))))
+        inside = os.path.relpath(parent, base)
         for name in sorted(names, key=lambda name: (digests.composed(name), name)):
             found.append((os.path.normpath(os.path.join(inside, name)), formats.kind_of(os.path.join(parent, name))))
     return found
@@ -260,14 +244,11 @@ def walk(base: str | os.PathLike[str], folder: str = "") -> list[tuple[str, Kind
 def warn_of_passed_over(files: ImageFiles) -> None:
     """Says which files of a split will not be seen: images first, then what are no images."""
     with os.scandir(files.root) as entries:
-        loose = [entry.name for entry in entries if not entry.is_dir() and _is_picture(entry.path)]
+        loose = [entry.name for entry in entries
+                 if not entry.is_dir() and formats.kind_of(entry.path) in (Kind.IMAGE, Kind.OTHER_IMAGE)]  # fmt: skip
     if found := [*loose, *files.other_images]:
-        _log.warning("%s: passed over %d pictures, of kinds that are not read (%s are) or not at <class>/<image>; the "
+        _log.warning("%s: passed over %d images, of kinds that are not read (%s are) or not at <class>/<image>; the "
                      "first: %s.", files.name, len(found), formats.READ, digests.printable(min(found)))  # fmt: skip
     if files.others:
         _log.warning("%s: %d files in class folders are not images and are ignored; the first: %s.",
                      files.name, len(files.others), digests.printable(min(files.others)))  # fmt: skip
-
-
-def _is_picture(path: str) -> bool:
-    return formats.kind_of(path) in (Kind.IMAGE, Kind.OTHER_IMAGE)

@@ -98,9 +98,7 @@ def _files(root: pathlib.Path, split: str) -> dict[str, ImageFiles]:
     folders = image_folder.split_folders(root) if root.is_dir() else {}
     if split not in folders:
         return {}
-    parts = {part: image_folder.parts_of(root, part, 0, (0.64, 0.16, 0.2)) for part in folders}
-    files = {part: image_folder.list_files(f"mini_imagenet/{part}", base, classes[part])
-             for part, (base, classes) in parts.items()}  # fmt: skip
+    files, _ = image_folder.files_of("mini_imagenet", root, split, 0, (0.64, 0.16, 0.2))
     image_folder.warn_of_passed_over(files[split])
     return files
 
@@ -115,14 +113,13 @@ def _listed(root: pathlib.Path, tables: dict[str, pathlib.Path], split: str) -> 
             f"{tables[split]} names {root / 'images' / missing[0]}, which is not there ({len(missing)} of "
             f"{len(rows[split])} images missing); unpack all images."
         )
-    return {part: _of_rows(f"mini_imagenet/{part}", root, found) for part, found in rows.items()}
-
-
-def _of_rows(name: str, root: pathlib.Path, rows: list[tuple[str, str]]) -> ImageFiles:
-    names = tuple(sorted({label for _, label in rows}))
-    number = {label: index for index, label in enumerate(names)}
-    paths = [os.path.join("images", file) for file, _ in rows]
-    return ImageFiles(name, str(root), paths, np.array([number[label] for _, label in rows], np.int32), names)
+    files = {}
+    for part, found in rows.items():
+        number = {label: index for index, label in enumerate(sorted({label for _, label in found}))}
+        paths = [os.path.join("images", file) for file, _ in found]
+        ids = np.array([number[label] for _, label in found], np.int32)
+        files[part] = ImageFiles(f"mini_imagenet/{part}", str(root), paths, ids, tuple(number))
+    return files
 
 
 def _rows(path: pathlib.Path) -> list[tuple[str, str]]:

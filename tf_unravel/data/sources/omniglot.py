@@ -12,13 +12,14 @@ Schemes, that is which character goes to which split:
   alphabets: Gurmukhi has characters in train and in test.
 - "background": as the dataset was made; test is the evaluation archive, train the background archive without
   `val_alphabets` of its alphabets, which are val.
-- "small": the small archives that are there; whole alphabets are dealt to train (0.64), val (0.16) and test (0.2).
+- "small": the small archives that are there; whole alphabets are split at random: train 0.64, val 0.16, test 0.2.
 
 Reference: Lake, Salakhutdinov and Tenenbaum 2015, https://github.com/brendenlake/omniglot.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import pathlib
@@ -50,6 +51,7 @@ FOLDER_SHA256 = {
     "images_background": "07356096b8076fcf915341f8715e94822249e2a4d5b999fd2d0f6cf9ebffebd5",
     "images_evaluation": "f5165eb5f20d18e13c6515650b69a42a2c0507506969d410ba5e4a1c572bd542",
 }
+_TURNS = ("", "/rotated090", "/rotated180", "/rotated270")
 _VERSION = 1
 _MOST_BYTES = 1 << 18  # of a drawing, unpacked; the published ones have some 300
 _MOST_SIDE = 1024  # pixels; the published ones have 105
@@ -102,22 +104,14 @@ def load(
     characters = _characters(split, scheme, drawings, val_alphabets, seed)
     names = tuple(f"{name}{turn}" for name in characters for turn in (_TURNS if rotations else _TURNS[:1]))
     files = [file for source in sources for file in _files_of(source)]
-    digest = digests.digest_of_files(root, files)
     chosen = digests.digest_of_text(repr(names))
-    key = f"omniglot/{_VERSION} {digest} {chosen} {image_size} {resize} {inverted}"
     wanted = {name: drawings[name] for name in characters}
-
-    def fill(create: cache.Create) -> None:
-        _fill(create, wanted, names, (image_size, resize, inverted))
-        digests.check_unchanged(f"omniglot/{split}", root, files, digest)
-
-    arrays = cache.cached_fill(key, fill)
-    return ClassImages(
-        arrays["images"], np.array(arrays["class_ids"]), names, f"omniglot/{split}", str(arrays["fingerprint"])
-    )
-
-
-_TURNS = ("", "/rotated090", "/rotated180", "/rotated270")
+    arrays = digests.cached_of_files(
+        f"omniglot/{split}", root, files,
+        lambda digest: f"omniglot/{_VERSION} {digest} {chosen} {image_size} {resize} {inverted}",
+        lambda create: _fill(create, wanted, names, image_size, resize, inverted),
+    )  # fmt: skip
+    return ClassImages.of_arrays(arrays, names, f"omniglot/{split}")
 
 
 def _scheme(root: pathlib.Path, scheme: str | None) -> tuple[str, list[pathlib.Path]]:
@@ -158,17 +152,15 @@ def _files_of(source: pathlib.Path) -> list[str]:
 
 
 def _check(source: pathlib.Path) -> None:
-    """Checks an archive by its published MD5, a folder by the digest of its drawings."""
     if not source.is_dir():
         digests.check_hash(source, "md5", MD5[source.name])
         return
-    files = _files_of(source)
+    files, published = _files_of(source), FOLDER_SHA256[source.name]
     digest = digests.digest_of_files(source.parent, files)
-    if digest != FOLDER_SHA256[source.name]:
+    if digest != published:
         raise ValueError(
             f"omniglot: {source} is not what {source.name}.zip unpacks to: drawings are missing, added or changed; "
-            f"unpack it again. Received: {len(files):,} drawings, SHA-256 {digest[:12]} instead of "
-            f"{FOLDER_SHA256[source.name][:12]}."
+            f"unpack it again. Received: {len(files):,} drawings, SHA-256 {digest[:12]} instead of {published[:12]}."
         )
 
 
@@ -180,7 +172,7 @@ def _drawings(sources: Sequence[pathlib.Path]) -> Drawings:
     found: dict[str, tuple[pathlib.Path, list[str]]] = {}
     for source in sources:
         here: dict[str, list[str]] = {}
-        for member in _files_of(source) if source.is_dir() else _members(source):
+        for member in _members(source):
             parts = member.split("/")  # images_background/Greek/character01/0394_01.png
             if len(parts) == 4:
                 here.setdefault(f"{parts[1]}/{parts[2]}", []).append(member)
@@ -189,13 +181,15 @@ def _drawings(sources: Sequence[pathlib.Path]) -> Drawings:
     return dict(sorted(found.items()))
 
 
-def _members(path: pathlib.Path) -> list[str]:
-    """The drawings in an archive, sorted."""
+def _members(source: pathlib.Path) -> list[str]:
+    """The drawings in an archive or a folder, sorted."""
+    if source.is_dir():
+        return _files_of(source)
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(source) as archive:
             return sorted(name for name in archive.namelist() if name.endswith(".png"))
     except zipfile.BadZipFile as error:
-        raise ValueError(f"{path} is damaged ({error}); download it again.") from error
+        raise ValueError(f"{source} is damaged ({error}); download it again.") from error
 
 
 def _characters(split: str, scheme: str, drawings: Drawings, val_alphabets: int, seed: int) -> list[str]:
@@ -223,15 +217,19 @@ def _alphabet(character: str) -> str:
     return character.split("/")[0]
 
 
-def _fill(create: cache.Create, drawings: Drawings, names: Sequence[str], how: tuple[int, str, bool]) -> None:
-    size, resize, inverted = how
+def _fill(
+    create: cache.Create, drawings: Drawings, names: Sequence[str], size: int, resize: str, inverted: bool
+) -> None:
     turns = len(names) // len(drawings)
     counts = np.repeat([len(members) for _, members in drawings.values()], turns)
     images = create("images", (int(counts.sum()), size, size, 1), np.uint8)
     row = 0
-    with _Sources() as sources:
+    sources = {path for path, _ in drawings.values() if not path.is_dir()}
+    with contextlib.ExitStack() as stack:
+        archives = {path: stack.enter_context(zipfile.ZipFile(path)) for path in sources}
         for path, members in drawings.values():
-            drawn = np.stack([sources.read(path, member, size, resize) for member in members])  # [20, H, W]
+            # [20, s, s]
+            drawn = np.stack([_read(path, archives.get(path), member, size, resize) for member in members])
             drawn = 255 - drawn if inverted else drawn
             for turn in range(turns):
                 images[row : row + len(drawn), ..., 0] = np.rot90(drawn, turn, axes=(1, 2))
@@ -240,40 +238,19 @@ def _fill(create: cache.Create, drawings: Drawings, names: Sequence[str], how: t
     cache.store(create, class_ids=class_ids, fingerprint=content_fingerprint(images, class_ids, tuple(names)))
 
 
-class _Sources:
-    """Folders, and zip files that are opened once."""
-
-    def __init__(self) -> None:
-        self._open: dict[pathlib.Path, zipfile.ZipFile] = {}
-
-    def __enter__(self) -> _Sources:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for archive in self._open.values():
-            archive.close()
-
-    def read(self, path: pathlib.Path, member: str, size: int, resize: str) -> np.ndarray:
-        """One drawing, uint8 [size, size], ink 0 on 255."""
-        try:
-            with Image.open(io.BytesIO(self._bytes(path, member)), formats=("PNG",)) as image:
-                if max(image.size) > _MOST_SIDE:
-                    raise ValueError(f"it has {image.width}x{image.height} pixels")
-                grey = image.convert("L")
-        except (OSError, ValueError, RuntimeError, SyntaxError, zipfile.BadZipFile, zlib.error, struct.error,
-                Image.DecompressionBombError) as error:  # fmt: skip
-            raise ValueError(f"{path}: {member} is damaged ({error}); download it again.") from error
-        return np.asarray(grey if grey.size == (size, size) else grey.resize((size, size), FILTERS[resize]))
-
-    def _bytes(self, path: pathlib.Path, member: str) -> bytes:
-        """The file of a drawing; refuses one that is too large to be one."""
-        if path.is_dir():
-            file = path.parent / member
-            size = file.stat().st_size
-        else:
-            if path not in self._open:
-                self._open[path] = zipfile.ZipFile(path)
-            size = self._open[path].getinfo(member).file_size
-        if size > _MOST_BYTES:
+def _read(path: pathlib.Path, archive: zipfile.ZipFile | None, member: str, size: int, resize: str) -> np.ndarray:
+    """One drawing of an archive or folder, uint8 [size, size], ink 0 on 255; refuses what is too large for one."""
+    file = path.parent / member
+    try:
+        length = file.stat().st_size if archive is None else archive.getinfo(member).file_size
+        if length > _MOST_BYTES:
             raise ValueError(f"it unpacks to more than {_MOST_BYTES >> 10} KiB")
-        return file.read_bytes() if path.is_dir() else self._open[path].read(member)
+        content = file.read_bytes() if archive is None else archive.read(member)
+        with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
+            if max(image.size) > _MOST_SIDE:
+                raise ValueError(f"it has {image.width}x{image.height} pixels")
+            grey = image.convert("L")
+    except (OSError, ValueError, RuntimeError, SyntaxError, zipfile.BadZipFile, zlib.error, struct.error,
+            Image.DecompressionBombError) as error:  # fmt: skip
+        raise ValueError(f"{path}: {member} is damaged ({error}); download it again.") from error
+    return np.asarray(grey if grey.size == (size, size) else grey.resize((size, size), FILTERS[resize]))

@@ -45,63 +45,57 @@ def load_pickles(
     normalization: Normalization | None,
     on_duplicates: str = "warn",
 ) -> ClassImages:
-    """One split out of the pickles of all that are at hand.
+    """One split out of the pickles {split: file} that exist, its images a read-only memory map.
 
     Args:
         dataset: name of the dataset, and of its published class lists.
         split: "train", "val" or "test".
-        paths: {split: file}, for those that exist; classes are checked to be disjoint between them.
+        paths: classes are checked to be disjoint between them.
         layout: reads the unpickled contents, such as `metaoptnet_layout`.
         image_size: height and width that the images must have.
         normalization: published (mean, std).
         on_duplicates: see `duplicates.check_files`; looked for within the split.
 
-    Returns:
-        The split; its images are a read-only memory map.
-
     Raises:
         ValueError: the file is damaged or laid out otherwise, or classes overlap.
     """
-    path = paths[split]
-    file_digests = {other: digests.digest_of_files(file.parent, [file.name]) for other, file in paths.items()}
-    _check_splits(paths, layout, file_digests, image_size)
-    name = f"{dataset}/{split}"
-    key = f"{dataset}/{_VERSION} {layout.__name__} {file_digests[split]} {image_size}"
-
-    def fill(create: cache.Create) -> None:
-        _fill(create, path, layout, image_size)
-        digests.check_unchanged(name, path.parent, [path.name], file_digests[split])
-
-    arrays = cache.cached_fill(key, fill)
+    path, name = paths[split], f"{dataset}/{split}"
+    _check_splits(paths, layout, image_size)
+    arrays = digests.cached_of_files(
+        name, path.parent, [path.name],
+        lambda digest: f"{dataset}/{_VERSION} {layout.__name__} {digest} {image_size}",
+        lambda create: _fill(create, path, layout, image_size),
+    )  # fmt: skip
     names = tuple(arrays["class_names"].tolist())
-    duplicates.check_images(name, arrays["images"], arrays["duplicates"], names, on_duplicates)
+    duplicates.check_images(name, arrays, names, on_duplicates)
     published = split_list(dataset, split)
     if bool(arrays["named"]) and set(names) != set(published):
         _log.warning("%s: %s holds other classes than the published split (%d of %d agree).", name, path,
                      len(set(names) & set(published)), len(published))  # fmt: skip
-    return ClassImages(
-        arrays["images"], np.array(arrays["class_ids"]), names, name, str(arrays["fingerprint"]), normalization
-    )
+    return ClassImages.of_arrays(arrays, names, name, normalization)
 
 
-def _check_splits(
-    paths: Mapping[str, pathlib.Path], layout: Layout, file_digests: Mapping[str, str], image_size: int
-) -> None:
+def _check_splits(paths: Mapping[str, pathlib.Path], layout: Layout, image_size: int) -> None:
     """No class may be in two splits, as far as the files give their classes names."""
     named = {}
     for split, path in paths.items():
 
-        def build(path: pathlib.Path = path, split: str = split) -> dict[str, np.ndarray]:
-            with open(path, "rb") as file:
-                found = _checked(layout(read_pickle(file, path), path), path, image_size)
-            digests.check_unchanged(split, path.parent, [path.name], file_digests[split])
-            return {"names": np.array(found.class_names), "named": np.array(found.named)}
+        def fill(create: cache.Create, path: pathlib.Path = path) -> None:
+            found = _read(path, layout, image_size)
+            cache.store(create, names=found.class_names, named=found.named)
 
-        key = f"names/{_VERSION} {layout.__name__} {file_digests[split]} {image_size}"
-        found = cache.cached_arrays(key, build)
+        def key(digest: str) -> str:
+            return f"names/{_VERSION} {layout.__name__} {digest} {image_size}"
+
+        found = digests.cached_of_files(split, path.parent, [path.name], key, fill)
         if bool(found["named"]):
             named[split] = (path, found["names"].tolist())
     check_disjoint(named)
+
+
+def _read(path: pathlib.Path, layout: Layout, image_size: int) -> Contents:
+    with open(path, "rb") as file:
+        return _checked(layout(read_pickle(file, path), path), path, image_size)
 
 
 def _checked(found: Contents, path: pathlib.Path, image_size: int) -> Contents:
@@ -117,10 +111,9 @@ def _checked(found: Contents, path: pathlib.Path, image_size: int) -> Contents:
 
 
 def _fill(create: cache.Create, path: pathlib.Path, layout: Layout, image_size: int) -> None:
-    with open(path, "rb") as file:
-        found = _checked(layout(read_pickle(file, path), path), path, image_size)
-        images = create("images", found.images.shape, np.uint8)
-        images[...] = found.images
+    found = _read(path, layout, image_size)
+    images = create("images", found.images.shape, np.uint8)
+    images[...] = found.images
     fingerprint = content_fingerprint(images, found.class_ids, found.class_names)
     cache.store(create, class_ids=found.class_ids.astype(np.int32), class_names=found.class_names, named=found.named,
                 fingerprint=fingerprint, duplicates=duplicates.counted(images, found.class_ids))  # fmt: skip
@@ -129,12 +122,7 @@ def _fill(create: cache.Create, path: pathlib.Path, layout: Layout, image_size: 
 def metaoptnet_layout(contents: Any, path: pathlib.Path) -> Contents:
     """`data` uint8 [N, H, W, 3], `labels` N integers of any range, `catname2label` {class name: label} if there.
 
-    Args:
-        contents: the unpickled dict.
-        path: for messages.
-
-    Returns:
-        Class ids in the order of the labels; classes without a name are called "label 7".
+    Class ids are in the order of the labels; classes without a name are called "label 7".
     """
     images, labels = _entry(contents, "data", path), _labels(_entry(contents, "labels", path), path)
     names = contents.get("catname2label") or {}
@@ -149,12 +137,7 @@ def metaoptnet_layout(contents: Any, path: pathlib.Path) -> Contents:
 
 
 def class_dict_layout(contents: Any, path: pathlib.Path) -> Contents:
-    """`image_data` uint8 [N, H, W, 3], `class_dict` {class name: indices of its images}; classes sorted by name.
-
-    Args:
-        contents: the unpickled dict.
-        path: for messages.
-    """
+    """`image_data` uint8 [N, H, W, 3], `class_dict` {class name: indices of its images}; classes sorted by name."""
     images = _array(_entry(contents, "image_data", path), "image_data", path)
     classes = _entry(contents, "class_dict", path)
     if not isinstance(classes, dict) or not classes:
@@ -204,9 +187,6 @@ def _text(name: Any) -> str:
 
 def existing(root: str | os.PathLike[str], names: Mapping[str, Sequence[str]]) -> dict[str, pathlib.Path]:
     """{split: the first of its file names that exists in root}, for splits that have one."""
-    found = {}
-    for split, candidates in names.items():
-        there = [pathlib.Path(root) / name for name in candidates if (pathlib.Path(root) / name).is_file()]
-        if there:
-            found[split] = there[0]
-    return found
+    there = {split: [path for name in candidates if (path := pathlib.Path(root) / name).is_file()]
+             for split, candidates in names.items()}  # fmt: skip
+    return {split: paths[0] for split, paths in there.items() if paths}

@@ -11,17 +11,8 @@ from collections.abc import Mapping, Sequence
 def split_list(dataset: str, split: str) -> tuple[str, ...]:
     """The published classes of a split, sorted.
 
-    Args:
-        dataset: "cifar_fs" (64/16/20 names), "mini_imagenet" (Ravi's 64/16/20 WordNet ids) or "omniglot_vinyals"
-            (1028/172/423 names Alphabet/characterNN).
-        split: "train", "val" or "test".
-
-    Returns:
-        The names.
-
-    Example:
-        >>> len(split_list("cifar_fs", "val"))
-        16
+    Datasets are "cifar_fs" (64/16/20 names), "mini_imagenet" (Ravi's 64/16/20 WordNet ids) and "omniglot_vinyals"
+    (1028/172/423 names Alphabet/characterNN).
     """
     file = importlib.resources.files("tf_unravel.data.sources") / "splits" / f"{dataset}_{split}.txt"
     return tuple(file.read_text(encoding="utf-8").split())

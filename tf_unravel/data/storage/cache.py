@@ -149,7 +149,14 @@ def _build(folder: pathlib.Path, key: str, fill: Callable[[Create], None]) -> di
             return arrays[name]
 
         fill(create)
-        _describe(temporary, key, arrays)
+        described = {}
+        for name, array in arrays.items():
+            if isinstance(array, np.memmap):
+                array.flush()
+            size = (temporary / f"{name}.npy").stat().st_size
+            described[name] = {"bytes": size, "shape": list(array.shape), "dtype": array.dtype.str}
+        entry = {"format": _FORMAT, "key": key, "arrays": described}
+        (temporary / "entry.json").write_text(json.dumps(entry, indent=1), encoding="utf-8")
 
     write_folder(folder, fill_folder, keep=lambda: _read(folder, key) is not None)
     for _ in range(_PATIENCE):  # without locks another process may be putting its own, equal entry here right now
@@ -171,14 +178,3 @@ def _create(path: pathlib.Path, shape: tuple[int, ...], dtype: np.dtype[Any]) ->
         with open(path, "r+b") as file:
             os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
     return array
-
-
-def _describe(temporary: pathlib.Path, key: str, arrays: Mapping[str, np.ndarray]) -> None:
-    described = {}
-    for name, array in arrays.items():
-        if isinstance(array, np.memmap):
-            array.flush()
-        size = (temporary / f"{name}.npy").stat().st_size
-        described[name] = {"bytes": size, "shape": list(array.shape), "dtype": array.dtype.str}
-    entry = {"format": _FORMAT, "key": key, "arrays": described}
-    (temporary / "entry.json").write_text(json.dumps(entry, indent=1), encoding="utf-8")

@@ -6,12 +6,11 @@ Pixels are written straight into the array.
 
 16-bit samples v become v >> (bits - 8). Cameras and microscopes put 8, 10, 12 or 14 bits into 16 without a word in the
 file; scaled as 16 they come out nearly black. An image cannot tell that from a dark scene, so nothing is guessed: the
-brightest value of every 16-bit file is reported, and `is_dim` says when all of a class are suspiciously dark.
+brightest value of every 16-bit file is reported, and `warn_of_dim` says when all of a class are suspiciously dark.
 
 Small images are bound by Pillow's Python code and not by its decoders, so threads gain nothing (55,000 images of 32x32
 on two cores: 10 s with one thread, 15 s with two). Large sets are therefore decoded by worker processes that share the
-array's file. A worker is this file, run by a bare interpreter: a `multiprocessing` child would import TensorFlow first,
-and would ask the user's script for a `__main__` guard.
+array's file: plain interpreters, as a `multiprocessing` child asks the user's script for a `__main__` guard.
 """
 
 from __future__ import annotations
@@ -21,19 +20,18 @@ import io
 import json
 import logging
 import os
-import queue
 import signal
 import stat
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import IO, Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
+from tf_unravel.data.storage import digests, formats
 from tf_unravel.machine import num_cores
 
 FILTERS = {
@@ -45,12 +43,12 @@ FILTERS = {
 }
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "PPM", "DIB")
 _ORIENTED = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
-_WORKER = "tf_unravel_decoding_worker"
+_WORKER = "import sys; sys.path[:] = sys.argv[1:]; from tf_unravel.data.storage import decoding; decoding.work()"
 _MOST_SIDE = 1 << 15  # pixels; with Pillow's limit on their product, known from the header before anything is decoded
 _MOST_BYTES = 1 << 28  # of an image file
 _FILES_PER_TASK = 128
 _PROCESSES_FROM = 2048  # files; below it starting interpreters costs more than it gains
-_DIM = 1 << 14  # of 16-bit images: below it nothing has a quarter of the full brightness
+DIM = 1 << 14  # of 16-bit images: below it nothing has a quarter of the full brightness
 _log = logging.getLogger(__name__)
 
 
@@ -92,41 +90,20 @@ class Failure(NamedTuple):
     size: tuple[int, ...] | None = None
 
 
-class Deep(NamedTuple):
-    """A file with 16 bits a channel that was read: its row, and its brightest value as stored (0-65535)."""
-
-    row: int
-    brightest: int
-
-
 class UnusableImage(ValueError):
     """A file that cannot be used; the message says why and does not name it."""
 
 
-def decode(data: bytes, how: Decoding) -> np.ndarray:
-    """One image file's bytes as uint8 [H, W, 3].
-
-    Args:
-        data: the file's bytes.
-        how: size, filter, background and bits; without bits a 16-bit image that is suspiciously dark is warned of.
-
-    Returns:
-        The image, upright.
+def decode(data: bytes, how: Decoding) -> tuple[np.ndarray, int | None]:
+    """One image file's bytes as uint8 [H, W, 3], upright, and the brightest value stored if it has 16 bits, else None.
 
     Raises:
         UnusableImage: not an image of a format that is read, damaged, truncated, of floats, brighter than `how.bits`
             allow, larger than Pillow's limit against decompression bombs, or longer than 32,768 pixels on a side.
     """
-    pixels, brightest = decode_counted(data, how)
-    warn_of_dim("decode", [] if brightest is None else [brightest], how, "Decoding(bits={bits})")
-    return pixels
-
-
-def decode_counted(data: bytes, how: Decoding) -> tuple[np.ndarray, int | None]:
-    """Like `decode`, without its warning: (the image, the brightest value stored if it has 16 bits, else None)."""
     if not data:
         raise UnusableImage("the file is empty")
-    if data[:64].lstrip().startswith(b"<"):
+    if digests.is_html(data):
         raise UnusableImage("it starts with '<': a web page, not an image")
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
@@ -137,15 +114,13 @@ def decode_counted(data: bytes, how: Decoding) -> tuple[np.ndarray, int | None]:
                 raise UnusableImage(f"it has {image.width}x{image.height} pixels, more than {_MOST_SIDE} on a side")
             layout = _sixteen_bit_layout(image)
             image.load()
-            shallow, brightest = _eight_bits(_upright(image), layout, how, lambda: _upright(_low_bytes(data)))
+            shallow, brightest = _eight_bits(_upright(image), layout, how.bits or 16, data)
             return np.asarray(_resized(_rgb(shallow, how.background), how)), brightest
     except UnusableImage:
         raise
     except Image.DecompressionBombError as error:
         raise UnusableImage(f"it has more pixels than the limit of {Image.MAX_IMAGE_PIXELS}") from error
     except UnidentifiedImageError as error:
-        from tf_unravel.data.storage import formats
-
         found = formats.format_of(data[:256])
         what = f"it is a {found} image, which is not" if found else "it is no image, not"
         raise UnusableImage(f"{what} one of {formats.READ}") from error
@@ -154,11 +129,6 @@ def decode_counted(data: bytes, how: Decoding) -> tuple[np.ndarray, int | None]:
     except Exception as error:  # damaged files make Pillow's plugins fail in many ways (OSError, SyntaxError, struct)
         what = " ".join(str(error).split()) or type(error).__name__
         raise UnusableImage(f"it is damaged ({what})") from error
-
-
-def is_dim(brightest: Collection[int]) -> bool:
-    """Whether none of some 16-bit images, of each the brightest value, reaches a quarter of the full brightness."""
-    return bool(brightest) and max(brightest) < _DIM
 
 
 def warn_of_dim(name: str, brightest: Collection[int], how: Decoding, setting: str) -> None:
@@ -170,8 +140,8 @@ def warn_of_dim(name: str, brightest: Collection[int], how: Decoding, setting: s
         how: what they were decoded by.
         setting: what sets the number of bits, with "{bits}" in its place.
     """
-    if how.bits is None and is_dim(brightest):
-        most = max(brightest)
+    most = max(brightest, default=DIM)
+    if how.bits is None and most < DIM:
         bits = next(bits for bits in (8, 10, 12, 14) if most < 1 << bits)
         _log.warning("%s: 16-bit images come out nearly black (%d of them, with no value above %d of 65535); if they "
                      "hold %d bits, set %s; if they are this dark, %s.",
@@ -201,12 +171,10 @@ def _upright(image: Image.Image) -> Image.Image:
 def _resized(image: Image.Image, how: Decoding) -> Image.Image:
     if how.size is None:
         return image
-    height, width = how.size
-    if image.size == (width, height):
+    size = how.size[1], how.size[0]
+    if image.size == size:
         return image
-    if how.crop:
-        return ImageOps.fit(image, (width, height), FILTERS[how.resize])
-    return image.resize((width, height), FILTERS[how.resize])
+    return (ImageOps.fit if how.crop else Image.Image.resize)(image, size, FILTERS[how.resize])
 
 
 def _sixteen_bit_layout(image: ImageFile.ImageFile) -> str:
@@ -220,21 +188,18 @@ def _sixteen_bit_layout(image: ImageFile.ImageFile) -> str:
     return layout if isinstance(layout, str) and layout.endswith(";16B") else ""
 
 
-def _eight_bits(
-    image: Image.Image, layout: str, how: Decoding, low_bytes: Callable[[], Image.Image]
-) -> tuple[Image.Image, int | None]:
+def _eight_bits(image: Image.Image, layout: str, bits: int, data: bytes) -> tuple[Image.Image, int | None]:
     """An image with 8 bits a channel, and the brightest value stored of one that had 16.
 
     Args:
-        image: loaded; of more channels than one Pillow keeps the high bytes only.
+        image: loaded, upright; of more channels than one Pillow keeps the high bytes only.
         layout: by `_sixteen_bit_layout`.
-        how: see `Decoding`.
-        low_bytes: gives the low bytes that Pillow left out.
+        bits: how many of 16 bits hold values.
+        data: the file, for the low bytes that Pillow left out.
 
     Raises:
-        UnusableImage: values that do not fit `how.bits`, or floats.
+        UnusableImage: values that do not fit the bits, or floats.
     """
-    bits = how.bits or 16
     if image.mode == "F":
         raise UnusableImage("it holds floating-point values; convert it to 8 or 16 bits")
     if image.mode.startswith("I"):  # Pillow's own conversion clips at 255
@@ -249,7 +214,7 @@ def _eight_bits(
         return image, int(high[..., :3].max()) << 8 | 255
     if layout not in ("RGB;16B", "RGBA;16B"):
         raise UnusableImage(f"bits={bits} is for grey, RGB and RGBA PNG files and for PGM; convert it")
-    values = high[..., :3].astype(np.int32) << 8 | np.asarray(low_bytes())[..., :3]
+    values = high[..., :3].astype(np.int32) << 8 | np.asarray(_low_bytes(data))[..., :3]
     return Image.fromarray(np.concatenate([_shifted(values, bits), high[..., 3:]], axis=-1)), int(values.max())
 
 
@@ -265,7 +230,7 @@ def _low_bytes(data: bytes) -> Image.Image:
     other_order: Any = [(*tile[:3], str(tile[3]).replace("16B", "16L")) for tile in image.tile]
     image.tile = other_order
     image.load()
-    return image
+    return _upright(image)
 
 
 def _rgb(image: Image.Image, background: tuple[int, ...]) -> Image.Image:
@@ -277,7 +242,7 @@ def _rgb(image: Image.Image, background: tuple[int, ...]) -> Image.Image:
     return image.convert("RGB")
 
 
-def decode_files(paths: Sequence[str], out: np.ndarray, how: Decoding) -> list[Failure | Deep]:
+def decode_files(paths: Sequence[str], out: np.ndarray, how: Decoding) -> tuple[list[Failure], dict[int, int]]:
     """Decodes files into the rows of an array, with all cores.
 
     Args:
@@ -286,39 +251,36 @@ def decode_files(paths: Sequence[str], out: np.ndarray, how: Decoding) -> list[F
         how: see `Decoding`; images of another size than `out`'s, once resized, count as failures.
 
     Returns:
-        What there is to say, in the order of the rows: a `Failure` for every file that could not be used, whose row is
-        left as it was, and a `Deep` for every other one with 16 bits a channel. See `told_apart`.
+        (a `Failure` for every file that could not be used, whose row is left as it was, row -> brightest value stored
+        of the other files with 16 bits a channel), both in the order of the rows.
 
     Raises:
         ValueError: a worker process ended early.
     """
     cores = num_cores()
-    starts = range(0, len(paths), _FILES_PER_TASK)
-    ready = bool(sys.executable) and os.path.isfile(__file__)
-    if len(paths) >= _PROCESSES_FROM and cores > 1 and ready and isinstance(out, np.memmap) and out.filename:
-        return sorted(_decode_with_processes(paths, starts, out, how, cores), key=lambda found: found.row)
-    with ThreadPoolExecutor(cores) as pool:
-        tasks = [pool.submit(_decode_rows, paths[i : i + _FILES_PER_TASK], i, out, how) for i in starts]
-        return [found for task in tasks for found in task.result()]
+    parts = [(i, paths[i : i + _FILES_PER_TASK]) for i in range(0, len(paths), _FILES_PER_TASK)]
+    if len(paths) >= _PROCESSES_FROM and cores > 1 and sys.executable and isinstance(out, np.memmap) and out.filename:
+        found = sorted(_decode_with_processes(parts, out, how, min(cores, len(parts))))
+    else:
+        with ThreadPoolExecutor(cores) as pool:
+            tasks = [pool.submit(_decode_rows, start, part, out, how) for start, part in parts]
+            found = [each for task in tasks for each in task.result()]
+    failures = [Failure(row, *said) for row, *said in found if isinstance(said[0], str)]
+    return failures, {row: said[0] for row, *said in found if isinstance(said[0], int)}
 
 
-def told_apart(found: Sequence[Failure | Deep]) -> tuple[list[Failure], dict[int, int]]:
-    """(failures, row -> brightest value of the 16-bit images) of what `decode_files` returns."""
-    deep = {each.row: each.brightest for each in found if isinstance(each, Deep)}
-    return [each for each in found if isinstance(each, Failure)], deep
-
-
-def _decode_rows(paths: Sequence[str], start: int, out: np.ndarray, how: Decoding) -> list[Failure | Deep]:
-    found: list[Failure | Deep] = []
+def _decode_rows(start: int, paths: Sequence[str], out: np.ndarray, how: Decoding) -> list[tuple[Any, ...]]:
+    """Decodes files into rows from `start` on; returns a `Failure`, or (row, brightest value), where there is one."""
+    found: list[tuple[Any, ...]] = []
     for row, path in enumerate(paths, start):
         try:
-            pixels, brightest = decode_counted(read_image_file(path), how)
+            pixels, brightest = decode(read_image_file(path), how)
             if pixels.shape != out.shape[1:]:
                 found.append(Failure(row, "another size", pixels.shape[:2]))
                 continue
             out[row] = pixels
             if brightest is not None:
-                found.append(Deep(row, brightest))
+                found.append((row, brightest))
         except OSError as error:
             found.append(Failure(row, f"it cannot be read ({error.strerror or error})"))
         except UnusableImage as error:
@@ -327,84 +289,32 @@ def _decode_rows(paths: Sequence[str], start: int, out: np.ndarray, how: Decodin
 
 
 def _decode_with_processes(
-    paths: Sequence[str], starts: Sequence[int], out: np.memmap, how: Decoding, cores: int
-) -> list[Failure | Deep]:
-    waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
-    for start in starts:
-        waiting.put(start)
-    settings = {
-        "file": os.path.abspath(str(out.filename)),
-        "offset": out.offset,
-        "shape": out.shape,
-        "how": dataclasses.asdict(how),
-    }
-    found: list[Failure | Deep] = []
-    problems: list[str] = []
-    workers = [_start_worker() for _ in range(min(cores, len(starts)))]
-
-    def serve(worker: _Worker) -> None:
+    parts: Sequence[tuple[int, Sequence[str]]], out: np.memmap, how: Decoding, count: int
+) -> list[tuple[Any, ...]]:
+    """`_decode_rows` of every (start, paths); worker i of `count` has parts i, i + count, ..."""
+    array = (os.path.abspath(str(out.filename)), "uint8", "r+", out.offset, out.shape)
+    tasks = [json.dumps([parts[number::count], array, dataclasses.asdict(how)]) for number in range(count)]
+    command = [sys.executable, "-c", _WORKER, *filter(None, sys.path)]
+    workers = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="ascii")
+               for _ in range(count)]  # fmt: skip
+    found: list[tuple[Any, ...]] = []
+    with ThreadPoolExecutor(count) as pool:
         try:
-            _send(worker, settings)
-            while not problems:
-                start = waiting.get_nowait()
-                _send(worker, [start, list(paths[start : start + _FILES_PER_TASK])])
-                answer = json.loads(worker.answers.readline())  # a Failure is [row, text, size], a Deep [row, number]
-                found.extend(Deep(*each) if len(each) == 2 else Failure(*each) for each in answer)
-        except queue.Empty:
-            pass
-        except (OSError, ValueError) as error:  # a closed pipe, or an answer cut short
-            problems.append(f"a decoding process ended early (exit code {worker.process.poll()}, {error}); load again.")
-
-    threads = [threading.Thread(target=serve, args=(worker,), daemon=True) for worker in workers]
-    try:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    finally:
-        problems.append("stopped")
-        for worker in workers:
-            worker.process.kill()
-            worker.process.wait()
-            worker.tasks.close()
-            worker.answers.close()
-    if len(problems) > 1:
-        raise ValueError(problems[0])
+            answers = pool.map(lambda worker, task: worker.communicate(task)[0], workers, tasks)
+            for worker, answer in zip(workers, answers, strict=True):
+                if worker.returncode or not answer:
+                    raise ValueError(f"a decoding process ended early (exit code {worker.returncode}); load again.")
+                found += (tuple(each) for line in answer.splitlines() for each in json.loads(line))
+        finally:
+            for worker in workers:
+                worker.kill()
     return found
 
 
-class _Worker(NamedTuple):
-    process: subprocess.Popen[str]
-    tasks: IO[str]
-    answers: IO[str]
-
-
-def _start_worker() -> _Worker:
-    run = f"import runpy, sys; sys.path[:] = sys.argv[2:]; runpy.run_path(sys.argv[1], run_name={_WORKER!r})"
-    arguments = [sys.executable, "-c", run, os.path.abspath(__file__), *(p for p in sys.path if p)]
-    process = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="ascii")
-    return _Worker(process, cast(IO[str], process.stdin), cast(IO[str], process.stdout))
-
-
-def _send(worker: _Worker, message: object) -> None:
-    worker.tasks.write(json.dumps(message) + "\n")  # ASCII: names that are no valid text survive as \udcxx
-    worker.tasks.flush()
-
-
-def _work() -> None:
-    """A worker: reads tasks from standard input until it closes."""
+def work() -> None:
+    """A worker process: reads what to decode from standard input and writes what `_decode_rows` finds, part by part."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to stop
-    settings = json.loads(sys.stdin.readline())
-    shape, how = tuple(settings["shape"]), settings["how"]
-    out = np.memmap(settings["file"], np.uint8, "r+", settings["offset"], shape)
-    how = Decoding(
-        how["size"] and tuple(how["size"]), how["resize"], how["crop"], tuple(how["background"]), how["bits"]
-    )
-    for line in sys.stdin:
-        start, paths = json.loads(line)
-        sys.stdout.write(json.dumps(_decode_rows(paths, start, out, how)) + "\n")
-        sys.stdout.flush()
-
-
-if __name__ == _WORKER:
-    _work()
+    parts, array, how = json.load(sys.stdin)  # ASCII: names that are no valid text survive as \udcxx
+    out = np.memmap(*array)
+    for start, paths in parts:
+        print(json.dumps(_decode_rows(start, paths, out, Decoding(**how))), flush=True)  # fails once the parent is gone

@@ -11,7 +11,7 @@ import hashlib
 import os
 import time
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -35,27 +35,18 @@ def file_hash(path: str | os.PathLike[str], algorithm: str = "sha256") -> bytes:
 
 
 def digest_of_files(root: str | os.PathLike[str], relative_paths: Sequence[str]) -> str:
-    """Hex digest of the names and bytes of files, read with all cores and remembered while the files stay untouched.
+    """Hex SHA-256 of the names and bytes of files, in the order given, remembered while the files stay untouched.
 
-    Args:
-        root: the folder that the paths are relative to; not a part of the digest, so that a copy has the same one.
-        relative_paths: paths below `root`, in the order that counts. What is unreadable, or no file, counts by name.
-
-    Returns:
-        64 hexadecimal digits (SHA-256).
+    `root`, the folder that the paths are relative to, is no part of it, so that a copy has the same digest. What is
+    unreadable, or no file, counts by name.
     """
     return _summary(os.path.abspath(root), relative_paths)[0]
 
 
-def hashes_of_files(
-    root: str | os.PathLike[str], relative_paths: Sequence[str], remember: bool = True
-) -> np.ndarray:
+def hashes_of_files(root: str | os.PathLike[str], relative_paths: Sequence[str], remember: bool = True) -> np.ndarray:
     """SHA-256 of each file's bytes, uint8 [N, 32]; zeros for what is unreadable, or no file.
 
-    Args:
-        root: the folder that the paths are relative to.
-        relative_paths: paths below `root`.
-        remember: as `digest_of_files` does, in the cache; False leaves that alone.
+    Remembered as by `digest_of_files`, unless `remember` is False: the cache is then left alone.
     """
     return (_summary if remember else _digest)(os.path.abspath(root), relative_paths)[1]
 
@@ -84,20 +75,33 @@ def _summary(root: str, relative_paths: Sequence[str]) -> tuple[str, np.ndarray]
     return str(built["digest"]), built["hashes"]
 
 
-def check_unchanged(name: str, root: str | os.PathLike, relative_paths: Sequence[str], digest: str) -> None:
-    """Refuses files that were changed while they were read: a cache entry would have what its key does not say.
+def cached_of_files(
+    name: str,
+    root: str | os.PathLike[str],
+    relative_paths: Sequence[str],
+    key: Callable[[str], str],
+    fill: Callable[[cache.Create], None],
+) -> dict[str, np.ndarray]:
+    """The arrays that `fill` makes of files, from the cache: `cache.cached_fill`, keyed by the files' digest.
 
     Args:
-        name: of the split, for the message.
+        name: of the split, for messages.
         root: as for `digest_of_files`.
         relative_paths: as for `digest_of_files`.
-        digest: theirs, from before they were read.
+        key: digest -> key of the entry.
+        fill: see `cache.cached_fill`.
 
     Raises:
-        ValueError: they have another one now.
+        ValueError: the files were changed while they were read, so that the entry would not be what its key says.
     """
-    if digest_of_files(root, relative_paths) != digest:
-        raise ValueError(f"{name}: files in {root} were changed while they were read; run the same command again.")
+    digest = digest_of_files(root, relative_paths)
+
+    def checked(create: cache.Create) -> None:
+        fill(create)
+        if digest_of_files(root, relative_paths) != digest:
+            raise ValueError(f"{name}: files in {root} were changed while they were read; run the same command again.")
+
+    return cache.cached_fill(key(digest), checked)
 
 
 def _digest(root: str, relative_paths: Sequence[str]) -> tuple[str, np.ndarray]:
@@ -142,15 +146,12 @@ def is_html(beginning: bytes) -> bool:
 
 
 def check_hash(path: str | os.PathLike[str], algorithm: str, expected: str) -> None:
-    """Checks a downloaded file against its published hash.
+    """Raises ValueError unless a downloaded file has its published hash; says whether it is a web page.
 
     Args:
         path: the file.
         algorithm: "md5" or "sha256".
         expected: hexadecimal digits.
-
-    Raises:
-        ValueError: another hash; says whether the file is a web page.
     """
     received = file_hash(path, algorithm).hex()
     if received == expected:

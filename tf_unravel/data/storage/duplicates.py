@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -36,11 +36,7 @@ class Duplicates(NamedTuple):
 
 
 def found_in(digests: Sequence[bytes], classes: Sequence[object]) -> Duplicates:
-    """Counts duplicates.
-
-    Args:
-        digests: one per image.
-        classes: the class of each; classes of different splits differ.
+    """Counts images of the same digest; classes of different splits differ.
 
     Example:
         >>> found_in([b"x", b"y", b"x"], ["cat", "cat", "dog"])
@@ -82,37 +78,21 @@ def check_files(name: str, parts: Sequence[ImageFiles], on_duplicates: str, reme
         _say(name, found, f"{digests.printable(first)} and {digests.printable(second)}{linked}", on_duplicates)
 
 
-def check_images(
-    name: str, images: np.ndarray, found: np.ndarray, class_names: Sequence[str], on_duplicates: str
-) -> None:
-    """The same for a split that comes as one array.
-
-    Args:
-        name: of the split, for the message.
-        images: uint8 [N, ...], for the number of its images.
-        found: what `counted` gives.
-        class_names: one per class.
-        on_duplicates: see `check_files`.
-
-    Raises:
-        ValueError: there are some, or another `on_duplicates`.
-    """
-    across, within, first, second, first_class, second_class = found.tolist()
+def check_images(name: str, arrays: Mapping[str, np.ndarray], class_names: Sequence[str], on_duplicates: str) -> None:
+    """`check_files` for a split that comes as one array, by the `duplicates` that were `counted` in its cache entry."""
+    across, within, first, second, first_class, second_class = arrays["duplicates"].tolist()
     if _is_asked(name, on_duplicates) and across + within:
         pair = (f"numbers {first} ({class_names[first_class]!r}) and {second} ({class_names[second_class]!r}) of "
-                f"{len(images)}")
+                f"{len(arrays['images'])}")
         _say(name, Duplicates(across, within, (first, second)), pair, on_duplicates)
 
 
 def counted(images: np.ndarray, class_ids: np.ndarray) -> np.ndarray:
     """(across, within, first pair, its class ids) of an array's images as int64 [6], to be kept beside them."""
-    found = found_in(list(_digests(images)), class_ids.tolist())
+    each = [hashlib.sha256(np.ascontiguousarray(image).data).digest() for image in images]
+    found = found_in(each, class_ids.tolist())
     first, second = found.first or (0, 0)
     return np.array([found.across, found.within, first, second, class_ids[first], class_ids[second]], np.int64)
-
-
-def _digests(images: np.ndarray) -> Iterator[bytes]:
-    return (hashlib.sha256(np.ascontiguousarray(image).data).digest() for image in images)
 
 
 def _is_asked(name: str, on_duplicates: str) -> bool:

@@ -18,39 +18,30 @@ EXTENSIONS = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".jfi", ".jif", ".pjpeg", ".pjp", ".png", ".apng", ".bmp", ".dib", ".webp",
     ".ppm", ".pgm", ".pbm", ".pnm",
 )  # fmt: skip
-OTHER_PICTURES = (  # that people have, and that are not read
+OTHER_IMAGES = (  # that people have, and that are not read
     ".heic", ".heif", ".avif", ".gif", ".tif", ".tiff", ".jp2", ".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".svg",
     ".ico", ".psd", ".exr", ".hdr", ".pfm", ".pam", ".qoi", ".tga",
 )  # fmt: skip
 _SYSTEM = ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx")  # what file managers leave
 _HEAD = 256  # bytes of a file that are looked at
 _IMAGES = ("JPEG", "PNG", "BMP", "WebP", "PPM")
-_MAGIC = (
-    (b"\xff\xd8\xff", "JPEG"),
-    (b"\x89PNG\r\n\x1a\n", "PNG"),
-    (b"GIF87a", "GIF"),
-    (b"GIF89a", "GIF"),
-    (b"II*\0", "TIFF"),
-    (b"MM\0*", "TIFF"),
-    (b"II+\0", "TIFF"),
-    (b"MM\0+", "TIFF"),
-    (b"\0\0\0\x0cjP  ", "JPEG 2000"),
-    (b"\xff\x4f\xff\x51", "JPEG 2000"),
-    (b"\0\0\0\x0cJXL ", "JPEG XL"),
-    (b"\xff\x0a", "JPEG XL"),
-    (b"\0\0\x01\0", "ICO"),
-    (b"8BPS", "Photoshop"),
-    (b"qoif", "QOI"),
-    (b"\x76\x2f\x31\x01", "OpenEXR"),
-    (b"#?RADIANCE", "Radiance HDR"),
-    (b"DDS ", "DDS"),
-    (b"FUJIFILMCCD-RAW", "raw camera"),
-    (b"IIRO", "raw camera"),
-    (b"IIU\0", "raw camera"),
-    (b"P7\n", "PAM"),
-    (b"Pf\n", "PFM"),
-    (b"PF\n", "PFM"),
-)
+_MAGIC = {
+    "JPEG": (b"\xff\xd8\xff",),
+    "PNG": (b"\x89PNG\r\n\x1a\n",),
+    "GIF": (b"GIF87a", b"GIF89a"),
+    "TIFF": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
+    "JPEG 2000": (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51"),
+    "JPEG XL": (b"\0\0\0\x0cJXL ", b"\xff\x0a"),
+    "ICO": (b"\0\0\x01\0",),
+    "Photoshop": (b"8BPS",),
+    "QOI": (b"qoif",),
+    "OpenEXR": (b"\x76\x2f\x31\x01",),
+    "Radiance HDR": (b"#?RADIANCE",),
+    "DDS": (b"DDS ",),
+    "raw camera": (b"FUJIFILMCCD-RAW", b"IIRO", b"IIU\0"),
+    "PAM": (b"P7\n",),
+    "PFM": (b"Pf\n", b"PF\n"),
+}
 _BRANDS = {
     **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), "HEIC"),
     **dict.fromkeys((b"avif", b"avis"), "AVIF"),
@@ -80,7 +71,7 @@ def kind_of(path: str | os.PathLike[str]) -> Kind:
     found = format_of(_head(path))
     if found in _IMAGES:
         return Kind.IMAGE
-    return Kind.OTHER_IMAGE if found or name.endswith(OTHER_PICTURES) else Kind.OTHER
+    return Kind.OTHER_IMAGE if found or name.endswith(OTHER_IMAGES) else Kind.OTHER
 
 
 def is_hidden(name: str) -> bool:
@@ -95,8 +86,8 @@ def format_of(head: bytes) -> str:
         >>> format_of(b"GIF89a...")
         'GIF'
     """
-    for magic, name in _MAGIC:
-        if head.startswith(magic):
+    for name, beginnings in _MAGIC.items():
+        if head.startswith(beginnings):
             return name
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "WebP"

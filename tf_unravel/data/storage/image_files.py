@@ -59,7 +59,7 @@ def load_files(
     on_corrupt: str = "error",
     normalization: Normalization | None = None,
 ) -> ClassImages:
-    """Decodes files, or reads what was decoded before.
+    """Decodes files, or reads what was decoded before; the images are a read-only memory map.
 
     Args:
         files: which images, and their classes.
@@ -68,58 +68,34 @@ def load_files(
         on_corrupt: "error" raises for a damaged image, "skip" leaves it out and warns with the count.
         normalization: published (mean, std), if any.
 
-    Returns:
-        The split; its images are a read-only memory map.
-
     Raises:
         ValueError: a damaged image, images of different sizes without `how.size`, or a class with too few images.
     """
     if on_corrupt not in ("error", "skip"):
         raise ValueError(f"on_corrupt must be 'error' or 'skip'. Received: {on_corrupt!r}.")
     check_class_sizes(files, files.class_ids, min_images)
-    digest = digests.digest_of_files(files.root, files.paths)
-    key = f"image_files/{_VERSION} {digest} {how} {on_corrupt} {PIL.__version__} {_grouping(files)}"
-
-    def fill(create: cache.Create) -> None:
-        _fill(create, files, how, on_corrupt)
-        digests.check_unchanged(files.name, files.root, files.paths, digest)
-
-    arrays = cache.cached_fill(key, fill)
+    # The same files may be grouped in another way
+    grouping = digests.digest_of_text(repr((files.class_names, np.asarray(files.class_ids).tolist())))
+    arrays = digests.cached_of_files(
+        files.name, files.root, files.paths,
+        lambda digest: f"image_files/{_VERSION} {digest} {how} {on_corrupt} {PIL.__version__} {grouping}",
+        lambda create: _fill(create, files, how, on_corrupt),
+    )  # fmt: skip
     class_ids, left_out = np.array(arrays["class_ids"]), arrays["left_out"].tolist()
     if left_out:
         named = "; ".join([*left_out[:_NAMED], *(["..."] if len(left_out) > _NAMED else [])])
         _log.warning("%s: left out %d of %d images: %s.", files.name, len(left_out), len(files.paths), named)
     check_class_sizes(files, class_ids, min_images)
-    _warn_of_dim(files, class_ids, arrays["brightest"], how)
-    images, fingerprint = arrays["images"][: len(class_ids)], str(arrays["fingerprint"])
-    return ClassImages(images, class_ids, files.class_names, files.name, fingerprint, normalization)
-
-
-def _warn_of_dim(files: ImageFiles, class_ids: np.ndarray, brightest: np.ndarray, how: decoding.Decoding) -> None:
-    """Warns once, of all classes whose 16-bit images are all dark; brightest [n] is -1 for images of 8 bits."""
-    dim: list[int] = []
-    for label in np.unique(class_ids[brightest >= 0]).tolist():
-        values = brightest[(class_ids == label) & (brightest >= 0)].tolist()
-        dim += values if decoding.is_dim(values) else []
-    decoding.warn_of_dim(files.name, dim, how, "load.bits = {bits}")
-
-
-def _grouping(files: ImageFiles) -> str:
-    """The classes in the key: the same files may be grouped in another way."""
-    return digests.digest_of_text(repr((files.class_names, np.asarray(files.class_ids).tolist())))
+    brightest = np.array(arrays["brightest"])  # -1 for images of 8 bits
+    most = np.full(len(files.class_names), -1, np.int32)
+    np.maximum.at(most, class_ids, brightest)
+    dim = brightest[(brightest >= 0) & (most[class_ids] < decoding.DIM)]  # once, of all classes that are all dark
+    decoding.warn_of_dim(files.name, dim.tolist(), how, "load.bits = {bits}")
+    return ClassImages.of_arrays(arrays, files.class_names, files.name, normalization)
 
 
 def check_class_sizes(files: ImageFiles, class_ids: np.ndarray, min_images: int) -> None:
-    """Refuses classes with too few images.
-
-    Args:
-        files: what the images are of.
-        class_ids: of the images that count, integers [n].
-        min_images: the least number that a class must have.
-
-    Raises:
-        ValueError: there is such a class, or none at all.
-    """
+    """Raises ValueError when there is no class, or one of which `class_ids` [n] holds fewer than `min_images`."""
     if not files.class_names:
         raise ValueError(f"{files.name}: no classes found in {files.root}; add folders of images.")
     counts = np.bincount(class_ids, minlength=len(files.class_names))
@@ -136,7 +112,7 @@ def _fill(create: cache.Create, files: ImageFiles, how: decoding.Decoding, on_co
     paths = [os.path.join(files.root, path) for path in files.paths]
     size = how.size or _first_size(paths, how)
     images = create("images", (len(paths), *size, 3), np.uint8)
-    failures, deep = decoding.told_apart(decoding.decode_files(paths, images, how))
+    failures, deep = decoding.decode_files(paths, images, how)
     bad = {failure.row for failure in failures}
     for failure in failures:
         path = paths[failure.row]
@@ -172,7 +148,7 @@ def _first_size(paths: Sequence[str], how: decoding.Decoding) -> tuple[int, ...]
     """(height, width) of the first image that can be read: what the others are held against."""
     for path in paths:
         try:
-            return decoding.decode_counted(decoding.read_image_file(path), how)[0].shape[:2]
+            return decoding.decode(decoding.read_image_file(path), how)[0].shape[:2]
         except (OSError, decoding.UnusableImage):
             continue
     return (1, 1)  # none: each of them is reported by what follows
