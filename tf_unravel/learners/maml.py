@@ -41,7 +41,7 @@ import keras
 import tensorflow as tf
 
 from tf_unravel.adaptation.groups import flat, taken
-from tf_unravel.adaptation.inner_loop import Start, kept_state
+from tf_unravel.adaptation.inner_loop import Start, gradients_of, kept_state
 from tf_unravel.adaptation.inner_optimizers import InnerOptimizer, Moments, PerStepSGD, descended
 from tf_unravel.adaptation.network import Network, Weights
 from tf_unravel.adaptation.rematerialize import rematerialized
@@ -141,12 +141,7 @@ class MAML(Adapting):
             theta: Weights, a: tf.Tensor, images: tf.Tensor, labels: tf.Tensor, state: Weights
         ) -> tuple[Weights, tf.Tensor, Weights]:
             with twice_differentiable(not self.first_order):
-                with tf.GradientTape() as inner:
-                    inner.watch(theta)
-                    logits, state = network.logits(theta, images, state)
-                    loss = network.loss(logits, labels)
-                    scaled = network.scaled(loss)
-                gradients = network.gradients(inner, scaled, theta, self.adapts)
+                gradients, loss, state = gradients_of(network, theta, images, labels, self.adapts, state)
             if self.first_order:
                 gradients = [tf.stop_gradient(g) for g in gradients]
             return descended(theta, tf.unstack(self.factor * a), gradients), loss, state
