@@ -61,6 +61,7 @@ def card_of(
         JSON values.
     """
     known = known or {}
+    batchnorm, adaptation = head.said_of(backbone)
     ways = len(support) if support else head.learned_ways
     measured = "accuracies were measured under this head at this checkpoint."
     note = f"These {measured}" if known.get("accuracies") else f"No {measured}"
@@ -70,7 +71,8 @@ def card_of(
         "input": {"height": shape[0], "width": shape[1], "channels": shape[2], "pixels": "uint8, 0-255"},
         "decoding": {"resize": "bilinear", "crop": False, "background": [255, 255, 255], "bits": None},
         "features": int(backbone.output_shape[-1]),
-        "head": described(head, backbone),
+        "head": {"name": head.title, "settings": head.settings(), "batchnorm": batchnorm, "adaptation": adaptation,
+                 "transductive": head.transductive_on(backbone)},
         "ways": ways,
         "class_names": list(support) if support else None,
         "support_per_class": list(support.values()) if support else None,
@@ -80,18 +82,6 @@ def card_of(
         "versions": {"tf_unravel": tf_unravel.__version__, "tensorflow": tf.__version__, "keras": keras.__version__,
                      "numpy": np.__version__, "python": platform.python_version()},
         **known,
-    }
-
-
-def described(head: Head, backbone: keras.Model) -> dict[str, Any]:
-    """A head on a backbone as the card has it."""
-    batchnorm, adaptation = head.said_of(backbone)
-    return {
-        "name": head.title,
-        "settings": head.settings(),
-        "batchnorm": batchnorm,
-        "adaptation": adaptation,
-        "transductive": head.transductive_on(backbone),
     }
 
 
@@ -151,7 +141,7 @@ def _fits(card: Any) -> bool:
     Raises:
         LookupError: something is missing.
         TypeError: something that holds others does not.
-        ValueError: pictures cannot be decoded so.
+        ValueError: images cannot be decoded so.
     """
     size = [card["input"][name] for name in ("height", "width", "channels")]
     names, counts, head, how = card["class_names"], card["support_per_class"], card["head"], card["decoding"]

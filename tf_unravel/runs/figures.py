@@ -28,7 +28,7 @@ def projection(features: np.ndarray, split: data.ClassImages, seed: int = 0) -> 
 
     Returns:
         (points [n, 2], class ids [n]); None, with a warning, where they cannot be had: fewer than three classes, a
-        network that collapsed. A picture is no reason to end a training.
+        network that collapsed. A figure is no reason to end a training.
     """
     try:
         chosen = analysis.choose_images(split.class_ids, seed=seed)
