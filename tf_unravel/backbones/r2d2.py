@@ -12,6 +12,7 @@ once more, and has another dropout rate per dataset: 8064 and 72576 features ins
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 
@@ -57,7 +58,7 @@ def r2d2(
     if len(filters) != 4:
         raise ValueError(f"r2d2 has four blocks. Received: filters={tuple(filters)}")
     inputs, x = image_input(input_shape, 16, "r2d2", normalization)
-    norm = {"momentum": batch_norm_momentum, "epsilon": batch_norm_epsilon}
+    norm: dict[str, Any] = {"momentum": batch_norm_momentum, "epsilon": batch_norm_epsilon}
     seeds = layer_seeds(seed, 10)
     outputs = []
     for block, width in enumerate(filters, start=1):

@@ -183,10 +183,6 @@ def _absolute(root: str | os.PathLike[str]) -> str:
     return str(pathlib.Path(root).expanduser().absolute())
 
 
-def _required(field: dataclasses.Field[Any]) -> bool:
-    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-
-
 def plan(configuration: Configuration) -> Plan:
     """The plan of a configuration.
 
@@ -195,8 +191,8 @@ def plan(configuration: Configuration) -> Plan:
     """
     table = configuration.table
     given = table.bound(_RUN)
-    required = [field.name for field in dataclasses.fields(Plan) if _required(field)]
-    missing = [f"run.{name}" for name in required if name not in given]
+    optional = {name for name, each in inspect.signature(Plan).parameters.items() if each.default is not each.empty}
+    missing = [f"run.{field.name}" for field in dataclasses.fields(Plan) if field.name not in {*optional, *given}]
     if missing:
         advice = "give --gin_file gin/run/..., or add --gin_bindings, such as --gin_bindings 'run.epochs = 30'"
         raise ConfigError(f"the configuration does not say {', '.join(missing)}; {advice}")
