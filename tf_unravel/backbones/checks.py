@@ -79,11 +79,7 @@ def _check_layers(owner: str, backbone: keras.Model) -> None:
 
 
 def check_unregularized(owner: str, backbone: keras.Model) -> None:
-    """Refuses a backbone that adds to a loss: regularizers of weights, of activations, `add_loss`.
-
-    Raises:
-        ValueError: it does.
-    """
+    """Raises ValueError for a backbone that adds to a loss: regularizers of weights, of activations, `add_loss`."""
     found = [variable.path for variable in backbone.trainable_variables if variable.regularizer is not None]
     found += [layer.name for layer in backbone._flatten_layers() if layer.activity_regularizer is not None]
     if not found and (layer := _adds_loss(backbone)):

@@ -136,13 +136,7 @@ def read_card(model: str | os.PathLike) -> dict[str, Any]:
 
 
 def _fits(card: Any) -> bool:
-    """Whether what is used of a card is of the types that it needs.
-
-    Raises:
-        LookupError: something is missing.
-        TypeError: something that holds others does not.
-        ValueError: images cannot be decoded so.
-    """
+    """Whether what is used of a card has its types; raises LookupError, TypeError or ValueError where it is damaged."""
     size = [card["input"][name] for name in ("height", "width", "channels")]
     names, counts, head, how = card["class_names"], card["support_per_class"], card["head"], card["decoding"]
     if not all(type(value) is int for value in (*size, *how["background"], *(counts or ()))):

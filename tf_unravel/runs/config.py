@@ -117,8 +117,11 @@ def parse(
             for path in found_files:
                 _import(read_text(path))
             gin.parse_config_files_and_bindings(found_files, [], finalize_config=False)
-            for binding in bindings:
-                _bind(binding.removeprefix("\ufeff"))
+            for binding in (each.removeprefix("\ufeff") for each in bindings):
+                try:
+                    gin.parse_config(binding)
+                except UNREADABLE as error:
+                    raise ConfigError(f"--gin_bindings {binding!r} cannot be read: {problem(error)}") from error
                 registry.register_heads()
             gin.finalize()  # refuses macros that are not there
             bound = _take_root(table)
@@ -146,14 +149,6 @@ def _import(text: str) -> None:
         with contextlib.suppress(*UNREADABLE):  # said when the text is parsed
             gin.parse_config(line)
     registry.register_heads()
-
-
-def _bind(binding: str) -> None:
-    """One --gin_bindings line; an error names it."""
-    try:
-        gin.parse_config(binding)
-    except UNREADABLE as error:
-        raise ConfigError(f"--gin_bindings {binding!r} cannot be read: {problem(error)}") from error
 
 
 def _dataset_scopes(table: GinTable) -> list[str]:

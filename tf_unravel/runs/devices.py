@@ -68,11 +68,7 @@ class Devices:
         return "; 1 replica: nothing is shared out" if self.replicas == 1 else f"; {self.replicas} replicas"
 
     def check_batches(self, dataset: tf.data.Dataset) -> None:
-        """Refuses batches whose leading axis cannot be shared out equally.
-
-        Raises:
-            ConfigError: it cannot.
-        """
+        """Raises ConfigError for batches whose leading axis cannot be shared out equally."""
         total = _leading(dataset)
         if total % self.replicas:
             raise ConfigError(
@@ -137,11 +133,7 @@ class Devices:
         return mean
 
     def check_agreement(self, step: int) -> None:
-        """Refuses to go on where machines have restored different checkpoints.
-
-        Raises:
-            ConfigError: they have.
-        """
+        """Raises ConfigError where machines have restored different checkpoints."""
         if self.replicas == 1:
             return
 

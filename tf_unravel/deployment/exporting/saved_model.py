@@ -223,11 +223,7 @@ def _baked(classifier: Classifier, features: Any, shape: tuple[int, int, int], n
 
 
 def _support_set(images: Any, labels: Any, shape: tuple[int, int, int], head: Head) -> Request:
-    """A support set to bake in, by the checks that a request goes through.
-
-    Raises:
-        ValueError: it is none.
-    """
+    """A support set to bake in; ValueError unless it passes the checks of a request."""
     images, labels = np.asarray(images), np.asarray(labels)
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != shape[-1]:
         raise ValueError(f"Support images must be uint8 [S, H, W, {shape[-1]}]. "
