@@ -5,13 +5,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from tf_unravel import deployment
+from tf_unravel.deployment.card import DECODING
 from tf_unravel.evaluation import INDUCTIVE
 from tf_unravel.heads import Head
 from tf_unravel.runs.config import heads_named, may_adapt, parse
 from tf_unravel.runs.finished_run import FinishedRun
 from tf_unravel.runs.records import damaged
-
-_DECODING = {"resize": "bilinear", "crop": False, "background": (255, 255, 255), "bits": None}
 
 
 def export_run(
@@ -59,7 +58,7 @@ def export_run(
 
 def _decoding(run: FinishedRun) -> dict[str, Any]:
     """How the run's images became pixels: those to classify should become so too."""
-    chosen = {name: run.configuration.dataset_setting(name, default) for name, default in _DECODING.items()}
+    chosen = {name: run.configuration.dataset_setting(name, default) for name, default in DECODING.items()}
     return {**chosen, "background": list(chosen["background"])}
 
 

@@ -35,6 +35,7 @@ from tf_unravel.files import write_bytes
 
 CARD = "tf_unravel.json"
 FORMAT = 1
+DECODING: dict[str, Any] = {"resize": "bilinear", "crop": False, "background": [255, 255, 255], "bits": None}
 # What `export` writes, and what file managers leave in any folder that they show.
 _OURS = re.compile(r"saved_model\.pb|fingerprint\.pb|tf_unravel\.json|variables/variables\.(index|data-\d{5}-of-\d{5})"
                    r"|(.*/)?(\.DS_Store|Thumbs\.db|desktop\.ini)")
@@ -69,7 +70,7 @@ def card_of(
         "format": FORMAT,
         "exported": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "input": {"height": shape[0], "width": shape[1], "channels": shape[2], "pixels": "uint8, 0-255"},
-        "decoding": {"resize": "bilinear", "crop": False, "background": [255, 255, 255], "bits": None},
+        "decoding": DECODING,
         "features": int(backbone.output_shape[-1]),
         "head": {"name": head.title, "settings": head.settings(), "batchnorm": batchnorm, "adaptation": adaptation,
                  "transductive": head.transductive_on(backbone)},

@@ -8,10 +8,8 @@ every backbone and head given the same seed answers the same tasks: compare them
 `per_task`. The backbone runs with training=False (inductive BatchNorm: running statistics; no task sees its other
 queries), and nothing is augmented.
 
-For heads that read inner products one Gram matrix of the split is computed, and every task becomes a look-up of
-(S + WQ) x S numbers, whatever the feature size; where the matrix would exceed its budget, or cost more than the tasks
-themselves, the products are taken task by task (`gram.py`, which also says how precise they are). A
-translation-invariant head gets the products of centred features, the others those of the features as they are.
+Heads that read inner products get them from `gram`: a translation-invariant head those of centred features, the
+others those of the features as they are.
 
 | symbol | name              | shape                              |
 |--------|-------------------|------------------------------------|
