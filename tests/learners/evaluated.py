@@ -23,7 +23,7 @@ def main() -> None:
         examples = LEARNERS[name][1]()
         found[name] = []
         for strategy, size in ("one", 100), ("mirrored", 6):
-            with Devices(strategy).strategy.scope():
+            with Devices(strategy).scope():
                 learner = make()
                 learner.compile(optimizer="sgd")
             found[name].append(learner.evaluate(in_batches(examples, size), verbose=0, return_dict=True))

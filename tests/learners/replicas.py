@@ -48,7 +48,7 @@ def learner_and_batches(name: str):
 def trained(name: str, strategy: str, steps: int = 3) -> tuple[list, float, dict]:
     """Variables after some steps, how far the furthest trainable one moved, and the last values reported."""
     devices = Devices(strategy)
-    with devices.strategy.scope():
+    with devices.scope():
         learner, batches = learner_and_batches(name)
         learner.compile(optimizer=learners.adam(1, 0.01, clip_value=0.05) if "maml" in name else learners.sgd(1, 0.05))
         learner.optimizer.build(learner.trainable_variables)

@@ -61,8 +61,7 @@ class Reading:
         """Each run's title, the run, and its split; `adapts` as for FinishedRun."""
         for title, run_dir in zip(self.titles, self.run_dirs, strict=True):
             run = FinishedRun(run_dir, self.bindings, self.checkpoint, adapts, self.data_root)
-            check_writable("--run_dir", run.folder.path)  # and that results.json is whole: before minutes of features
-            run.folder.training_results()
+            run.folder.check_writable()  # before minutes of features
             check_writable("--out", self.folder)
             yield title, run, run.split(self.split)
 

@@ -6,6 +6,7 @@ about means, BatchNorm and dropout, R replicas do what one device does, within r
 see one run folder.
 """
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -66,6 +67,10 @@ class Devices:
         if self.name == "one":
             return ""
         return "; 1 replica: nothing is shared out" if self.replicas == 1 else f"; {self.replicas} replicas"
+
+    def scope(self) -> contextlib.AbstractContextManager[Any]:
+        """What is built inside has its variables on every replica."""
+        return self.strategy.scope()
 
     def check_batches(self, dataset: tf.data.Dataset) -> None:
         """Raises ConfigError for batches whose leading axis cannot be shared out equally."""

@@ -210,6 +210,14 @@ class RunFolder:
         training = self.training_results()
         return bool(training) and training["step"] >= training["total_steps"]
 
+    def check_writable(self) -> None:
+        """Raises ConfigError for a folder that will not take the results, before they are computed.
+
+        Either it cannot be written, or results.json is damaged.
+        """
+        check_writable("--run_dir", self.path)
+        read_record(self.results)
+
     def update_results(self, section: str, values: Any) -> None:
         """Puts `values` under `section` of results.json, leaving the other sections; one process at a time.
 

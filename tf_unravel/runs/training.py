@@ -138,7 +138,7 @@ def train(
         facts = config.DataFacts.of(splits["train"])
         steps_per_epoch = plan.batches.steps_per_epoch(splits["train"])
         devices = devices or Devices()
-        with devices.strategy.scope():
+        with devices.scope():
             learner = plan.build(facts)
             learner.compile(optimizer=plan.build_optimizer(steps_per_epoch))
             learner.optimizer.build(learner.trainable_variables)
