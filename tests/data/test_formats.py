@@ -18,7 +18,7 @@ from tf_unravel.data.sources.split_lists import split_list
 from tf_unravel.data.storage import decoding, formats
 from tf_unravel.data.storage.decoding import Decoding, UnusableImage, decode
 from tf_unravel.data.storage.formats import Kind, format_of, kind_of
-from tf_unravel.deployment.labelled_images import images_below, read_labelled, read_images
+from tf_unravel.deployment.labelled_images import images_below, read_images, read_labelled
 
 CARD = {"input": {"height": 8, "width": 8, "channels": 3},
         "decoding": {"resize": "bilinear", "crop": False, "background": [255, 255, 255]}}  # of an earlier version
