@@ -1,4 +1,4 @@
-"""A server for an exported model, over HTTP and in TensorFlow Serving's own REST protocol (`protocol`).
+"""A server for an exported model, over HTTP and in TensorFlow Serving's own REST protocol (`rest`).
 
     GET  /v1/models/<name>            whether it is there
     GET  /v1/models/<name>/metadata   its card and its signatures
