@@ -258,7 +258,7 @@ def test_from_a_run_to_an_answer(run_dirs, photographs, tmp_path, monkeypatch, c
 
     classify = ["classify", f"--query={photographs / 'test'}", "--model=model", f"--support={photographs / 'test'}"]
     assert cli.main(classify) == 0
-    assert "of 120 pictures in folders named after a class" in capsys.readouterr().out
+    assert "of 120 images in folders named after a class" in capsys.readouterr().out
     rows = json.loads((tmp_path / "classification" / "classification.json").read_text())["pictures"]
     assert len(rows) == 120 and {row["class"] for row in rows} == {f"test{i}" for i in range(5)}
     assert sum(row["class"] == row["folder_class"] for row in rows) >= 100  # the labelled pictures themselves

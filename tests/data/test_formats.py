@@ -18,7 +18,7 @@ from tf_unravel.data.sources.split_lists import split_list
 from tf_unravel.data.storage import decoding, formats
 from tf_unravel.data.storage.decoding import Decoding, UnusableImage
 from tf_unravel.data.storage.formats import Kind, format_of, kind_of
-from tf_unravel.deployment.labelled_images import pictures_below, read_labelled, read_pictures
+from tf_unravel.deployment.labelled_images import images_below, read_images, read_labelled
 
 CARD = {"input": {"height": 8, "width": 8, "channels": 3},
         "decoding": {"resize": "bilinear", "crop": False, "background": [255, 255, 255]}}  # of an earlier version
@@ -76,9 +76,9 @@ def test_every_format_is_read_under_every_name(tmp_path, format):
     np.testing.assert_array_equal(found.images[rows], np.broadcast_to(expected, (len(NAMES), 8, 8, 3)))
     known = read_labelled(root, CARD)
     np.testing.assert_array_equal(known.images, found.images)
-    queries = pictures_below(root / "bee")
+    queries = images_below(root / "bee")
     assert len(queries.images) == 2 + len(NAMES) and not queries.skipped
-    np.testing.assert_array_equal(read_pictures(queries.images, CARD)[0], found.images[found.class_ids == 1])
+    np.testing.assert_array_equal(read_images(queries.images, CARD)[0], found.images[found.class_ids == 1])
 
 
 OTHERS = {
@@ -103,7 +103,7 @@ def test_other_formats_are_named_once_with_their_number(tmp_path, caplog, format
     assert caplog.text.count("WARNING") == 1
     assert "image_folder/train: passed over 3 images" in caplog.text and "the first: bee/a." in caplog.text
     assert [pathlib.Path(path).name for path in read_labelled(root, CARD).skipped] == ["a", "b.xyz", "c"]
-    assert len(pictures_below(root).skipped) == 3
+    assert len(images_below(root).skipped) == 3
     write(root / "bee" / "d.jpg", OTHERS[format])  # called what is read: not to go unnoticed
     with pytest.raises(ValueError, match="bee/d.jpg cannot be used: it (is a|starts with '<'|holds floating)"):
         data.load("image_folder", root=root, fractions=(3, 0, 0))
@@ -123,7 +123,7 @@ def test_files_that_are_no_images_are_counted_and_hidden_ones_are_not(tmp_path, 
         caplog.clear()
         read()
         assert caplog.text.count("WARNING") == 1 and "7 files " in caplog.text and "are not images" in caplog.text
-    assert pictures_below(root / "bee").images == [str(root / "bee" / f"{i}.png") for i in range(2)]
+    assert images_below(root / "bee").images == [str(root / "bee" / f"{i}.png") for i in range(2)]
 
 
 @pytest.mark.parametrize("suffix", [*formats.EXTENSIONS, ""])

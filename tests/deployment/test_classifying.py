@@ -81,8 +81,8 @@ def test_table_csv_and_json_say_the_same(classified):
         assert picture["probabilities"][row["class"]] == ordered[0] and row["class"] == picture["class"]
         line = next(line for line in table.splitlines() if line.startswith(answer.file))
         assert line.split() == [answer.file, row["class"], f"{ordered[0]:.3f}", f"{ordered[0] - ordered[1]:.3f}"]
-    assert "11 pictures, prototypes, normalize False; labelled pictures: ape 1, bee 2, cat 3." in table
-    assert "9 of 9 pictures in folders named after a class are given that class (100.0 %)." in table
+    assert "11 images, prototypes, normalize False; labelled images: ape 1, bee 2, cat 3." in table
+    assert "9 of 9 images in folders named after a class are given that class (100.0 %)." in table
     for name in ("classification.csv", "classification.json", "contact_sheet.png"):
         assert f"Written: {out / name}" in table and (out / name).is_file()
 
@@ -91,7 +91,7 @@ def test_wrong_ones_count_against():
     answers = [Answer("x", "ape/1", {"ape": 0.6, "bee": 0.4}, "ape"),
                Answer("y", "bee/1", {"ape": 0.5, "bee": 0.5}, "bee"), Answer("z", "z", {"ape": 0.5, "bee": 0.5})]
     text = str(Classification("model", "ridge", {"ape": 1, "bee": 1}, answers, {"q.png": "the file is empty"}))
-    assert "1 of 2 pictures in folders named after a class are given that class (50.0 %)." in text
+    assert "1 of 2 images in folders named after a class are given that class (50.0 %)." in text
     assert text.endswith("left out q.png: the file is empty.")
 
 
@@ -143,9 +143,9 @@ def test_a_picture_that_is_called_as_a_sheet_stays_and_is_classified(place, tmp_
 
 def test_queries_that_are_labelled_or_not_read_are_said(place, tmp_path):
     found = deployment.classify(place / "model", place / "photos", place / "photos", tmp_path / "a")
-    assert "6 of them are labelled pictures too" in str(found)
-    assert "labelled pictures too" not in str(deployment.classify(place / "model", place / "more", place / "photos",
-                                                                  tmp_path / "b"))
+    assert "6 of them are labelled images too" in str(found)
+    others = deployment.classify(place / "model", place / "more", place / "photos", tmp_path / "b")
+    assert "labelled images too" not in str(others)
     shutil.copytree(place / "more", tmp_path / "more")
     (tmp_path / "more" / "ape" / "telephone.HEIC").write_bytes(b"x")
     found = deployment.classify(place / "model", tmp_path / "more", place / "photos", tmp_path / "c")
@@ -195,8 +195,8 @@ def test_pictures_that_are_in_no_class_folder_are_named(place, tmp_path, caplog)
     found = deployment.classify(place / "model", place / "more", tmp_path / "photos", tmp_path / "out")
     assert sorted(found.skipped) == [f"{tmp_path}/photos/bee/deeper/b.png", f"{tmp_path}/photos/loose.jpg"]
     assert found.support == {"ape": 1, "bee": 2, "cat": 3}
-    assert f"left out {tmp_path}/photos/loose.jpg: it is not {tmp_path}/photos/<class>/<picture>." in str(found)
-    assert f"left out 2 pictures that are not {tmp_path}/photos/<class>/<picture>." in caplog.text
+    assert f"left out {tmp_path}/photos/loose.jpg: it is not {tmp_path}/photos/<class>/<file>." in str(found)
+    assert f"left out 2 images that are not {tmp_path}/photos/<class>/<file>." in caplog.text
     for number in range(12):
         save(PICTURES[0, 0], tmp_path / "photos" / f"loose{number}.jpg")
     text = str(deployment.classify(place / "model", place / "more", tmp_path / "photos", tmp_path / "out"))
@@ -228,17 +228,17 @@ def test_a_class_or_a_folder_with_nothing_left_is_refused(place, tmp_path):
     save(PICTURES[1, 0], tmp_path / "photos" / "bee" / "1.png")
     with pytest.raises(ValueError, match=f"Every class needs an image .*none in {tmp_path}/photos/ape"):
         deployment.classify(place / "model", place / "more", tmp_path / "photos", tmp_path / "o", on_corrupt="skip")
-    with pytest.raises(ValueError, match="None of the 1 pictures to classify can be read"):
+    with pytest.raises(ValueError, match="None of the 1 images to classify can be read"):
         deployment.classify(place / "model", tmp_path / "photos" / "ape", place / "photos", tmp_path / "o",
                             on_corrupt="skip")
 
 
 @pytest.mark.parametrize(("changed", "message"), [
-    ({"support": None}, "needs labelled pictures: give --support"),
+    ({"support": None}, "needs labelled images: give --support"),
     ({"support": "photos/ape"}, "two classes or more: .*Received: .*ape, a folder with 0 folders"),
     ({"support": "absent"}, "Received: .*absent, no folder"),
-    ({"query": "absent"}, "no pictures to classify. Received: .*absent, no such file or folder"),
-    ({"query": "model"}, "no pictures to classify. Received: .*no file of JPEG, PNG, BMP, WebP and PPM"),
+    ({"query": "absent"}, "no images to classify. Received: .*absent, no such file or folder"),
+    ({"query": "model"}, "no images to classify. Received: .*no file of JPEG, PNG, BMP, WebP and PPM"),
     ({"model": "photos"}, "holds no exported model"),
     ({"model": "run"}, "run is a run, not an exported model; make one of it with tf-unravel export --run_dir=.*run"),
     ({"on_corrupt": "ignore"}, "on_corrupt is 'error' or 'skip'. Received: 'ignore'"),

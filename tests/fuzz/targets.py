@@ -125,7 +125,7 @@ def cards(data: bytes) -> None:
             pathlib.Path(folder, name).write_bytes(content)
         try:
             found = card.read_card(folder)
-            images, _, _ = labelled_images.read_pictures([], found)
+            images, _, _ = labelled_images.read_images([], found)
         except ValueError as error:
             _said(error)
             return

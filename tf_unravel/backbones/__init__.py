@@ -12,14 +12,6 @@ from tf_unravel.backbones.wrap import wrap
 by_name = {"conv4": conv4, "r2d2": r2d2, "resnet12": resnet12}
 
 __all__ = [
-    "DropBlock",
-    "Dropout",
-    "FusedBatchNormalization",
-    "MaxPool",
-    "Normalize",
-    "by_name",
-    "conv4",
-    "r2d2",
-    "resnet12",
+    "DropBlock", "Dropout", "FusedBatchNormalization", "MaxPool", "Normalize", "by_name", "conv4", "r2d2", "resnet12",
     "wrap",
 ]

@@ -170,40 +170,35 @@ def _fused_training(
         x: tf.Tensor, scale: tf.Tensor, offset: tf.Tensor, *inert: tf.Tensor
     ) -> tuple[tf.Tensor, Callable[..., tuple[tf.Tensor, ...]]]:
         empty = tf.zeros([0], tf.float32)
-        y, mean, variance, *reserve = tf.raw_ops.FusedBatchNormV3(
+        y, *found = tf.raw_ops.FusedBatchNormV3(
             x=x, scale=scale, offset=offset, mean=empty, variance=empty, epsilon=epsilon, is_training=True
         )
-        statistics.extend([mean, variance])
+        statistics.extend(found)
 
         def backward(grad: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            grads = _backward(grad, x, scale, mean, variance, reserve, epsilon)
+            grads = _backward(grad, x, scale, found, epsilon)
             return (*grads, *(tf.zeros_like(value) for value in inert))
 
         return y, backward
 
     outputs = normalize(x, gamma, beta, *bias)
-    mean, variance = statistics
+    mean, variance = statistics[:2]
     return outputs, mean, variance
 
 
 def _kernel(
-    grad: tf.Tensor, x: tf.Tensor, scale: tf.Tensor, reserve: Sequence[tf.Tensor], epsilon: float
+    grad: tf.Tensor, x: tf.Tensor, scale: tf.Tensor, statistics: Sequence[tf.Tensor], epsilon: float
 ) -> _Triple:
-    """(gamma r P(a), n m(a z), n m(a)) of the gradient a."""
+    """(gamma r P(a), n m(a z), n m(a)) of the gradient a; `statistics` is what the forward kernel gave beside y."""
+    first, second, third = statistics[2:]
     return tf.raw_ops.FusedBatchNormGradV3(
-        y_backprop=grad, x=x, scale=scale, reserve_space_1=reserve[0], reserve_space_2=reserve[1],
-        reserve_space_3=reserve[2], epsilon=epsilon, is_training=True,
+        y_backprop=grad, x=x, scale=scale, reserve_space_1=first, reserve_space_2=second, reserve_space_3=third,
+        epsilon=epsilon, is_training=True,
     )[:3]  # fmt: skip
 
 
 def _backward(
-    grad: tf.Tensor,
-    x: tf.Tensor,
-    scale: tf.Tensor,
-    mean: tf.Tensor,
-    variance: tf.Tensor,
-    reserve: Sequence[tf.Tensor],
-    epsilon: float,
+    grad: tf.Tensor, x: tf.Tensor, scale: tf.Tensor, statistics: Sequence[tf.Tensor], epsilon: float
 ) -> _Triple:
     """The kernel's (dx, dgamma, dbeta), with the second derivative of the module's docstring."""
 
@@ -213,34 +208,26 @@ def _backward(
     def first(
         a: tf.Tensor, x: tf.Tensor, scale: tf.Tensor, *statistics: tf.Tensor
     ) -> tuple[_Triple, Callable[..., Any]]:
-        mean, variance, *reserve = statistics
-        dx, dscale, doffset = _kernel(a, x, scale, reserve, epsilon)
+        dx, dscale, doffset = _kernel(a, x, scale, statistics, epsilon)
 
         def second(v: tf.Tensor, s: tf.Tensor, t: tf.Tensor) -> tuple[tf.Tensor | None, ...]:
-            grads = _backward_twice(a, x, scale, (dscale, doffset), (v, s, t), mean, variance, reserve, epsilon)
+            grads = _backward_twice(a, x, scale, (dscale, doffset), (v, s, t), statistics, epsilon)
             return (*grads, *(None for _ in statistics))
 
         return (dx, dscale, doffset), second
 
-    return first(grad, x, scale, mean, variance, *reserve)
+    return first(grad, x, scale, *statistics)
 
 
 def _backward_twice(
-    a: tf.Tensor,
-    x: tf.Tensor,
-    scale: tf.Tensor,
-    sums: tuple[tf.Tensor, tf.Tensor],
-    grads: _Triple,
-    mean: tf.Tensor,
-    variance: tf.Tensor,
-    reserve: Sequence[tf.Tensor],
-    epsilon: float,
+    a: tf.Tensor, x: tf.Tensor, scale: tf.Tensor, sums: tuple[tf.Tensor, tf.Tensor], grads: _Triple,
+    statistics: Sequence[tf.Tensor], epsilon: float,
 ) -> _Triple:
     """Gradients by (a, x, gamma) of <v, dx> + <s, dgamma> + <t, dbeta>; every wide sum is affine in P(v), a and x."""
-    v, s, t = grads
+    (v, s, t), (mean, variance) = grads, statistics[:2]
     count = tf.cast(tf.size(x) // tf.size(scale), tf.float32)
     inv = tf.math.rsqrt(variance * (tf.maximum(count - 1.0, 1.0) / count) + epsilon)
-    pv, vz, v_sum = _kernel(v, x, tf.ones_like(scale), reserve, epsilon)  # r P(v), n m(v z), n m(v)
+    pv, vz, v_sum = _kernel(v, x, tf.ones_like(scale), statistics, epsilon)  # r P(v), n m(v z), n m(v)
     m_az, m_a, m_vz = sums[0] / count, sums[1] / count, vz / count
     wide_a, wide_x, wide_pv = (tf.cast(value, tf.float32) for value in (a, x, pv))
     q = tf.reduce_mean(wide_a * tf.cast(v, tf.float32), axis=[0, 1, 2]) - m_a * v_sum / count - m_az * m_vz

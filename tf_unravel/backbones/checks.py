@@ -18,12 +18,6 @@ def image_shape(backbone: keras.Model) -> tuple[int | None, ...] | None:
     return shape[1:] if isinstance(shape, tuple) else None
 
 
-def feature_shape(backbone: keras.Model, images: tuple[int | None, ...]) -> Any:
-    """The shape of what a backbone makes of images (H, W, C): of one tensor, or a structure of several."""
-    output = backbone.compute_output_spec(keras.KerasTensor((None, *images)))
-    return keras.tree.map_structure(lambda each: tuple(each.shape), output)
-
-
 def check_backbone(owner: str, backbone: Any) -> int:
     """Refuses a model that cannot be trained as a backbone.
 
@@ -50,7 +44,8 @@ def check_backbone(owner: str, backbone: Any) -> int:
     if images is None:
         raise ValueError(f"{owner}.backbone must be built: begin it with keras.Input((H, W, C)), or call it once on "
                          f"images [B, H, W, C]. Received: {what}, which does not know its input shape.")
-    shape = feature_shape(backbone, images)
+    output = backbone.compute_output_spec(keras.KerasTensor((None, *images)))
+    shape = keras.tree.map_structure(lambda each: tuple(each.shape), output)
     if not isinstance(shape, tuple) or len(shape) != 2 or not isinstance(shape[1], int):
         raise ValueError(f"{owner}.backbone must give one tensor of features [B, D]; put keras.layers.Flatten() or "
                          f"GlobalAveragePooling2D() behind a feature map. Received: {what} with output shape {shape}.")
@@ -84,11 +79,7 @@ def _check_layers(owner: str, backbone: keras.Model) -> None:
 
 
 def check_unregularized(owner: str, backbone: keras.Model) -> None:
-    """Refuses a backbone that adds to a loss: regularizers of weights, of activations, `add_loss`.
-
-    Raises:
-        ValueError: it does.
-    """
+    """Raises ValueError for a backbone that adds to a loss: regularizers of weights, of activations, `add_loss`."""
     found = [variable.path for variable in backbone.trainable_variables if variable.regularizer is not None]
     found += [layer.name for layer in backbone._flatten_layers() if layer.activity_regularizer is not None]
     if not found and (layer := _adds_loss(backbone)):

@@ -20,8 +20,7 @@ from collections.abc import Sequence
 
 import keras
 
-from tf_unravel.backbones.batch_norm import FusedBatchNormalization
-from tf_unravel.backbones.layers import IMAGE_FORMAT, Normalization, check_images, layer_seeds, normalize_images
+from tf_unravel.backbones.layers import IMAGE_FORMAT, Normalization, conv_norm, he_normal, image_input, layer_seeds
 from tf_unravel.backbones.max_pool import MaxPool
 
 _SMALLEST = {"pool": 16, "pool_same": 1, "stride": 1}
@@ -68,36 +67,18 @@ def conv4(
     """
     if downsampling not in _SMALLEST:
         raise ValueError(f"downsampling is one of {sorted(_SMALLEST)}. Received: downsampling={downsampling!r}")
-    shape = check_images(input_shape, _SMALLEST[downsampling], "conv4")
-    inputs = keras.Input(shape, name="images")
-    x = normalize_images(inputs, normalization)
+    inputs, x = image_input(input_shape, _SMALLEST[downsampling], "conv4", normalization)
+    norm = {"momentum": batch_norm_momentum, "epsilon": batch_norm_epsilon, "scale": batch_norm_scale,
+            "input_bias": use_bias}
     for block, block_seed in enumerate(layer_seeds(seed, 4), start=1):
-        x = keras.layers.Conv2D(
-            filters,
-            3,
-            strides=2 if downsampling == "stride" else 1,
-            padding="same",
-            use_bias=False,
-            kernel_initializer=_initializer(kernel_initializer, block_seed),
-            data_format=IMAGE_FORMAT,
-            name=f"block{block}_conv",
-        )(x)
-        x = FusedBatchNormalization(
-            momentum=batch_norm_momentum,
-            epsilon=batch_norm_epsilon,
-            scale=batch_norm_scale,
-            input_bias=use_bias,
-            name=f"block{block}_norm",
-        )(x)
+        initializer = he_normal(block_seed)
+        if kernel_initializer is not None:
+            initializer = keras.initializers.get({"class_name": kernel_initializer, "config": {"seed": block_seed}})
+        names = f"block{block}_conv", f"block{block}_norm"
+        x = conv_norm(x, filters, 3, initializer, names, 2 if downsampling == "stride" else 1, **norm)
         if downsampling != "stride":
             padding = "same" if downsampling == "pool_same" else "valid"
             x = MaxPool(padding, name=f"block{block}_pool")(x)
         x = keras.layers.ReLU(name=f"block{block}_relu")(x)
     features = keras.layers.Flatten(IMAGE_FORMAT, name="features")(x)  # [B, h * w * filters]
     return keras.Model(inputs, features, name="conv4")
-
-
-def _initializer(name: str | None, seed: int | None) -> keras.initializers.Initializer:
-    if name is None:  # the fan-out of a 3x3 convolution is 9 * filters
-        return keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal", seed=seed)
-    return keras.initializers.get({"class_name": name, "config": {"seed": seed}})

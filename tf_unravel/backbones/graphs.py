@@ -54,7 +54,8 @@ class Snapshot:
     def _model(self, model: keras.Layer) -> tuple[Any, ...]:
         """A model or layer with all layers inside, their settings and their variables."""
         layers = tuple(
-            (self._identity(layer), layer.trainable, layer.autocast, _policy(layer),
+            (self._identity(layer), layer.trainable, layer.autocast,
+             layer.dtype_policy.name, layer.dtype_policy.compute_dtype, layer.dtype_policy.variable_dtype,
              tuple((name, self._fact(value)) for name, value in vars(layer).items() if name not in _bookkeeping()))
             for layer in model._flatten_layers()
         )  # fmt: skip
@@ -87,11 +88,6 @@ class Snapshot:
         except TypeError:
             self._held.append(value)
         return id(value)
-
-
-def _policy(layer: keras.Layer) -> tuple[str, str | None, str | None]:
-    policy = layer.dtype_policy
-    return policy.name, policy.compute_dtype, policy.variable_dtype
 
 
 @functools.cache

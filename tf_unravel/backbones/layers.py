@@ -1,4 +1,4 @@
-"""What the backbones share at their input: fixed normalisation of raw pixels, checks of shapes, seeds of layers."""
+"""What the backbones share: fixed normalisation of raw pixels, convolutions, seeds of layers."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tf_unravel.backbones.batch_norm import FusedBatchNormalization
 from tf_unravel.checks import warn_of_scaled_images
 
 Normalization = tuple[Sequence[float], Sequence[float]]
@@ -87,12 +88,30 @@ def layer_seeds(seed: int | None, count: int) -> list[int | None]:
     return [int(state) for state in np.random.SeedSequence(seed).generate_state(count) >> 1]
 
 
-def check_images(input_shape: Sequence[int], smallest: int, model: str) -> tuple[int, int, int]:
-    """The image shape (H, W, C) as a tuple, or a ValueError that says what is wrong with it."""
+def image_input(
+    input_shape: Sequence[int], smallest: int, model: str, normalization: Normalization | None
+) -> tuple[keras.KerasTensor, keras.KerasTensor]:
+    """The input of a model and its normalised pixels; ValueError for a shape that is none, or below `smallest`."""
     shape = tuple(int(size) for size in input_shape)
     if len(shape) != 3 or min(shape) < 1 or min(shape[:2]) < smallest:
         raise ValueError(
             f"{model} takes images (H, W, C) of at least {smallest} x {smallest} pixels. "
             f"Received: input_shape={tuple(input_shape)}"
         )
-    return shape
+    inputs = keras.Input(shape, name="images")
+    return inputs, normalize_images(inputs, normalization)
+
+
+def he_normal(seed: int | None) -> keras.initializers.Initializer:
+    """He's initialization over the fan-out: N(0, sqrt(2 / (9 filters))) for a 3x3 convolution."""
+    return keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal", seed=seed)
+
+
+def conv_norm(
+    x: keras.KerasTensor, filters: int, size: int, initializer: keras.initializers.Initializer,
+    names: tuple[str, str], strides: int = 1, **norm: Any,
+) -> keras.KerasTensor:
+    """A convolution that keeps the size of its map, and batch normalisation, which owns the bias (`input_bias`)."""
+    x = keras.layers.Conv2D(filters, size, strides, padding="same", use_bias=False, kernel_initializer=initializer,
+                            data_format=IMAGE_FORMAT, name=names[0])(x)
+    return FusedBatchNormalization(name=names[1], **norm)(x)

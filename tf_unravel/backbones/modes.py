@@ -97,13 +97,7 @@ def twice_differentiable(on: bool = True) -> Iterator[None]:
 
 
 class _Replaced:
-    """A function of another library that ours takes the place of while somebody needs it.
-
-    Args:
-        owner: class or module.
-        name: of the function there.
-        wrap: theirs -> ours.
-    """
+    """A function of another library, in a class or module, that wrap(theirs) takes the place of while it is needed."""
 
     def __init__(self, owner: Any, name: str, wrap: Callable[[Any], Any]):
         self._owner, self._name, self._wrap = owner, name, wrap

@@ -12,12 +12,12 @@ once more, and has another dropout rate per dataset: 8064 and 72576 features ins
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 
-from tf_unravel.backbones.batch_norm import FusedBatchNormalization
 from tf_unravel.backbones.dropout import Dropout
-from tf_unravel.backbones.layers import IMAGE_FORMAT, Normalization, check_images, layer_seeds, normalize_images
+from tf_unravel.backbones.layers import IMAGE_FORMAT, Normalization, conv_norm, image_input, layer_seeds
 from tf_unravel.backbones.max_pool import MaxPool
 
 _FILTERS = (96, 192, 384, 512)
@@ -57,29 +57,14 @@ def r2d2(
     """
     if len(filters) != 4:
         raise ValueError(f"r2d2 has four blocks. Received: filters={tuple(filters)}")
-    shape = check_images(input_shape, 16, "r2d2")
+    inputs, x = image_input(input_shape, 16, "r2d2", normalization)
+    norm: dict[str, Any] = {"momentum": batch_norm_momentum, "epsilon": batch_norm_epsilon}
     seeds = layer_seeds(seed, 10)
-    inputs = keras.Input(shape, name="images")
-    x = normalize_images(inputs, normalization)
     outputs = []
     for block, width in enumerate(filters, start=1):
         kernel_init, bias_init = (_torch_uniform(9 * x.shape[-1], seed) for seed in seeds[2 * block - 2 : 2 * block])
-        x = keras.layers.Conv2D(
-            width,
-            3,
-            padding="same",
-            use_bias=False,
-            kernel_initializer=kernel_init,
-            data_format=IMAGE_FORMAT,
-            name=f"block{block}_conv",
-        )(x)
-        x = FusedBatchNormalization(
-            input_bias=True,
-            input_bias_initializer=bias_init,
-            momentum=batch_norm_momentum,
-            epsilon=batch_norm_epsilon,
-            name=f"block{block}_norm",
-        )(x)
+        x = conv_norm(x, width, 3, kernel_init, (f"block{block}_conv", f"block{block}_norm"), **norm,
+                      input_bias=True, input_bias_initializer=bias_init)
         x = MaxPool(name=f"block{block}_pool")(x)
         if block < 4:
             x = keras.layers.LeakyReLU(0.1, name=f"block{block}_leaky_relu")(x)

@@ -14,9 +14,8 @@ from typing import Any
 
 import keras
 
-from tf_unravel.backbones.batch_norm import FusedBatchNormalization
 from tf_unravel.backbones.dropout import DropBlock, Dropout
-from tf_unravel.backbones.layers import IMAGE_FORMAT, Normalization, check_images, layer_seeds, normalize_images
+from tf_unravel.backbones.layers import IMAGE_FORMAT, Normalization, conv_norm, he_normal, image_input, layer_seeds
 from tf_unravel.backbones.max_pool import MaxPool
 
 _FILTERS = (64, 160, 320, 640)
@@ -63,11 +62,10 @@ def resnet12(
     """
     if len(filters) != 4:
         raise ValueError(f"resnet12 has four blocks. Received: filters={tuple(filters)}")
-    shape = check_images(input_shape, 16, "resnet12")
+    inputs, x = image_input(input_shape, 16, "resnet12", normalization)
     if dropblock_size is None:
-        dropblock_size = 5 if min(shape[:2]) // 16 >= 5 else 2 if min(shape[:2]) // 16 >= 2 else 1
-    inputs = keras.Input(shape, name="images")
-    x = normalize_images(inputs, normalization)
+        side = min(inputs.shape[1:3]) // 16  # of the last map
+        dropblock_size = 5 if side >= 5 else 2 if side >= 2 else 1
     norm = {"epsilon": batch_norm_epsilon, "momentum": batch_norm_momentum}
     seeds = layer_seeds(seed, 20)
     for block, width in enumerate(filters, start=1):
@@ -86,29 +84,16 @@ def _residual(
     x: keras.KerasTensor, filters: int, norm: dict[str, Any], seeds: Sequence[int | None], name: str
 ) -> keras.KerasTensor:
     """One block up to its drop: [B, H, W, C] -> [B, H // 2, W // 2, filters]."""
-    shortcut = _conv_norm(x, filters, 1, norm, seeds[3], f"{name}_shortcut")
+
+    def conv(x: keras.KerasTensor, size: int, seed: int | None, name: str) -> keras.KerasTensor:
+        # With the gain of a ReLU: MetaOptNet names leaky_relu but leaves its slope at 0
+        return conv_norm(x, filters, size, he_normal(seed), (name, f"{name}_norm"), **norm)
+
+    shortcut = conv(x, 1, seeds[3], f"{name}_shortcut")
     for index in (1, 2, 3):
-        x = _conv_norm(x, filters, 3, norm, seeds[index - 1], f"{name}_conv{index}")
+        x = conv(x, 3, seeds[index - 1], f"{name}_conv{index}")
         if index < 3:
             x = keras.layers.LeakyReLU(0.1, name=f"{name}_leaky_relu{index}")(x)
     x = keras.layers.Add(name=f"{name}_add")([x, shortcut])
     x = MaxPool(name=f"{name}_pool")(x)
     return keras.layers.LeakyReLU(0.1, name=f"{name}_leaky_relu")(x)
-
-
-def _conv_norm(
-    x: keras.KerasTensor, filters: int, size: int, norm: dict[str, Any], seed: int | None, name: str
-) -> keras.KerasTensor:
-    # He's initialization over the fan-out with gain sqrt(2): MetaOptNet names leaky_relu but leaves its slope at 0
-    initializer = keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal", seed=seed)
-    convolution = keras.layers.Conv2D(
-        filters,
-        size,
-        padding="same",
-        use_bias=False,
-        kernel_initializer=initializer,
-        data_format=IMAGE_FORMAT,
-        name=name,
-    )
-    x = convolution(x)
-    return FusedBatchNormalization(name=f"{name}_norm", **norm)(x)

@@ -5,13 +5,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from tf_unravel import deployment
+from tf_unravel.deployment.card import DECODING
 from tf_unravel.evaluation import INDUCTIVE
 from tf_unravel.heads import Head
 from tf_unravel.runs.config import heads_named, may_adapt, parse
 from tf_unravel.runs.finished_run import FinishedRun
 from tf_unravel.runs.records import damaged
-
-_DECODING = {"resize": "bilinear", "crop": False, "background": (255, 255, 255), "bits": None}
 
 
 def export_run(
@@ -31,7 +30,7 @@ def export_run(
         out: the model's folder.
         checkpoint: "best", "last" or "initial".
         bindings: gin bindings that change the run's configuration.
-        support: folder of labelled pictures, support/<class>/<picture>, to bake in; None for none.
+        support: folder of labelled images, support/<class>/<file>, to bake in; None for none.
         data_root: the folder of the run's images; none of them is read.
 
     Returns:
@@ -39,7 +38,7 @@ def export_run(
 
     Raises:
         ConfigError: no trained run, or an unknown head.
-        ValueError: something else at `out`, pictures that cannot be used.
+        ValueError: something else at `out`, images that cannot be used.
     """
     run = FinishedRun(run_dir, bindings, checkpoint, may_adapt([head_name]), data_root)
     head = heads_named([head_name], run.learner, "--head is")[head_name]
@@ -53,13 +52,13 @@ def export_run(
         baked = {"support": (known.images, known.labels), "class_names": known.class_names}
     measured = _accuracy_lines(run, accuracies)
     path = deployment.export(run.backbone, head, out, card=card, **baked)
-    return "\n".join([f"{path}: {head.settings()}; checkpoint: {run.checkpoint}",
-                      *_classes_line(baked), *measured])
+    classes = [f"classes: {', '.join(map(repr, baked['class_names']))}"] if baked else []
+    return "\n".join([f"{path}: {head.settings()}; checkpoint: {run.checkpoint}", *classes, *measured])
 
 
 def _decoding(run: FinishedRun) -> dict[str, Any]:
-    """How the run's pictures became pixels: those to classify should become so too."""
-    chosen = {name: run.configuration.dataset_setting(name, default) for name, default in _DECODING.items()}
+    """How the run's images became pixels: those to classify should become so too."""
+    chosen = {name: run.configuration.dataset_setting(name, default) for name, default in DECODING.items()}
     return {**chosen, "background": list(chosen["background"])}
 
 
@@ -98,10 +97,6 @@ def _accuracies(run: FinishedRun, head: Head) -> list[dict[str, Any]]:
     mine = (row for row in run.folder.evaluations()
             if row.get("batchnorm") in protocols and all(row.get(key) == value for key, value in wanted.items()))
     return [row for row in mine if not str(row.get("split")).endswith("/train")]
-
-
-def _classes_line(baked: dict[str, Any]) -> list[str]:
-    return [f"classes: {', '.join(map(repr, baked['class_names']))}"] if baked else []
 
 
 def _accuracy_lines(run: FinishedRun, accuracies: Sequence[dict[str, Any]]) -> list[str]:

@@ -18,6 +18,7 @@ from tf_unravel.text_table import text_table
 # What a row is about: one that agrees in these takes the place of an earlier one.
 _IMAGES = ("checkpoint_step", "split", "fingerprint", "seed")
 _TASKS = (*_IMAGES, "head", "settings", "batchnorm", "adaptation", "shots", "ways", "queries", "num_tasks")
+_SAVED = ("mean", "standard_error", "ci95", "num_tasks", "batchnorm", "adaptation")  # of an Accuracy: not per_task
 _PAIRS = (*_IMAGES, "num_pairs")
 
 
@@ -105,7 +106,7 @@ def evaluate_runs(reading: Reading, head_names: Sequence[str], tasks: Tasks) -> 
                 {"run": title, "checkpoint": run.checkpoint, "checkpoint_step": run.step, "split": split.name,
                  "fingerprint": split.fingerprint, "head": name, "settings": heads[name].settings(),
                  "shots": shots, "ways": tasks.ways, "queries": tasks.queries, "seed": tasks.seed,
-                 **_described(accuracy)}
+                 **{name: getattr(accuracy, name) for name in _SAVED}}
                 for name, by_shots in accuracies.items()
                 for shots, accuracy in by_shots.items()
             ]
@@ -113,18 +114,6 @@ def evaluate_runs(reading: Reading, head_names: Sequence[str], tasks: Tasks) -> 
             rows += mine
     write_json(reading.folder / "evaluation.json", rows)
     return _accuracy_table(rows, tasks)
-
-
-def _described(accuracy: evaluation.Accuracy) -> dict[str, float | int | str]:
-    """An accuracy as JSON, without the per-task values."""
-    return {
-        "mean": accuracy.mean,
-        "standard_error": accuracy.standard_error,
-        "ci95": accuracy.ci95,
-        "num_tasks": accuracy.num_tasks,
-        "batchnorm": accuracy.batchnorm,
-        "adaptation": accuracy.adaptation,
-    }
 
 
 def _by_cost(heads: Mapping[str, Head]) -> Iterator[dict[str, Head]]:

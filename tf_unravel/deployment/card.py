@@ -35,6 +35,7 @@ from tf_unravel.files import write_bytes
 
 CARD = "tf_unravel.json"
 FORMAT = 1
+DECODING: dict[str, Any] = {"resize": "bilinear", "crop": False, "background": [255, 255, 255], "bits": None}
 # What `export` writes, and what file managers leave in any folder that they show.
 _OURS = re.compile(r"saved_model\.pb|fingerprint\.pb|tf_unravel\.json|variables/variables\.(index|data-\d{5}-of-\d{5})"
                    r"|(.*/)?(\.DS_Store|Thumbs\.db|desktop\.ini)")
@@ -61,6 +62,7 @@ def card_of(
         JSON values.
     """
     known = known or {}
+    batchnorm, adaptation = head.said_of(backbone)
     ways = len(support) if support else head.learned_ways
     measured = "accuracies were measured under this head at this checkpoint."
     note = f"These {measured}" if known.get("accuracies") else f"No {measured}"
@@ -68,9 +70,10 @@ def card_of(
         "format": FORMAT,
         "exported": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "input": {"height": shape[0], "width": shape[1], "channels": shape[2], "pixels": "uint8, 0-255"},
-        "decoding": {"resize": "bilinear", "crop": False, "background": [255, 255, 255], "bits": None},
+        "decoding": DECODING,
         "features": int(backbone.output_shape[-1]),
-        "head": described(head, backbone),
+        "head": {"name": head.title, "settings": head.settings(), "batchnorm": batchnorm, "adaptation": adaptation,
+                 "transductive": head.transductive_on(backbone)},
         "ways": ways,
         "class_names": list(support) if support else None,
         "support_per_class": list(support.values()) if support else None,
@@ -80,18 +83,6 @@ def card_of(
         "versions": {"tf_unravel": tf_unravel.__version__, "tensorflow": tf.__version__, "keras": keras.__version__,
                      "numpy": np.__version__, "python": platform.python_version()},
         **known,
-    }
-
-
-def described(head: Head, backbone: keras.Model) -> dict[str, Any]:
-    """A head on a backbone as the card has it."""
-    batchnorm, adaptation = head.said_of(backbone)
-    return {
-        "name": head.title,
-        "settings": head.settings(),
-        "batchnorm": batchnorm,
-        "adaptation": adaptation,
-        "transductive": head.transductive_on(backbone),
     }
 
 
@@ -146,13 +137,7 @@ def read_card(model: str | os.PathLike) -> dict[str, Any]:
 
 
 def _fits(card: Any) -> bool:
-    """Whether what is used of a card is of the types that it needs.
-
-    Raises:
-        LookupError: something is missing.
-        TypeError: something that holds others does not.
-        ValueError: pictures cannot be decoded so.
-    """
+    """Whether what is used of a card has its types; raises LookupError, TypeError or ValueError where it is damaged."""
     size = [card["input"][name] for name in ("height", "width", "channels")]
     names, counts, head, how = card["class_names"], card["support_per_class"], card["head"], card["decoding"]
     if not all(type(value) is int for value in (*size, *how["background"], *(counts or ()))):

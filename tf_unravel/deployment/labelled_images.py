@@ -38,33 +38,33 @@ class Labelled(NamedTuple):
 
 
 def read_labelled(root: str | os.PathLike, card: Mapping[str, Any], on_corrupt: str = "error") -> Labelled:
-    """The pictures root/<class>/<picture>; others below root are left out, with a warning.
+    """The images root/<class>/<file>; others below root are left out, with a warning.
 
     Args:
         root: the folder.
         card: of the model that they are for.
-        on_corrupt: "error" raises for a picture that cannot be read and names it, "skip" leaves it out with a warning.
+        on_corrupt: "error" raises for an image that cannot be read and names it, "skip" leaves it out with a warning.
 
     Returns:
         Labelled.
 
     Raises:
-        ValueError: no such folder, fewer than two classes in it, a class without a picture, one that cannot be read,
+        ValueError: no such folder, fewer than two classes in it, a class without an image, one that cannot be read,
             names of classes that cannot be told apart.
     """
     folder = pathlib.Path(root)
     classes = list(image_folder.class_folders(folder)) if folder.is_dir() else []
     if len(classes) < 2:
         what = f"a folder with {len(classes)} folders" if folder.is_dir() else "no folder"
-        raise ValueError(f"A support set is a folder with one folder of pictures for each of two classes or more: "
-                         f"{folder}/<class>/<picture>. Received: {folder}, {what}.")
+        raise ValueError(f"A support set is a folder with one folder of images for each of two classes or more: "
+                         f"{folder}/<class>/<file>. Received: {folder}, {what}.")
     if len(set(map(printable, classes))) < len(classes):
         raise ValueError(f"Classes need names that differ as text. Received: {folder}, "
                          f"{sorted(map(printable, classes))}.")
     files = image_folder.list_files(str(folder), folder, classes)
     paths = [os.path.join(folder, path) for path in files.paths]
     brightest: dict[str, int] = {}
-    images, kept, skipped = read_pictures(paths, card, on_corrupt, brightest)
+    images, kept, skipped = read_images(paths, card, on_corrupt, brightest)
     decoding.warn_of_dim(str(folder), brightest.values(), decoding_of(card), BITS)
     labels = files.class_ids[kept]
     empty = sorted(set(range(len(classes))) - set(labels.tolist()))
@@ -81,8 +81,8 @@ def _left_out(folder: pathlib.Path, read: set[str]) -> dict[str, str]:
     found = Found.below(folder)
     elsewhere = sorted(map(printable, set(found.images) - read))
     if elsewhere:
-        _log.warning("left out %d pictures that are not %s/<class>/<picture>.", len(elsewhere), folder)
-    return dict.fromkeys(elsewhere, f"it is not {folder}/<class>/<picture>") | found.skipped
+        _log.warning("left out %d images that are not %s/<class>/<file>.", len(elsewhere), folder)
+    return dict.fromkeys(elsewhere, f"it is not {folder}/<class>/<file>") | found.skipped
 
 
 class Found(NamedTuple):
@@ -108,7 +108,7 @@ class Found(NamedTuple):
         return cls(sorted(path for path, kind in files if kind is Kind.IMAGE), dict.fromkeys(skipped, _OTHER))
 
 
-def pictures_below(root: str | os.PathLike) -> Found:
+def images_below(root: str | os.PathLike) -> Found:
     """The images in a folder and the folders below it; or the one that root is.
 
     Raises:
@@ -118,7 +118,7 @@ def pictures_below(root: str | os.PathLike) -> Found:
     found = Found([str(folder)], {}) if folder.is_file() else Found.below(folder)
     if not found.images:
         what = f"no file of {formats.READ}" if folder.exists() else "no such file or folder"
-        raise ValueError(f"There are no pictures to classify. Received: {folder}, {what}.")
+        raise ValueError(f"There are no images to classify. Received: {folder}, {what}.")
     return found
 
 
@@ -135,10 +135,10 @@ def decoding_of(card: Mapping[str, Any]) -> decoding.Decoding:
     )
 
 
-def read_pictures(
+def read_images(
     paths: Sequence[str], card: Mapping[str, Any], on_corrupt: str = "error", brightest: dict[str, int] | None = None
 ) -> tuple[np.ndarray, np.ndarray, dict[str, str]]:
-    """Picture files as the images of a model.
+    """Image files as the images of a model.
 
     Args:
         paths: the files.
@@ -150,13 +150,13 @@ def read_pictures(
         (images uint8 [n, H, W, C], int [n] which of the paths they are, {file: why it was left out}).
 
     Raises:
-        ValueError: a picture cannot be read; a card that asks for no such pictures.
+        ValueError: an image cannot be read; a card that asks for no such images.
     """
     if on_corrupt not in ("error", "skip"):
         raise ValueError(f"on_corrupt is 'error' or 'skip'. Received: {on_corrupt!r}.")
     height, width, channels = (card["input"][name] for name in ("height", "width", "channels"))
     if channels not in (1, 3):
-        raise ValueError(f"Pictures are RGB or grey; this model takes neither. Received: channels={channels}.")
+        raise ValueError(f"Images are RGB or grey; this model takes neither. Received: channels={channels}.")
     how = decoding_of(card)
     images = np.empty((len(paths), height, width, 3), np.uint8)
     failures, deep = decoding.decode_files(paths, images, how)
@@ -167,7 +167,7 @@ def read_pictures(
     for failure in failures:
         if on_corrupt == "error":
             raise ValueError(f"{printable(paths[failure.row])} cannot be used: {failure.reason}; replace or remove it, "
-                             f"or leave such pictures out with --on_corrupt=skip.")
+                             f"or leave such images out with --on_corrupt=skip.")
         _log.warning("left out %s: %s.", printable(paths[failure.row]), failure.reason)
     kept = np.setdiff1d(np.arange(len(paths)), [failure.row for failure in failures])
     images = images[kept] if failures else images

@@ -1,7 +1,6 @@
 """An exported model, loaded again: NumPy arrays in, NumPy arrays out.
 
-A SavedModel is a program, and loading one trusts it: its graph runs when it is called, with all that TensorFlow's
-operations may do. Nothing is unpickled and no Python of it is run.
+A SavedModel is a program, and loading one trusts it: see `exporting.saved_model`.
 """
 
 import contextlib

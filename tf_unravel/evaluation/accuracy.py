@@ -8,10 +8,8 @@ every backbone and head given the same seed answers the same tasks: compare them
 `per_task`. The backbone runs with training=False (inductive BatchNorm: running statistics; no task sees its other
 queries), and nothing is augmented.
 
-For heads that read inner products one Gram matrix of the split is computed, and every task becomes a look-up of
-(S + WQ) x S numbers, whatever the feature size; where the matrix would exceed its budget, or cost more than the tasks
-themselves, the products are taken task by task (`gram.py`, which also says how precise they are). A
-translation-invariant head gets the products of centred features, the others those of the features as they are.
+Heads that read inner products get them from `gram`: a translation-invariant head those of centred features, the
+others those of the features as they are.
 
 | symbol | name              | shape                              |
 |--------|-------------------|------------------------------------|
@@ -49,9 +47,6 @@ from tf_unravel.evaluation.gram import (
     gram_is_worth_it,
 )
 from tf_unravel.heads import SVM, AnyHead, Head, Kernels, Linear, Prototypes, Reads, Ridge, as_head
-
-__all__ = ["IMAGE_TASKS_PER_BLOCK", "INDUCTIVE", "Accuracy", "evaluate", "evaluate_heads", "extract_features",
-           "task_blocks"]
 
 INDUCTIVE = PROTOCOLS["running"].said
 IMAGE_TASKS_PER_BLOCK = 16
@@ -266,9 +261,6 @@ def _feature_accuracies(
     """Returns the per-task accuracy [num_tasks] of heads that want the features themselves."""
     support_labels, query_labels = sampler.labels
 
-    def gather(support: np.ndarray, query: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return features.values[support], features.values[query]  # [T, S, D], [T, WQ, D]
-
     @tf.function
     def count(block: tuple[tf.Tensor, tf.Tensor]) -> _Counts:
         support, query = block
@@ -278,7 +270,7 @@ def _feature_accuracies(
         return {name: _correct(values, query_labels) for name, values in logits.items()}
 
     together = feature_tasks_per_block(sampler, features.values.shape[1])
-    return _accuracies(count, gather, sampler, num_tasks, together)
+    return _accuracies(count, _taken_from(features.values), sampler, num_tasks, together)
 
 
 def _image_accuracies(
@@ -288,9 +280,6 @@ def _image_accuracies(
     if not callable(backbone):
         raise ValueError(f"The head '{name}' adapts a backbone: give the model. Received: features.")
     support_labels, query_labels = sampler.labels
-
-    def gather(support: np.ndarray, query: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return split.images[support], split.images[query]  # [T, S, H, W, C], [T, WQ, H, W, C]
 
     together = min(num_tasks, IMAGE_TASKS_PER_BLOCK)
     done = 0
@@ -303,7 +292,12 @@ def _image_accuracies(
         done += len(support)
         return {name: _correct(logits, query_labels)}
 
-    return _accuracies(count, gather, sampler, num_tasks, together)[name]
+    return _accuracies(count, _taken_from(split.images), sampler, num_tasks, together)[name]
+
+
+def _taken_from(values: np.ndarray) -> Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """(support [T, S], query [T, WQ]) -> the rows of `values`, [T, S, ...] and [T, WQ, ...]."""
+    return lambda support, query: (values[support], values[query])
 
 
 def _correct(logits: tf.Tensor, query_labels: np.ndarray) -> tuple[tf.Tensor, tf.Tensor]:

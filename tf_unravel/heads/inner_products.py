@@ -144,6 +144,12 @@ def regularized(kernel: tf.Tensor, l2: float) -> tuple[tf.Tensor, tf.Tensor]:
     return tf.linalg.set_diag(matrix, diagonal + ridge[:, None]), finite
 
 
+def choose(tasks: tf.Tensor, value: tf.Tensor, other: tf.Tensor | float = float("nan")) -> tf.Tensor:
+    """`value` [T, ...] for the tasks that are true in bool [T], `other`, NaN by default, for the rest."""
+    condition = tf.reshape(tasks, [-1] + [1] * (value.shape.rank - 1))
+    return tf.where(condition, value, tf.cast(other, value.dtype))
+
+
 def checked(logits: tf.Tensor) -> tf.Tensor:
     """The same logits; raises ValueError if they are not finite, in an eager call."""
     if tf.executing_eagerly() and not bool(tf.reduce_all(tf.math.is_finite(logits))):

@@ -35,7 +35,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_unravel.adaptation.labels import Ways
-from tf_unravel.heads.inner_products import InnerProductHead, Kernels, one_hot_targets, regularized
+from tf_unravel.heads.inner_products import InnerProductHead, Kernels, choose, one_hot_targets, regularized
 from tf_unravel.heads.solvers import saddle
 
 LINE_SEARCH = 0.25 ** np.arange(6)
@@ -122,10 +122,7 @@ def minimise(
         small = moved <= tolerance * (1.0 + tf.reduce_max(tf.abs(goal.scores), axis=[1, 2]))
         # So close to the optimum rounding decides the line search: the full step is right. And where no step improves
         # although the full one is not small, rounding has stopped all progress.
-        new = Fit(*[
-            tf.where(tf.reshape(small, [-1] + [1] * (value.shape.rank - 1)), value, other)
-            for value, other in zip(goal, new, strict=True)
-        ])
+        new = Fit(*[choose(small, value, other) for value, other in zip(goal, new, strict=True)])
         place = index[:, None]
         fit = Fit(*[tf.tensor_scatter_nd_update(old, place, value) for old, value in zip(fit, new, strict=True)])
         return i + 1, taken + tf.cast(~done, tf.int32), tf.tensor_scatter_nd_update(done, place, small | ~improved), fit
@@ -195,12 +192,7 @@ def solve(
         return (fit.dual, fit.bias, norm), gradient
 
     dual, offset, norm = solution(matrix)
-    nan = tf.constant(float("nan"), tf.float64)
-    return (
-        tf.where(finite[:, None, None], dual / l2, nan),
-        tf.where(finite[:, None], offset, nan),
-        tf.where(finite, tf.stop_gradient(norm), nan),
-    )
+    return choose(finite, dual / l2), choose(finite, offset), choose(finite, tf.stop_gradient(norm))
 
 
 @dataclass(frozen=True)

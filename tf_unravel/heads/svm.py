@@ -26,7 +26,7 @@ from typing import ClassVar
 import tensorflow as tf
 
 from tf_unravel.adaptation.labels import Ways
-from tf_unravel.heads.inner_products import InnerProductHead, Kernels, one_hot_targets, regularized
+from tf_unravel.heads.inner_products import InnerProductHead, Kernels, choose, one_hot_targets, regularized
 from tf_unravel.heads.solvers import crammer_singer
 
 
@@ -58,8 +58,7 @@ def solve(
         return (unit * scaled, gap), gradient
 
     dual, gap = solution(hessian)
-    nan = tf.constant(float("nan"), tf.float64)
-    return tf.where(finite[:, None, None], dual, nan), tf.where(finite, tf.stop_gradient(gap), nan)
+    return choose(finite, dual), choose(finite, tf.stop_gradient(gap))
 
 
 @dataclass(frozen=True)

@@ -41,8 +41,8 @@ from tf_unravel.learners.learner import (
     accuracy_of,
     check_episodes,
     checked_episodes,
-    episode_of,
     remade,
+    ways_of,
     with_added,
 )
 
@@ -151,14 +151,13 @@ class Episodic(Learner):
         """scale * head + bias, [T, WQ, W]; `added` as for `features`."""
         support, query = self.features(episode, training, added)
         with labels_checked():
-            logits = self.own_head()(support, episode.support_labels, query, _ways(episode))
+            logits = self.own_head()(support, episode.support_labels, query, ways_of(episode))
         scale, bias = (tf.cast(v, logits.dtype) for v in (self.scale, 0.0 if self.bias is None else self.bias))
         return scale * logits + bias
 
     def objective(self, data: Episode, training: bool) -> dict[str, tf.Tensor]:
         added: list[tf.Tensor] = []
-        episode = episode_of("Episodic", data)
-        episode = checked_episodes(episode, _ways(episode))
+        episode = checked_episodes("Episodic", data)
         logits = self.logits(episode, training, added)
         loss = with_added(smoothed_cross_entropy(episode.query_labels, logits, self.label_smoothing), added)
         return {"loss": loss, "accuracy": accuracy_of(logits, episode.query_labels)}
@@ -184,11 +183,6 @@ class Episodic(Learner):
     def from_config(cls, config: dict[str, Any]) -> "Episodic":
         head = remade("Episodic.head", by_name, config["head"], "heads.by_name")
         return super().from_config({**config, "head": head})
-
-
-def _ways(episode: Episode) -> tf.Tensor:
-    """W, read off the labels."""
-    return tf.maximum(tf.cast(tf.reduce_max(episode.support_labels), tf.int32), 0) + 1  # 0: where there is no task
 
 
 def _of_the_call(backbone: keras.Model) -> list[tf.Tensor]:

@@ -4,10 +4,8 @@ A learner's loss, metrics and batches are its own, so that Keras's arguments abo
 be honoured is refused when it is given, not passed over. docs/keras_arguments.md has the whole table.
 """
 
-import functools
 import inspect
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -23,32 +21,22 @@ _LOSSES = {
 }
 
 
-Method = TypeVar("Method", bound=Callable[..., Any])
-
-
-def as_in_keras(method: Method) -> Method:
-    """Gives a method the signature and the documentation of keras.Model's of the same name."""
-    return cast(Method, functools.wraps(getattr(keras.Model, method.__name__))(method))
-
-
 def given(method: str, learner: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """The arguments of a call of a method of keras.Model, by name; TypeError where it has no such arguments."""
     arguments = inspect.signature(getattr(keras.Model, method)).bind(learner, *args, **kwargs).arguments
     return {**arguments, **arguments.pop("kwargs", {})}
 
 
-def check_compile(owner: str, honours: tuple[str, ...], arguments: dict[str, Any], supports_jit: bool) -> None:
+def check_compile(learner: Any, arguments: dict[str, Any]) -> None:
     """Refuses what a learner's `compile` cannot honour.
 
-    Args:
-        owner: the name of the learner.
-        honours: the names of what it does honour, of those that another learner does not.
-        arguments: of `compile`, by name.
-        supports_jit: whether its steps mean the same under XLA.
+    "accuracy" among the metrics without weights passes: it is the number that the learner reports itself.
 
     Raises:
-        ValueError: a loss, loss weights or metrics that would be ignored, or XLA where it cannot be.
+        ValueError: a loss, loss weights or metrics that would be ignored, XLA where it cannot be, or a metric under a
+            name that the learner reports itself.
     """
+    owner = type(learner).__name__
     loss = _LOSSES.get(owner, "its own")
     refused = {
         "loss": f"{owner} trains by its own loss, {loss}: leave loss out of compile()",
@@ -57,24 +45,17 @@ def check_compile(owner: str, honours: tuple[str, ...], arguments: dict[str, Any
         "weighted_metrics": f"{owner} takes no weights: leave weighted_metrics out of compile()",
     }
     for name, line in refused.items():
-        if name not in honours and arguments.get(name) is not None:
+        if name not in learner.honours and arguments.get(name) is not None:
             raise ValueError(f"{line}. Received: {name}={_brief(arguments[name])}.")
-    if arguments.get("jit_compile") is True and not supports_jit:
+    if arguments.get("jit_compile") is True and not learner.supports_jit:
         raise ValueError(
             f"{owner}'s steps check the labels of their tasks, and XLA drops the checks: leave jit_compile out of "
             "compile(). Received: jit_compile=True."
         )
-
-
-def check_names(owner: str, tracked: Sequence[str], arguments: dict[str, Any]) -> None:
-    """Raises ValueError for a metric under a name that the learner reports itself: one name for two numbers.
-
-    "accuracy" among the metrics without weights passes: it is the same number.
-    """
     for option in ("metrics", "weighted_metrics"):
         for metric in keras.tree.flatten(arguments.get(option)):
             name = metric if isinstance(metric, str) else getattr(metric, "name", getattr(metric, "__name__", ""))
-            if name in tracked and (option, metric) != ("metrics", "accuracy"):
+            if name in learner.tracked and (option, metric) != ("metrics", "accuracy"):
                 raise ValueError(
                     f"{owner} reports a metric named {name!r} itself, over images without weights: give yours another "
                     "name, as keras.metrics.SparseCategoricalAccuracy(name='weighted_accuracy'). "

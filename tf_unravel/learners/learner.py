@@ -7,7 +7,8 @@ On several replicas each one holds its share of the batch. Gradients are added u
 contributes its share of the mean; what has to be a mean over *all* replicas goes through `mean_over_replicas`.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import keras
@@ -80,25 +81,31 @@ def check_episodes(learner: str, spec: Any) -> None:
         )
 
 
-def checked_episodes(data: Any, ways: Ways) -> Episode:
-    """A batch of episodes whose labels are those of tasks of W ways; raises as `checked_support`."""
-    support, support_labels, query, query_labels = data
-    return Episode(support, checked_support(support_labels, ways), query,
-                   checked_range("query_labels", query_labels, ways))
-
-
 def size_of(data: Any) -> tf.Tensor:
     """How many images or tasks a batch holds, float32 scalar."""
     return tf.cast(tf.shape(tf.nest.flatten(data)[0])[0], tf.float32)
 
 
-def episode_of(learner: str, data: Any) -> Episode:
-    """The episodes of a batch, whatever Keras has wrapped them in; raises ValueError if it holds others, or weights."""
+def checked_episodes(learner: str, data: Any, ways: Ways | None = None) -> Episode:
+    """The episodes of a batch, whatever Keras has wrapped them in, their labels checked for tasks of W ways.
+
+    Ways of None are read off the labels.
+
+    Raises:
+        ValueError: the batch holds something else, or weights; labels as for `checked_support`.
+    """
     batch = keras_arguments.unweighted(learner, data)
     if isinstance(batch, tuple) and len(batch) == 4:
         batch = Episode(*(tf.convert_to_tensor(part) for part in batch))
     check_episodes(learner, batch)
-    return batch
+    ways = ways_of(batch) if ways is None else ways
+    return batch._replace(support_labels=checked_support(batch.support_labels, ways),
+                          query_labels=checked_range("query_labels", batch.query_labels, ways))
+
+
+def ways_of(episode: Episode) -> tf.Tensor:
+    """W, read off the labels; 1 where there is no task."""
+    return tf.maximum(tf.cast(tf.reduce_max(episode.support_labels), tf.int32), 0) + 1
 
 
 def with_added(loss: tf.Tensor, added: Sequence[tf.Tensor]) -> tf.Tensor:
@@ -111,6 +118,18 @@ def with_added(loss: tf.Tensor, added: Sequence[tf.Tensor]) -> tf.Tensor:
 def shapes_of(spec: Any) -> str:
     """What a batch holds, for an error: the shapes of its tensors."""
     return "batches of shapes " + ", ".join(str(tuple(each.shape)) for each in tf.nest.flatten(spec))
+
+
+def _checked(name: str) -> Callable[..., Any]:
+    """A method of keras.Model, behind `Learner._check_call`."""
+    method = getattr(keras.Model, name)
+
+    @functools.wraps(method)
+    def checked(self: "Learner", *args: Any, **kwargs: Any) -> Any:
+        self._check_call(name, args, kwargs)
+        return method(self, *args, **kwargs)
+
+    return checked
 
 
 class Learner(keras.Model):
@@ -160,52 +179,26 @@ class Learner(keras.Model):
     def metrics(self) -> list[keras.metrics.Metric]:
         return [*self.trackers, *([] if self._compile_metrics is None else [self._compile_metrics])]
 
-    @keras_arguments.as_in_keras
-    def compile(self, *args: Any, **kwargs: Any) -> None:
-        arguments = keras_arguments.given("compile", self, args, kwargs)
-        keras_arguments.check_compile(type(self).__name__, self.honours, arguments, self.supports_jit)
-        keras_arguments.check_names(type(self).__name__, self.tracked, arguments)
-        super().compile(*args, **kwargs)
+    compile, fit, train_on_batch = _checked("compile"), _checked("fit"), _checked("train_on_batch")
+    evaluate, test_on_batch, predict = _checked("evaluate"), _checked("test_on_batch"), _checked("predict")
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         self.compile(**keras.saving.deserialize_keras_object(config))
         if self.optimizer is not None:
             self.optimizer.build(self.trainable_variables)
 
-    @keras_arguments.as_in_keras
-    def fit(self, *args: Any, **kwargs: Any) -> Any:
-        self._check_call("fit", args, kwargs)
-        return super().fit(*args, **kwargs)
-
-    @keras_arguments.as_in_keras
-    def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
-        self._check_call("train_on_batch", args, kwargs)
-        return super().train_on_batch(*args, **kwargs)
-
-    @keras_arguments.as_in_keras
-    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
-        self._check_call("evaluate", args, kwargs)
-        return super().evaluate(*args, **kwargs)
-
-    @keras_arguments.as_in_keras
-    def test_on_batch(self, *args: Any, **kwargs: Any) -> Any:
-        self._check_call("test_on_batch", args, kwargs)
-        return super().test_on_batch(*args, **kwargs)
-
     def _check_call(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Refuses arguments that would be ignored, and training without an optimizer; warns of images in 0..1."""
+        if method == "compile":
+            keras_arguments.check_compile(self, keras_arguments.given(method, self, args, kwargs))
+            return
         warn_of_scaled_images(type(self).__name__, args[0] if args else kwargs.get("x"))
-        if "sample_weight" not in self.honours:
+        if "sample_weight" not in self.honours and method != "predict":
             arguments = keras_arguments.given(method, self, args, kwargs)
             keras_arguments.check_weights(type(self).__name__, arguments)
         if method in ("fit", "train_on_batch") and self.compiled and self.optimizer is None:
             raise ValueError("Compiled without an optimizer, a learner can be evaluated, not trained: give "
                              "compile(optimizer=...) one. Received: optimizer=None.")
-
-    @keras_arguments.as_in_keras
-    def predict(self, *args: Any, **kwargs: Any) -> Any:
-        warn_of_scaled_images(type(self).__name__, args[0] if args else kwargs.get("x"))
-        return super().predict(*args, **kwargs)
 
     def objective(self, data: Any, training: bool) -> dict[str, tf.Tensor]:
         """What a batch gives: `tracked` name -> scalar; "loss" is what training minimises, before weight decay."""

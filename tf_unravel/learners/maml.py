@@ -49,7 +49,7 @@ import keras
 import tensorflow as tf
 
 from tf_unravel.adaptation.groups import flat, taken
-from tf_unravel.adaptation.inner_loop import Start, kept_state
+from tf_unravel.adaptation.inner_loop import Start, gradients_of, kept_state
 from tf_unravel.adaptation.inner_optimizers import InnerOptimizer, Moments, PerStepSGD, descended
 from tf_unravel.adaptation.network import Network, Weights
 from tf_unravel.adaptation.rematerialize import rematerialized
@@ -57,14 +57,7 @@ from tf_unravel.backbones.modes import twice_differentiable
 from tf_unravel.checks import refuse_negative
 from tf_unravel.data.sampling.tasks import Episode
 from tf_unravel.learners.adapting import Adapting, Evaluation
-from tf_unravel.learners.learner import (
-    accuracy_of,
-    check_episodes,
-    checked_episodes,
-    episode_of,
-    mean_over_replicas,
-    size_of,
-)
+from tf_unravel.learners.learner import accuracy_of, check_episodes, checked_episodes, mean_over_replicas, size_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,12 +142,7 @@ class MAML(Adapting):
             theta: Weights, a: tf.Tensor, images: tf.Tensor, labels: tf.Tensor, state: Weights
         ) -> tuple[Weights, tf.Tensor, Weights]:
             with twice_differentiable(not self.first_order):
-                with tf.GradientTape() as inner:
-                    inner.watch(theta)
-                    logits, state = network.logits(theta, images, state)
-                    loss = network.loss(logits, labels)
-                    scaled = network.scaled(loss)
-                gradients = network.gradients(inner, scaled, theta, self.adapts)
+                gradients, loss, state = gradients_of(network, theta, images, labels, self.adapts, state)
             if self.first_order:
                 gradients = [tf.stop_gradient(g) for g in gradients]
             return descended(theta, tf.unstack(self.factor * a), gradients), loss, state
@@ -195,9 +183,9 @@ class MAML(Adapting):
 
     def train_step(self, data: Episode) -> dict[str, tf.Tensor]:
         """Line 10: theta <- theta - Optimizer(mean over tasks of d L(theta_k; query) / d theta)."""
-        data = episode_of("MAML", data)
         weights, rates = self.network.weights, self.rates.value
-        by_weights, by_rates, seen = self.mean_over_tasks(weights, rates, checked_episodes(data, self.ways))
+        episodes = checked_episodes("MAML", data, self.ways)
+        by_weights, by_rates, seen = self.mean_over_tasks(weights, rates, episodes)
         self.network.assign_state(mean_over_replicas(seen["state"]))
         by_variable = {id(v): g for v, g in zip(self.network.variables, by_weights, strict=True)}
         by_variable[id(self.rates)] = by_rates
@@ -206,10 +194,10 @@ class MAML(Adapting):
 
     def test_step(self, data: Episode) -> dict[str, tf.Tensor]:
         """As `own_head` answers: its steps, its BatchNorm protocol, so that there is one accuracy of a name."""
-        data = episode_of("MAML", data)
-        values = self.own_head().adapt_each(self.backbone, self.ways, checked_episodes(data, self.ways), self._watched)
+        episodes = checked_episodes("MAML", data, self.ways)
+        values = self.own_head().adapt_each(self.backbone, self.ways, episodes, self._watched)
         means = tf.unstack(tf.reduce_mean(values, axis=0))
-        return self.track(dict(zip(("loss", "accuracy", "support_loss"), means, strict=True)), size_of(data))
+        return self.track(dict(zip(self.tracked, means, strict=True)), size_of(episodes))
 
     def _watched(
         self, network: Network, start: Start, weights: Weights, support: tf.Tensor, support_labels: tf.Tensor,

@@ -117,8 +117,11 @@ def parse(
             for path in found_files:
                 _import(read_text(path))
             gin.parse_config_files_and_bindings(found_files, [], finalize_config=False)
-            for binding in bindings:
-                _bind(binding.removeprefix("\ufeff"))
+            for binding in (each.removeprefix("\ufeff") for each in bindings):
+                try:
+                    gin.parse_config(binding)
+                except UNREADABLE as error:
+                    raise ConfigError(f"--gin_bindings {binding!r} cannot be read: {problem(error)}") from error
                 registry.register_heads()
             gin.finalize()  # refuses macros that are not there
             bound = _take_root(table)
@@ -148,14 +151,6 @@ def _import(text: str) -> None:
     registry.register_heads()
 
 
-def _bind(binding: str) -> None:
-    """One --gin_bindings line; an error names it."""
-    try:
-        gin.parse_config(binding)
-    except UNREADABLE as error:
-        raise ConfigError(f"--gin_bindings {binding!r} cannot be read: {problem(error)}") from error
-
-
 def _dataset_scopes(table: GinTable) -> list[str]:
     """Those that the run's data are loaded in, as in `run.dataset = @mine/load`."""
     dataset = table.value(_RUN, "dataset")
@@ -183,10 +178,6 @@ def _absolute(root: str | os.PathLike[str]) -> str:
     return str(pathlib.Path(root).expanduser().absolute())
 
 
-def _required(field: dataclasses.Field[Any]) -> bool:
-    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-
-
 def plan(configuration: Configuration) -> Plan:
     """The plan of a configuration.
 
@@ -195,8 +186,8 @@ def plan(configuration: Configuration) -> Plan:
     """
     table = configuration.table
     given = table.bound(_RUN)
-    required = [field.name for field in dataclasses.fields(Plan) if _required(field)]
-    missing = [f"run.{name}" for name in required if name not in given]
+    optional = {name for name, each in inspect.signature(Plan).parameters.items() if each.default is not each.empty}
+    missing = [f"run.{field.name}" for field in dataclasses.fields(Plan) if field.name not in {*optional, *given}]
     if missing:
         advice = "give --gin_file gin/run/..., or add --gin_bindings, such as --gin_bindings 'run.epochs = 30'"
         raise ConfigError(f"the configuration does not say {', '.join(missing)}; {advice}")

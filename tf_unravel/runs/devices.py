@@ -18,6 +18,7 @@ import tensorflow as tf
 from tf_unravel.runs.config import ConfigError
 
 STRATEGIES = ("one", "mirrored", "multi_worker")
+_STOP = "wants to stop"  # beside the values that a learner reports
 
 
 class Devices:
@@ -67,18 +68,12 @@ class Devices:
             return ""
         return "; 1 replica: nothing is shared out" if self.replicas == 1 else f"; {self.replicas} replicas"
 
-    @contextlib.contextmanager
-    def scope(self) -> Iterator[None]:
+    def scope(self) -> contextlib.AbstractContextManager[Any]:
         """What is built inside has its variables on every replica."""
-        with self.strategy.scope():
-            yield
+        return self.strategy.scope()
 
     def check_batches(self, dataset: tf.data.Dataset) -> None:
-        """Refuses batches whose leading axis cannot be shared out equally.
-
-        Raises:
-            ConfigError: it cannot.
-        """
+        """Raises ConfigError for batches whose leading axis cannot be shared out equally."""
         total = _leading(dataset)
         if total % self.replicas:
             raise ConfigError(
@@ -121,19 +116,14 @@ class Devices:
             train_step = tf.function(lambda batch: learner.train_step(batch))
             return lambda batch, stop: (train_step(batch), stop)
 
-        @tf.function
-        def step(batch: Any, stop: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
-            # The identity makes a value of every replica out of one tensor: what is not cannot be added up.
-            both = lambda batch, stop: (learner.train_step(batch), tf.identity(stop))  # noqa: E731
-            values, wanted = self.strategy.run(both, (batch, stop))
-            mean = {name: self.strategy.reduce("MEAN", value, axis=None) for name, value in values.items()}
-            return mean, self.strategy.reduce("SUM", wanted, axis=None)
+        # The identity makes a value of every replica out of one tensor: what is not cannot be added up.
+        both = self.mean(lambda given: {**learner.train_step(given[0]), _STOP: tf.identity(given[1])})
 
-        def run(batch: Any, stop: bool) -> tuple[dict[str, tf.Tensor], bool]:
-            values, wanted = step(batch, tf.constant(float(stop)))
-            return values, float(wanted) > 0
+        def step(batch: Any, stop: bool) -> tuple[dict[str, tf.Tensor], bool]:
+            values = both((batch, tf.constant(float(stop))))
+            return values, float(values.pop(_STOP)) > 0
 
-        return run
+        return step
 
     def mean(self, function: Callable[[Any], dict[str, tf.Tensor]]) -> Callable[[Any], dict[str, tf.Tensor]]:
         """What a function of a batch gives on each replica, averaged over them: one graph for each shape of a batch."""
@@ -148,21 +138,13 @@ class Devices:
         return mean
 
     def check_agreement(self, step: int) -> None:
-        """Refuses to go on where machines have restored different checkpoints.
-
-        Raises:
-            ConfigError: they have.
-        """
+        """Raises ConfigError where machines have restored different checkpoints."""
         if self.replicas == 1:
             return
 
-        @tf.function
-        def sums(value: tf.Tensor) -> list[tf.Tensor]:
-            each = self.strategy.run(lambda x: (tf.identity(x), x * x), (value,))
-            return [self.strategy.reduce("SUM", x, axis=None) for x in each]
-
-        total, squares = (float(x) for x in sums(tf.constant(float(step), tf.float64)))
-        if total * total != self.replicas * squares:
+        moments = self.mean(lambda value: {"first": tf.identity(value), "second": value * value})
+        first, second = (float(each) for each in moments(tf.constant(float(step), tf.float64)).values())
+        if first * first != second:
             raise ConfigError(
                 "the machines of this job have restored different checkpoints: they must see one run folder. "
                 f"Received: step {step} here, another elsewhere"

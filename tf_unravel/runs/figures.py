@@ -28,7 +28,7 @@ def projection(features: np.ndarray, split: data.ClassImages, seed: int = 0) -> 
 
     Returns:
         (points [n, 2], class ids [n]); None, with a warning, where they cannot be had: fewer than three classes, a
-        network that collapsed. A picture is no reason to end a training.
+        network that collapsed. A figure is no reason to end a training.
     """
     try:
         chosen = analysis.choose_images(split.class_ids, seed=seed)
@@ -42,11 +42,6 @@ def projection(features: np.ndarray, split: data.ClassImages, seed: int = 0) -> 
 def projection_figure(
     projections: dict[str, tuple[np.ndarray, np.ndarray]], class_names: tuple[str, ...]
 ) -> Figure:
-    """Projections of several extractors side by side.
-
-    Args:
-        projections: title -> result of `projection`.
-        class_names: of the split.
-    """
+    """Projections of several extractors side by side, from title -> result of `projection`."""
     points = {title: values for title, (values, _) in projections.items()}
     return analysis.draw(points, {title: class_ids for title, (_, class_ids) in projections.items()}, class_names)

@@ -70,11 +70,7 @@ class RunFolder:
             yield
 
     def check_config(self, configuration: Configuration) -> None:
-        """Refuses a folder that holds the run of another configuration.
-
-        Raises:
-            ConfigError: it does.
-        """
+        """Raises ConfigError for a folder that holds the run of another configuration."""
         if not self.config.exists():
             return
         before, text = self.read_config(), configuration.text
@@ -107,13 +103,10 @@ class RunFolder:
             raise ConfigError(f"{self.config} is damaged ({error}); put it back, or start a new folder") from error
 
     def check_data(self, splits: Mapping[str, data.ClassImages]) -> None:
-        """Refuses data that are not those which the run began with.
+        """Raises ConfigError where a split's images have changed since the run began, or its classes were dealt anew.
 
         Args:
             splits: by name.
-
-        Raises:
-            ConfigError: a split's images have changed, or its classes were dealt anew.
         """
         known = self.data_fingerprints()
         for name, split in splits.items():
@@ -125,7 +118,7 @@ class RunFolder:
                 )
 
     def check_dealing(self, name: str, split: data.ClassImages, elsewhere: bool = False) -> None:
-        """Refuses a split with classes that it did not have when the run began, where a folder's classes are dealt.
+        """Raises ConfigError for a split of a folder whose classes were dealt anew since the run began.
 
         Then classes that were learned from may be among them.
 
@@ -133,9 +126,6 @@ class RunFolder:
             name: of the split.
             split: the split.
             elsewhere: the images are in another folder than the run's: other data, if no class has a name of then.
-
-        Raises:
-            ConfigError: the classes were dealt anew.
         """
         then, now = read_record(self.environment).get("dealt"), split.dealt
         if not then or not now:
@@ -221,10 +211,9 @@ class RunFolder:
         return bool(training) and training["step"] >= training["total_steps"]
 
     def check_writable(self) -> None:
-        """Refuses a folder that will not take the results, before they are computed.
+        """Raises ConfigError for a folder that will not take the results, before they are computed.
 
-        Raises:
-            ConfigError: it cannot be written, or results.json is damaged.
+        Either it cannot be written, or results.json is damaged.
         """
         check_writable("--run_dir", self.path)
         read_record(self.results)
@@ -269,15 +258,7 @@ class RunFolder:
 
 
 def check_writable(option: str, folder: pathlib.Path) -> None:
-    """Makes a folder, and refuses one that nothing can be written to.
-
-    Args:
-        option: that named it, such as "--out".
-        folder: the folder.
-
-    Raises:
-        ConfigError: it cannot be made or written.
-    """
+    """Makes a folder; raises ConfigError unless it can be made and written. `option` named it, such as "--out"."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

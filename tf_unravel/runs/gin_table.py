@@ -78,12 +78,7 @@ class GinTable:
             return copy.deepcopy(gin.get_bindings(name, resolve_references=False).get(parameter))
 
     def remove(self, selector: str, parameter: str) -> None:
-        """Removes a parameter of a configurable, in every scope, and the macros that only it referred to.
-
-        Args:
-            selector: the configurable's full name.
-            parameter: the parameter.
-        """
+        """Removes a parameter of a configurable, by its full name, in every scope, and macros that only it used."""
         table, removed = self._state["_CONFIG"], []
         for key in [key for key, bound in table.items() if key[1] == selector and parameter in bound]:
             removed.append(table[key].pop(parameter))

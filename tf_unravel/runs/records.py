@@ -2,48 +2,34 @@
 
 import json
 import pathlib
-from collections.abc import Callable
 from typing import Any
 
 from tf_unravel.runs.config import ConfigError
 
-
-def _is_object(value: Any) -> bool:
-    return isinstance(value, dict)
-
-
-def _are_objects(value: Any) -> bool:
-    return isinstance(value, list) and all(map(_is_object, value))
-
-
-def _are_texts(value: Any) -> bool:
-    return _is_object(value) and all(isinstance(each, str) for each in value.values())
-
-
-def _is_text(value: Any) -> bool:
-    return value is None or isinstance(value, str)
-
-
-def _are_names(value: Any) -> bool:
-    """Split -> names of classes, or nothing."""
-    return value is None or _is_object(value) and all(
-        isinstance(names, list) and all(isinstance(name, str) for name in names) for names in value.values()
-    )
-
-
-# What each part of results.json and environment.json must be where it is there.
-_FITS: dict[str, Callable[[Any], bool]] = {
-    "training": _is_object,
-    "evaluation": _are_objects,
-    "evaluation_initial": _are_objects,
-    "measurement": _are_objects,
-    "measurement_initial": _are_objects,
-    "data": _are_texts,
-    "data_root": _is_text,
-    "dealt": _are_names,
-    "model": _is_object,
-    "starts": _are_objects,
+# What each part of results.json and environment.json must be where it is there, for `_fits`.
+_PARTS: dict[str, Any] = {
+    "training": dict,
+    "evaluation": [dict],
+    "evaluation_initial": [dict],
+    "measurement": [dict],
+    "measurement_initial": [dict],
+    "data": {str: str},
+    "data_root": (str, None),
+    "dealt": ({str: [str]}, None),  # split -> names of classes
+    "model": dict,
+    "starts": [dict],
 }
+
+
+def _fits(value: Any, form: Any) -> bool:
+    """Whether a value has a form: a type, [form of every item], {str: form of every value}, or a tuple of choices."""
+    if isinstance(form, tuple):
+        return any(_fits(value, each) for each in form)
+    if isinstance(form, list):
+        return isinstance(value, list) and all(_fits(each, form[0]) for each in value)
+    if isinstance(form, dict):
+        return isinstance(value, dict) and all(_fits(each, form[str]) for each in value.values())
+    return value is None if form is None else isinstance(value, form)
 
 
 def read_record(path: pathlib.Path) -> dict[str, Any]:
@@ -58,8 +44,8 @@ def read_record(path: pathlib.Path) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(found, dict):
             raise ValueError("it holds no object")
-        for name, fits in _FITS.items():
-            if name in found and not fits(found[name]):
+        for name, form in _PARTS.items():
+            if name in found and not _fits(found[name], form):
                 raise ValueError(f"its {name} is not what belongs there")
     except (ValueError, RecursionError) as error:
         raise damaged(path, error) from error

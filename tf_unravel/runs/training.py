@@ -146,7 +146,7 @@ def train(
         devices.check_batches(batches)
         learner.check_batch(batches.element_spec)
         if watched:
-            _check_head(plan.validation, learner)
+            _validated_by(plan.validation, learner).check_ways(plan.validation.ways)  # before the first step too
         saved = folder.checkpoints.restore_latest(learner)
         progress = Progress(**saved) if saved else Progress()
         devices.check_agreement(progress.step)
@@ -183,11 +183,6 @@ def _check_validation(watch: config.Validation, split: data.ClassImages) -> None
     except ValueError as error:
         ask = "set Validation.ways, Validation.shots and Validation.queries, or Validation.every_epochs = 0 for none"
         raise config.ConfigError(f"validation during training: {error} To go on, {ask}") from error
-
-
-def _check_head(watch: config.Validation, learner: Learner) -> None:
-    """A head that cannot be made, or was learned for other tasks, is refused before the first step too."""
-    _validated_by(watch, learner).check_ways(watch.ways)
 
 
 def _validated_by(watch: config.Validation, learner: Learner) -> Head:
@@ -232,7 +227,8 @@ class _Loop:
                 stop = stop or (self.devices.alone and stopped.signal is not None)
             if stop:
                 self._save()
-        self._write_results()
+        results = {**dataclasses.asdict(progress), "total_steps": self.total, "epochs": self.plan.epochs}
+        self.folder.update_results("training", results)
         return (stopped.signal or signal.SIGTERM) if progress.step < self.total else None
 
     def _begins(self) -> str:
@@ -351,7 +347,3 @@ class _Loop:
         """The training batches from the present step on."""
         first = self.progress.step
         return self.devices.batches(lambda: self.plan.batches.dataset(self.splits["train"], self.plan.seed, first))
-
-    def _write_results(self) -> None:
-        done = dataclasses.asdict(self.progress)
-        self.folder.update_results("training", {**done, "total_steps": self.total, "epochs": self.plan.epochs})

@@ -1,9 +1,9 @@
-"""A folder of pictures, classified by an exported model from a few labelled ones: a table, CSV and JSON, and a figure.
+"""A folder of images, classified by an exported model from a few labelled ones: a table, CSV and JSON, and a figure.
 
     probability = that of the likeliest class,   margin = probability - that of the second
 
-`support` holds photos/<class>/<picture>, one picture a class or more; `query` holds pictures, in folders or not. Where
-the query folder's own folders are named after classes, the pictures in them are counted as right or wrong.
+`support` holds <class>/<file>, at least one image per class; `query` holds images, in folders or not. Where the query
+folder's own folders are named after classes, the images in them are counted as right or wrong.
 """
 
 import csv
@@ -26,14 +26,14 @@ from tf_unravel.deployment.labelled_images import (
     BITS,
     Labelled,
     decoding_of,
-    pictures_below,
+    images_below,
+    read_images,
     read_labelled,
-    read_pictures,
 )
 from tf_unravel.deployment.model import Model
 from tf_unravel.files import write_text
 
-_BLOCK = 256  # pictures of a call
+_BLOCK = 256  # images of a call
 _NEIGHBOURS = 5
 _ON_A_SHEET = 48
 _LEFT_OUT = 10  # that the table names
@@ -42,14 +42,14 @@ SHEET = "contact_sheet.png"
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What was said of one picture.
+    """What was said of one image.
 
     Attributes:
         path: of the file.
         file: the same below the query folder, as text.
         probabilities: class -> probability.
         folder_class: the class that its folder is named after; None where it is named after none.
-        labelled: whether the same picture is among the labelled ones.
+        labelled: whether the same image is among the labelled ones.
     """
 
     path: str
@@ -77,13 +77,13 @@ class Answer:
 
 @dataclasses.dataclass(frozen=True)
 class Classification:
-    """What was said of a folder of pictures; str() is the table.
+    """What was said of a folder of images; str() is the table.
 
     Attributes:
         model: the model's folder.
         head: its settings.
-        support: class -> number of labelled pictures.
-        answers: one a picture, sorted by file.
+        support: class -> number of labelled images.
+        answers: one per image, sorted by file.
         skipped: files that were left out, and why.
         written: the files that hold the same.
     """
@@ -102,16 +102,16 @@ class Classification:
         lines = [f"{file:<{files}}  {name:<{classes}}  {p:>11}  {margin:>6}" for file, name, p, margin in rows]
         lines.insert(1, "-" * len(lines[0]))
         given = ", ".join(f"{name} {count}" for name, count in self.support.items())
-        count = f"{len(self.answers)} picture{'' if len(self.answers) == 1 else 's'}"
-        lines.append(f"{count}, {self.head}; labelled pictures: {given}.")
+        count = f"{len(self.answers)} image{'' if len(self.answers) == 1 else 's'}"
+        lines.append(f"{count}, {self.head}; labelled images: {given}.")
         told = [answer for answer in self.answers if answer.folder_class is not None]
         if told:
             right = sum(answer.class_name == answer.folder_class for answer in told)
-            lines.append(f"{right} of {len(told)} pictures in folders named after a class are given that class "
+            lines.append(f"{right} of {len(told)} images in folders named after a class are given that class "
                          f"({100 * right / len(told):.1f} %).")
         labelled = sum(answer.labelled for answer in self.answers)
         if labelled:
-            lines.append(f"{labelled} of them are labelled pictures too: what is said of those says nothing of others.")
+            lines.append(f"{labelled} of them are labelled images too: what is said of those says nothing of others.")
         lines += [f"left out {file}: {reason}." for file, reason in itertools.islice(self.skipped.items(), _LEFT_OUT)]
         if len(self.skipped) > _LEFT_OUT:
             lines.append(f"left out {len(self.skipped) - _LEFT_OUT} more, which classification.json names.")
@@ -119,12 +119,12 @@ class Classification:
 
     def json_values(self) -> dict[str, Any]:
         """The same as JSON values."""
-        pictures = [
+        images = [
             {"file": a.file, "class": a.class_name, "probability": a.probability, "margin": a.margin,
              "folder_class": a.folder_class, "labelled": a.labelled, "probabilities": dict(a.probabilities)}
             for a in self.answers
         ]
-        return {"model": self.model, "head": self.head, "support": dict(self.support), "pictures": pictures,
+        return {"model": self.model, "head": self.head, "support": dict(self.support), "pictures": images,
                 "skipped": dict(self.skipped)}
 
     def csv_text(self) -> str:
@@ -144,46 +144,46 @@ def classify(
     figure: bool = False,
     on_corrupt: str = "error",
 ) -> Classification:
-    """Classifies pictures; writes classification.csv and .json, and contact_sheet.png with `figure`.
+    """Classifies images; writes classification.csv and .json, and contact_sheet.png with `figure`.
 
     Those of an earlier call are replaced, and its contact sheet is removed where this one draws none.
 
     Args:
         model: folder of an exported model, one that you exported or trust (see `model`).
-        query: folder of the pictures, searched to its depth, or one picture.
-        support: folder of labelled pictures, support/<class>/<picture>; None for a model with its classes built in.
+        query: folder of the images, searched to its depth, or one image.
+        support: folder of labelled images, support/<class>/<file>; None for a model with its classes built in.
         out: folder for the results.
-        figure: draw the pictures beside their nearest labelled ones.
-        on_corrupt: "error" raises for a picture that cannot be read and names it, "skip" leaves it out.
+        figure: draw the images beside their nearest labelled ones.
+        on_corrupt: "error" raises for an image that cannot be read and names it, "skip" leaves it out.
 
     Returns:
         Classification.
 
     Raises:
-        ValueError: no such model, no pictures, ones that cannot be read, a support set too few or too many, somebody
+        ValueError: no such model, no images, ones that cannot be read, a support set too few or too many, somebody
             else's contact_sheet.png where ours would be.
 
     Example:
-        >>> print(classify("model", "more_photos", "photos"))  # doctest: +SKIP
+        >>> print(classify("model", "queries", "support"))  # doctest: +SKIP
     """
     loaded = Model(model)
     root, sheet = pathlib.Path(query), pathlib.Path(out) / SHEET
     _check_asked(loaded, support, sheet if figure else None)
     drawn_before = os.path.realpath(sheet) if is_sheet(sheet) else None
-    given = pictures_below(root)
+    given = images_below(root)
     paths = [path for path in given.images if os.path.realpath(path) != drawn_before]
     known = None if support is None else read_labelled(support, loaded.card, on_corrupt)
     answers: list[Answer] = []
     brightest: dict[str, int] = {}
     skipped = (known.skipped if known else {}) | given.skipped
     for block in _blocks(paths, loaded, known):
-        images, kept, damaged = read_pictures(block, loaded.card, on_corrupt, brightest)
+        images, kept, damaged = read_images(block, loaded.card, on_corrupt, brightest)
         skipped |= damaged
         if len(kept):
             answers += _answers(loaded, images, [block[row] for row in kept], known, root)
     decoding.warn_of_dim(str(root), brightest.values(), decoding_of(loaded.card), BITS)
     if not answers:
-        raise ValueError(f"None of the {len(paths)} pictures to classify can be read. Received: {query}.")
+        raise ValueError(f"None of the {len(paths)} images to classify can be read. Received: {query}.")
     counts = _support_counts(loaded, known)
     found = Classification(str(model), loaded.card["head"]["settings"], counts, answers, skipped)
     drawn = _figure(loaded, found, known, root, on_corrupt) if figure and known else None
@@ -194,7 +194,7 @@ def _check_asked(model: Model, support: Any, sheet: pathlib.Path | None) -> None
     """Refuses a support set too few or too many, and a sheet in place of a file that is none."""
     baked = model.baked_classes
     if support is None and baked is None:
-        raise ValueError("This model needs labelled pictures: give --support=photos, with photos/<class>/<picture>. "
+        raise ValueError("This model needs labelled images: give --support=images, with images/<class>/<file>. "
                          "Received: no support.")
     if support is not None and baked is not None:
         raise ValueError(f"This model has its classes built in ({', '.join(baked)}); leave --support out, or export "
@@ -203,19 +203,19 @@ def _check_asked(model: Model, support: Any, sheet: pathlib.Path | None) -> None
         raise ValueError(f"A contact sheet would be written over a file that is none; choose another --out. "
                          f"Received: {sheet}.")
     if sheet and baked is not None:
-        raise ValueError("A contact sheet shows labelled pictures, and a model with its classes built in does not "
+        raise ValueError("A contact sheet shows labelled images, and a model with its classes built in does not "
                          "keep them; leave --figure out. Received: figure=True.")
 
 
 def _support_counts(model: Model, known: Labelled | None) -> dict[str, int]:
-    """Class -> number of labelled pictures."""
+    """Class -> number of labelled images."""
     if known is None:
         return dict(zip(model.card["class_names"], model.card["support_per_class"], strict=True))
     return dict(zip(known.class_names, np.bincount(known.labels).tolist(), strict=True))
 
 
 def _blocks(paths: Sequence[str], model: Model, known: Labelled | None) -> Iterator[Sequence[str]]:
-    """The pictures of each call: all of them where they influence each other, and no fewer than support pictures."""
+    """The images of each call: all of them where they influence each other, and no fewer than support images."""
     size = max(_BLOCK, len(known.labels) if known else 0)
     size = len(paths) if model.card["head"]["transductive"] else size
     yield from (paths[start : start + size] for start in range(0, len(paths), size))
@@ -241,13 +241,13 @@ def _answers(
 def _figure(
     model: Model, found: Classification, known: Labelled, root: pathlib.Path, on_corrupt: str
 ) -> Figure:
-    """The contact sheet: every picture, or those of the smallest margins, with its nearest labelled pictures."""
-    answers, what = found.answers, "Pictures, and the labelled pictures nearest to each in feature space"
+    """The contact sheet: every image, or those of the smallest margins, with its nearest labelled images."""
+    answers, what = found.answers, "Images, and the labelled images nearest to each in feature space"
     title = f"{found.model}, {found.head}. {what}"
     if len(answers) > _ON_A_SHEET:
         answers = sorted(answers, key=lambda answer: answer.margin)[:_ON_A_SHEET]
         title += f"; the {_ON_A_SHEET} least certain of {len(found.answers)}"
-    images, kept, _ = read_pictures([answer.path for answer in answers], model.card, on_corrupt, {})
+    images, kept, _ = read_images([answer.path for answer in answers], model.card, on_corrupt, {})
     points, asked = model.features(known.images), model.features(images)
     rows = []
     for row, image, point in zip(kept, images, asked, strict=True):

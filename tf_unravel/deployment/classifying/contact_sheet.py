@@ -1,7 +1,7 @@
-"""A contact sheet: pictures that were classified, each with the labelled pictures nearest to it in feature space.
+"""A contact sheet: images that were classified, each with the labelled images nearest to it in feature space.
 
 Nearest by the Euclidean distance of the features, before any head or fine-tuning looks at them: what the extractor
-holds to be alike. A frame's colour is that of a class, and its name stands below; where a picture's folder is named
+holds to be alike. A frame's colour is that of a class, and its name stands below; where an image's folder is named
 after another class than the one it was given, that is said below it too.
 """
 
@@ -20,18 +20,18 @@ from matplotlib.patches import Rectangle
 from tf_unravel.analysis.plot_style import COLOURS
 from tf_unravel.files import write_atomically
 
-_GAP, _TEXT, _LINE = 0.12, 0.48, 0.11  # between pictures, below them, and of it a line, in widths of a picture
-_INCHES = 1.15  # of a picture
+_GAP, _TEXT, _LINE = 0.12, 0.48, 0.11  # between images, below them, and of it a line, in widths of an image
+_INCHES = 1.15  # of an image
 _ROWS = 16  # before another block begins beside the first
 _MARK = "tf_unravel contact sheet"
 _LEGEND = (
-    "In front, the class that a picture was given, and its probability. Behind it the labelled pictures, their classes "
-    "and distances. The colour of a frame is a class; 'folder' stands where a picture's folder is named after another."
+    "In front, the class that an image was given, and its probability. Behind it the labelled images, their classes "
+    "and distances. The colour of a frame is a class; 'folder' stands where an image's folder is named after another."
 )
 
 
 class Neighbour(NamedTuple):
-    """A labelled picture near another one.
+    """A labelled image near another one.
 
     Attributes:
         image: uint8 [H, W, C].
@@ -45,7 +45,7 @@ class Neighbour(NamedTuple):
 
 
 class Query(NamedTuple):
-    """A picture that was classified.
+    """An image that was classified.
 
     Attributes:
         image: uint8 [H, W, C].
@@ -80,7 +80,7 @@ def write_sheet(figure: Figure, path: pathlib.Path) -> None:
 
 
 def contact_sheet(queries: Sequence[Query], class_names: Sequence[str], title: str = "") -> Figure:
-    """Draws pictures, a row each, with their nearest labelled pictures.
+    """Draws images, a row each, with their nearest labelled images.
 
     Args:
         queries: from top to bottom, then in another block beside it.
@@ -100,7 +100,7 @@ def contact_sheet(queries: Sequence[Query], class_names: Sequence[str], title: s
     if not queries:
         raise ValueError("There is nothing to draw. Received: no queries.")
     colours = {name: COLOURS[place % len(COLOURS)] for place, name in enumerate(class_names)}
-    height = queries[0].image.shape[0] / queries[0].image.shape[1]  # of a picture, in its widths
+    height = queries[0].image.shape[0] / queries[0].image.shape[1]  # of an image, in its widths
     block = (1 + max(len(query.neighbours) for query in queries)) * (1 + _GAP) + 3 * _GAP  # width of one
     across = -(-len(queries) // _ROWS) * block
     letters = int(20 * across)  # of a line at the top
@@ -119,15 +119,15 @@ def contact_sheet(queries: Sequence[Query], class_names: Sequence[str], title: s
         said = [query.file, f"{query.class_name} {query.probability:.2f}"]
         if query.folder_class not in (None, query.class_name):
             said.append(f"folder: {query.folder_class}")
-        _picture(panel, query.image, (left, top), height, colours[query.class_name], said)
+        _image(panel, query.image, (left, top), height, colours[query.class_name], said)
         for near in query.neighbours:
             left += 1 + (2 if near is query.neighbours[0] else 1) * _GAP
             below = (near.class_name, f"{near.distance:.2f}")
-            _picture(panel, near.image, (left, top), height, colours[near.class_name], below)
+            _image(panel, near.image, (left, top), height, colours[near.class_name], below)
     return figure
 
 
-def _picture(
+def _image(
     panel: Axes, image: np.ndarray, corner: tuple[float, float], height: float, colour: str, below: Sequence[str]
 ) -> None:
     left, top = corner

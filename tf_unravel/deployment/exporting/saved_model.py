@@ -18,7 +18,7 @@ Serving's own Classify: its REST API wants one row an image in every output.
 Pixels are 0-255. Images of another size than the model's are resized inside, bilinear and antialiased, stretched to the
 model's shape; those of its own size are not touched. Probabilities are the softmax of the head's logits: those of
 prototypes or ridge regression say which class is the likeliest, and are not calibrated. A bad request is refused by
-assertions in the graph (`requests`).
+assertions in the graph (`graph_checks`).
 
 A SavedModel is a program: loading one makes a graph, and calling it runs that, with all that TensorFlow's operations
 may do (they can read and write files). Nothing in it is unpickled and no Python of it is run, but load and serve only
@@ -223,11 +223,7 @@ def _baked(classifier: Classifier, features: Any, shape: tuple[int, int, int], n
 
 
 def _support_set(images: Any, labels: Any, shape: tuple[int, int, int], head: Head) -> Request:
-    """A support set to bake in, by the checks that a request goes through.
-
-    Raises:
-        ValueError: it is none.
-    """
+    """A support set to bake in; ValueError unless it passes the checks of a request."""
     images, labels = np.asarray(images), np.asarray(labels)
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != shape[-1]:
         raise ValueError(f"Support images must be uint8 [S, H, W, {shape[-1]}]. "

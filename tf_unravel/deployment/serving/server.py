@@ -1,4 +1,4 @@
-"""A server for an exported model, over HTTP and in TensorFlow Serving's own REST protocol (`protocol`).
+"""A server for an exported model, over HTTP and in TensorFlow Serving's own REST protocol (`rest`).
 
     GET  /v1/models/<name>            whether it is there
     GET  /v1/models/<name>/metadata   its card and its signatures
@@ -50,13 +50,7 @@ class _TooLarge(ValueError):
 
 
 class _Service:
-    """The answers of one model.
-
-    Args:
-        model: the model.
-        name: in its address.
-        max_bytes: of a request's body.
-    """
+    """The answers of one model; `name` is in its address, and a request's body has at most `max_bytes`."""
 
     def __init__(self, model: Model, name: str, max_bytes: int):
         self.model, self.name, self.max_bytes = model, name, max_bytes

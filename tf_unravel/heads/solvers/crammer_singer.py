@@ -38,6 +38,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from tf_unravel.heads.inner_products import choose
 from tf_unravel.heads.solvers import saddle
 
 WARM_SWEEPS = 15
@@ -193,7 +194,7 @@ def _rows(problem: Problem, index: tf.Tensor) -> Problem:
 
 def _better(dual: tf.Tensor, gap: tf.Tensor, new: tf.Tensor, new_gap: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     better = new_gap < gap  # false for NaN
-    return tf.where(better[:, None, None], new, dual), tf.where(better, new_gap, gap)
+    return choose(better, new, dual), choose(better, new_gap, gap)
 
 
 def _active_set_stage(
@@ -232,10 +233,7 @@ def _interior_point_stage(
         new = interior_step(part, at)
         # A finished or broken-down task keeps its last iterate: going on would end in 0 / 0.
         sound = (gap > limit) & tf.math.is_finite(tf.reduce_sum(new.dual + new.z, axis=[1, 2]))
-        at = _Iterate(*[
-            tf.where(tf.reshape(sound, [-1] + [1] * (value.shape.rank - 1)), value, old)
-            for value, old in zip(new, at, strict=True)
-        ])
+        at = _Iterate(*[choose(sound, value, old) for value, old in zip(new, at, strict=True)])
         candidate = feasible(part, at.dual)
         return (i + 1, *_better(dual, gap, candidate, relative_gap(part, candidate)), at)
 
