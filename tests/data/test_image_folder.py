@@ -436,3 +436,12 @@ def test_a_process_that_dies_is_reported(tmp_path, monkeypatch):
     shared = np.lib.format.open_memmap(tmp_path / "shared.npy", "w+", np.uint8, (3, 8, 8, 3))
     with pytest.raises(ValueError, match="a decoding process ended early"):
         decoding.decode_files(["a", "b", "c"], shared, Decoding())
+
+
+def test_classes_can_be_excluded(tmp_path):
+    """Before the others are split: whoever tests on the rest sees none of them in any split."""
+    for name in "abcdef":
+        for i in range(2):
+            write(tmp_path / name / f"{i}.png", pixels(10 * ord(name) + i))
+    left = data.load("image_folder", "test", tmp_path, fractions=(0, 0, 1), exclude=("b", "e", "x"))
+    assert left.class_names == ("a", "c", "d", "f")

@@ -6,7 +6,8 @@
 | input        | height, width, channels; pixels are uint8 0-255                                        |
 | decoding     | how image files become pixels of that size: filter, crop, background, bits             |
 | features     | D                                                                                      |
-| head         | name, settings, batchnorm, adaptation; `transductive`: queries of a call influence each other |
+| head         | name, settings, arguments (of its constructor, or null), batchnorm, adaptation;         |
+|              | `transductive`: queries of a call influence each other                                 |
 | ways         | the number of classes where it is fixed, else null                                     |
 | class_names  | of a baked-in support set, else null; `support_per_class`: its images                  |
 | trained      | how and on what (a run's), or null                                                     |
@@ -15,6 +16,7 @@
 | versions     | of what wrote it                                                                       |
 """
 
+import dataclasses
 import datetime
 import json
 import os
@@ -89,9 +91,42 @@ def described(head: Head, backbone: keras.Model) -> dict[str, Any]:
     return {
         "name": head.title,
         "settings": head.settings(),
+        "arguments": _arguments(head),
         "batchnorm": batchnorm,
         "adaptation": adaptation,
         "transductive": head.transductive_on(backbone),
+    }
+
+
+def _arguments(head: Head) -> dict[str, Any] | None:
+    """The fields of a head that is a dataclass, where JSON can hold them."""
+    thing: Any = head
+    if not dataclasses.is_dataclass(thing):
+        return None
+    values = {field.name: getattr(head, field.name) for field in dataclasses.fields(thing)}
+    return values if all(isinstance(value, int | float | str | None) for value in values.values()) else None
+
+
+def card_of_signatures(signatures: Mapping[str, Any]) -> dict[str, Any]:
+    """The card of a SavedModel that has none, as far as its signatures tell.
+
+    Raises:
+        ValueError: its `features` does not take one tensor of images [B, H, W, C].
+    """
+    _, inputs = signatures["features"].structured_input_signature
+    shapes = [spec.shape.as_list() for spec in inputs.values()]
+    if len(shapes) != 1 or len(shapes[0]) != 4:
+        raise ValueError(f"A signature features takes images [B, H, W, C]. Received: {shapes}.")
+    height, width, channels = (size or 0 for size in shapes[0][1:])
+    return {
+        "format": FORMAT,
+        "input": {"height": height, "width": width, "channels": channels or 3},
+        "decoding": {"resize": "bilinear", "crop": False, "background": [255, 255, 255], "bits": None},
+        "head": {"name": "classify", "settings": "the signature classify", "arguments": None, "transductive": False},
+        "class_names": None,
+        "support_per_class": None,
+        "trained": None,
+        "accuracies": [],
     }
 
 

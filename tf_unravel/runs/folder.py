@@ -24,7 +24,7 @@ from tf_unravel.files import NotWritten, locked, remove_leftovers, write_json
 from tf_unravel.runs.checkpoints import Checkpoints
 from tf_unravel.runs.config import ConfigError, Configuration, DataFacts, parse
 from tf_unravel.runs.gin_files import read_text
-from tf_unravel.runs.records import damaged, read_record
+from tf_unravel.runs.records import damaged, merged, read_record
 
 
 class RunFolder:
@@ -197,6 +197,10 @@ class RunFolder:
             return parse(text=self.read_config()).root  # of before it was recorded apart
         return None
 
+    def random_split(self) -> dict[str, list[str]] | None:
+        """Split -> its classes, where a folder's classes were split at random."""
+        return read_record(self.environment).get("dealt")
+
     def data_fingerprints(self) -> dict[str, str]:
         """Split -> fingerprint of the images that the run began with; empty where it was never started."""
         return read_record(self.environment).get("data", {})
@@ -249,10 +253,8 @@ class RunFolder:
         Raises:
             NotWritten: the disk is full, or the folder cannot be written.
         """
-        new = [[row.get(key) for key in about] for row in rows]
         with self._results() as results:
-            before = (row for row in results.get(section, ()) if [row.get(key) for key in about] not in new)
-            results[section] = [*before, *rows]
+            results[section] = merged(results.get(section, ()), rows, about)
 
     @contextlib.contextmanager
     def _results(self) -> Iterator[dict[str, Any]]:
