@@ -17,11 +17,17 @@ _TRAIN = """example:
 Running the same command again resumes it."""
 _EVALUATE = """example:
   tf-unravel evaluate --run_dir=runs/demo --heads=prototypes,ridge,svm,linear --shots=1,5 --tasks=2000
-  tf-unravel evaluate --trained=cifar_fs_r2d2,cifar_fs_classical --data_root=cifar_fs"""
+  tf-unravel evaluate --trained=cifar_fs_r2d2,cifar_fs_classical --data_root=cifar_fs
+  tf-unravel evaluate --model=model --data_root=images
+An exported model is judged under the head that it carries, on all classes of the folder but those that it was
+trained on; its card records the accuracies."""
 _MEASURE = """example:
-  tf-unravel measure --run_dir=runs/a,runs/b --out=runs/compared"""
+  tf-unravel measure --run_dir=runs/a,runs/b --out=runs/compared
+  tf-unravel measure --model=model --data_root=images"""
 _EXPORT = """example:
   tf-unravel export --run_dir=runs/demo --head=ridge --out=model
+  tf-unravel export --backbone=EfficientNetV2B0 --head=ridge --out=model
+  tf-unravel export --backbone=features.keras --normalization=127,128 --head=ridge --out=model
 With --support=images, a folder images/<class>/<file>, the model is a plain classifier of those classes. The folder is
 written as a whole; a model exported there before is replaced."""
 _CLASSIFY = """example:
@@ -62,6 +68,25 @@ def _numbers(text: str) -> list[int]:
         raise argparse.ArgumentTypeError(f"must be whole numbers separated by commas. Received: {text!r}") from None
 
 
+def _normalization(text: str) -> tuple[list[float], list[float]]:
+    """Means, then deviations, as many of each."""
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if not values or len(values) % 2:
+        raise argparse.ArgumentTypeError(f"must be means, then deviations, such as 127,128. Received: {text!r}")
+    half = len(values) // 2
+    return values[:half], values[half:]
+
+
+def _sides(numbers: Sequence[int]) -> tuple[int, int]:
+    """(height, width) of one number or two."""
+    if len(numbers) > 2:
+        raise ValueError(f"--image_size is pixels of a side, or height,width. Received: {numbers}")
+    return numbers[0], numbers[-1]
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="tf-unravel", description="Few-shot learning: train, measure, understand.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
@@ -95,22 +120,28 @@ def _add_reading(reading: argparse.ArgumentParser) -> None:
     which = reading.add_mutually_exclusive_group(required=True)
     which.add_argument("--run_dir", action="append", type=_names,
                        help="one run or several, separated by commas (repeatable)")
+    which.add_argument("--model", action="append", type=_names,
+                       help="in their place, exported models, on their signatures alone")
     which.add_argument("--trained", action="append", type=_names,
                        help="in their place, trained extractors that come with the package, by name: they are copied "
                             "to --out, as run folders")
     reading.add_argument("--data_root", help="the folder of the images; default: the one that each run has recorded")
+    reading.add_argument("--dataset", help="with --model: the dataset in --data_root; default image_folder, images in "
+                                           "<class>/<file>")
+    reading.add_argument("--image_size", type=_numbers,
+                         help="with --model, where a SavedModel has no card: pixels of a side, or height,width")
     reading.add_argument("--gin_bindings", action="append", default=[], help="changes the runs' configuration")
     reading.add_argument("--split", default="test", choices=("train", "val", "test"), help="default: test")
-    reading.add_argument("--checkpoint", default="best", choices=("best", "last", "initial"),
-                         help="the best by validation (default), the last, or the untrained weights")
+    reading.add_argument("--checkpoint", choices=("best", "last", "initial"),
+                         help="of a run: the best by validation (default), the last, or the untrained weights")
     reading.add_argument("--seed", type=int, default=0, help="of the tasks or pairs that are drawn; default 0")
-    reading.add_argument("--out", help="a folder for the tables of several runs; default: the first run's, or trained/ "
-                                       "for --trained")
+    reading.add_argument("--out", help="a folder for the tables; default: the first run's, trained/ for --trained, "
+                                       "evaluation/ for --model")
 
 
 def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
     _add_reading(evaluate)
-    evaluate.add_argument("--heads", type=_names, default=["prototypes", "ridge", "svm", "linear"],
+    evaluate.add_argument("--heads", type=_names,
                           help="separated by commas, among prototypes, ridge, svm, linear, fine_tune (adapts "
                                "the whole network, from a classifier of zeros) and own (what the run was "
                                "trained for); default: prototypes,ridge,svm,linear")
@@ -128,7 +159,18 @@ def _add_measure(measure: argparse.ArgumentParser) -> None:
 
 
 def _add_export(export: argparse.ArgumentParser) -> None:
-    export.add_argument("--run_dir", required=True, help="the run's folder")
+    what = export.add_mutually_exclusive_group(required=True)
+    what.add_argument("--run_dir", help="the run's folder")
+    what.add_argument("--backbone", help="in its place, a pretrained network: a name of keras.applications, such as "
+                                         "EfficientNetV2B0, or a .keras file")
+    export.add_argument("--weights", default="imagenet",
+                        help="of a network by name: imagenet (default; Keras downloads them), a file, or none")
+    export.add_argument("--image_size", type=_numbers, default=[224],
+                        help="of a network by name: pixels of a side, or height,width; default 224")
+    export.add_argument("--normalization", type=_normalization,
+                        help="of a .keras file: the mean and the deviation, in units of 0..255, that its network "
+                             "expects pixels to be normalized by, such as 127,128, or one of each per channel, such as "
+                             "124,116,104,58,57,57; default: it takes pixels 0..255")
     export.add_argument("--head", required=True,
                         help="prototypes, ridge, svm, linear, fine_tune, or own (what the run was trained for)")
     export.add_argument("--out", required=True, help="the model's folder")
@@ -209,8 +251,32 @@ def _reading(arguments: argparse.Namespace) -> Any:
     else:
         run_dirs = _flat(arguments.run_dir)
     return commands.Reading(
-        run_dirs, arguments.split, arguments.checkpoint, arguments.gin_bindings, out, arguments.data_root
+        run_dirs, arguments.split, arguments.checkpoint or "best", arguments.gin_bindings, out, arguments.data_root
     )
+
+
+def _question(arguments: argparse.Namespace) -> Any:
+    """What is asked of exported models; options that are for runs alone are refused."""
+    from tf_unravel import commands
+
+    refused = {"--gin_bindings": arguments.gin_bindings, "--checkpoint": arguments.checkpoint,
+               "--heads": getattr(arguments, "heads", None)}
+    for option, value in refused.items():
+        if value:
+            raise ValueError(f"{option} is for runs; an exported model carries its weights and its head. "
+                             f"Received: --model and {option}={value}")
+    size = None if arguments.image_size is None else _sides(arguments.image_size)
+    return commands.Question(
+        _flat(arguments.model), arguments.data_root, arguments.dataset or "image_folder", arguments.split, size,
+        arguments.out or "evaluation",
+    )
+
+
+def _check_of_runs(arguments: argparse.Namespace) -> None:
+    """Refuses options that are for exported models alone."""
+    for option, value in (("--dataset", arguments.dataset), ("--image_size", arguments.image_size)):
+        if value is not None:
+            raise ValueError(f"{option} is for exported models; a run's is in its configuration. Received: {value}")
 
 
 def _flat(groups: Sequence[Sequence[str]]) -> list[str]:
@@ -221,13 +287,22 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from tf_unravel import commands
 
     tasks = commands.Tasks(arguments.ways, arguments.shots, arguments.queries, arguments.tasks, arguments.seed)
-    print(commands.evaluate_runs(_reading(arguments), arguments.heads, tasks))
+    if arguments.model:
+        print(commands.evaluate_models(_question(arguments), tasks))
+        return 0
+    _check_of_runs(arguments)
+    heads = arguments.heads or ["prototypes", "ridge", "svm", "linear"]
+    print(commands.evaluate_runs(_reading(arguments), heads, tasks))
     return 0
 
 
 def _measure(arguments: argparse.Namespace) -> int:
     from tf_unravel import commands
 
+    if arguments.model:
+        print(commands.measure_models(_question(arguments), arguments.pairs, arguments.seed))
+        return 0
+    _check_of_runs(arguments)
     print(commands.measure_runs(_reading(arguments), arguments.pairs, arguments.seed))
     return 0
 
@@ -235,6 +310,13 @@ def _measure(arguments: argparse.Namespace) -> int:
 def _export(arguments: argparse.Namespace) -> int:
     from tf_unravel import commands
 
+    if arguments.backbone:
+        weights = None if arguments.weights == "none" else arguments.weights
+        print(commands.export_backbone(
+            arguments.backbone, arguments.head, arguments.out, weights, _sides(arguments.image_size),
+            arguments.normalization, arguments.gin_bindings, arguments.support,
+        ))
+        return 0
     chosen = (arguments.checkpoint, arguments.gin_bindings, arguments.support, arguments.data_root)
     print(commands.export_run(arguments.run_dir, arguments.head, arguments.out, *chosen))
     return 0

@@ -18,13 +18,13 @@ def cache_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("TF_UNRAVEL_CACHE", str(tmp_path / "cache"))
 
 
-@pytest.fixture(params=["folders", "dealt", "csv", "mini folders"])
+@pytest.fixture(params=["folders", "random", "csv", "mini folders"])
 def dataset(request, tmp_path):
     """(root, load(split, **options), the folder of class c, the name of the dataset): six classes of three images."""
     root, layout = tmp_path / "images", request.param
     classes = [f"class{c}" for c in range(6)]
     of_class = {c: data.SPLITS[c // 2] for c in range(6)}
-    where = {c: root / ("images" if layout == "csv" else "" if layout == "dealt" else of_class[c]) / name
+    where = {c: root / ("images" if layout == "csv" else "" if layout == "random" else of_class[c]) / name
              for c, name in enumerate(classes)}  # fmt: skip
     for c, folder in where.items():
         folder.mkdir(parents=True)
@@ -38,7 +38,7 @@ def dataset(request, tmp_path):
                 files = [(path.relative_to(root / "images"), path.parent.name) for c, folder in where.items()
                          if of_class[c] == part for path in sorted(folder.iterdir())]  # fmt: skip
                 (root / f"{part}.csv").write_text("\n".join(["filename,label", *(f"{a},{b}" for a, b in files)]))
-        name = "image_folder" if layout in ("folders", "dealt") else "mini_imagenet"
+        name = "image_folder" if layout in ("folders", "random") else "mini_imagenet"
         return data.load(name, split, root, image_size=8, **options)
 
     return load, where

@@ -1,4 +1,4 @@
-"""image_folder: layouts, every kind of image, bad files, the cache, and the dealing of classes to splits."""
+"""image_folder: layouts, every kind of image, bad files, the cache, and the random split of classes."""
 
 import io
 import logging
@@ -77,7 +77,7 @@ def test_validation_is_val(root):
     assert load(root, "val").class_names == ("fox",)
 
 
-def test_plain_folders_are_dealt_out_by_the_seed(tmp_path):
+def test_plain_folders_are_split_by_the_seed(tmp_path):
     names = [f"c{i:02}" for i in range(25)]
     plain_folder(tmp_path / "plain", names)
     splits = {split: load(tmp_path / "plain", split).class_names for split in ("train", "val", "test")}
@@ -90,7 +90,7 @@ def test_plain_folders_are_dealt_out_by_the_seed(tmp_path):
     np.testing.assert_array_equal(images[1], pixels(2 * names.index(splits["val"][0]) + 1))
 
 
-def test_dealing_is_the_same_everywhere():
+def test_the_random_split_is_the_same_everywhere():
     names = list("abcdefghij")
     assert image_folder.split_classes(names, "test", 0, (0.6, 0.2, 0.2)) == FROZEN_TEST_CLASSES
     assert image_folder.split_classes(names[::-1], "test", 0, (0.6, 0.2, 0.2)) == FROZEN_TEST_CLASSES
@@ -129,8 +129,8 @@ def test_two_classes_cannot_be_split_in_three(tmp_path):
         load(tmp_path / "plain")
 
 
-def test_all_that_is_dealt_must_be_usable_before_a_part_is(tmp_path):
-    """Removed once a part was learned from, a bad class would deal the classes anew."""
+def test_all_splits_must_be_usable_before_one_is(tmp_path):
+    """Removed once a part was learned from, the classes would split otherwise without the bad one."""
     plain_folder(tmp_path / "plain", [f"c{i}" for i in range(10)])
     of = {split: load(tmp_path / "plain", split).class_names for split in ("train", "val", "test")}
     bad = tmp_path / "plain" / of["test"][0] / "0.bmp"
@@ -436,3 +436,12 @@ def test_a_process_that_dies_is_reported(tmp_path, monkeypatch):
     shared = np.lib.format.open_memmap(tmp_path / "shared.npy", "w+", np.uint8, (3, 8, 8, 3))
     with pytest.raises(ValueError, match="a decoding process ended early"):
         decoding.decode_files(["a", "b", "c"], shared, Decoding())
+
+
+def test_classes_can_be_excluded(tmp_path):
+    """Before the others are split: whoever tests on the rest sees none of them in any split."""
+    for name in "abcdef":
+        for i in range(2):
+            write(tmp_path / name / f"{i}.png", pixels(10 * ord(name) + i))
+    left = data.load("image_folder", "test", tmp_path, fractions=(0, 0, 1), exclude=("b", "e", "x"))
+    assert left.class_names == ("a", "c", "d", "f")

@@ -93,7 +93,7 @@ def gin(data: bytes) -> None:
 
 
 def classes(data: bytes) -> None:
-    """Names of classes that are dealt to splits; lists of names and numbers on the command line."""
+    """Names of classes that are split at random; lists of names and numbers on the command line."""
     text = data.decode("utf-8", "replace")
     names = list(dict.fromkeys(text.split("\n")))
     try:

@@ -218,26 +218,26 @@ def test_a_damaged_best_checkpoint_is_one_clear_line(finished, tmp_path):
 
 
 def test_classes_that_were_learned_from_are_not_tested_on(photographs, tmp_path, capsys):
-    """Without one of its 4 test classes, a folder of 11 is dealt 6 : 4: one that was learned from would be tested."""
+    """Without one of its 4 test classes, a folder of 11 splits 6 : 4: one that was learned from would be tested."""
     root, run_dir = tmp_path / "root", tmp_path / "run"
     for folder in (*(photographs / "train").iterdir(), *(photographs / "test").iterdir()):
         shutil.copytree(folder, root / folder.name)
     train(root, run_dir, "load.fractions = (0.6, 0.0, 0.4)", "Validation.every_epochs = 0", "run.epochs = 1")
     assert "train: 168 images of 7 classes; put aside for testing: 4 classes; from the start" in capsys.readouterr().err
-    dealt = json.loads((run_dir / "environment.json").read_text())["dealt"]
-    assert {split: len(names) for split, names in dealt.items()} == {"train": 7, "test": 4}
+    parts = json.loads((run_dir / "environment.json").read_text())["random_split"]
+    assert {split: len(names) for split, names in parts.items()} == {"train": 7, "test": 4}
     evaluate = ["evaluate", f"--run_dir={run_dir}", "--heads=ridge", "--ways=3", "--tasks=4", "--queries=2"]
-    shutil.move(root / dealt["test"][0], tmp_path / "aside")
+    shutil.move(root / parts["test"][0], tmp_path / "aside")
     assert cli.main(evaluate) == 1
     error = capsys.readouterr().err
-    assert any(f"{name!r} would come to the test split" in error for name in dealt["train"])
+    assert any(f"{name!r} would come to the test split" in error for name in parts["train"])
     assert "put them back (environment.json names them)" in error
-    shutil.move(tmp_path / "aside", root / dealt["test"][0])
+    shutil.move(tmp_path / "aside", root / parts["test"][0])
     assert cli.main(evaluate) == cli.main([*evaluate, "--split=train"]) == 0
     # Renamed so that it comes to the test split, a class that was learned from has no name by which it is known.
     renamed = next(name for name in map(str, range(1000)) if name in image_folder.split_classes(
-        [name, *dealt["train"][1:], *dealt["test"]], "test", 0, (0.6, 0.0, 0.4)))
-    shutil.move(root / dealt["train"][0], root / renamed)
+        [name, *parts["train"][1:], *parts["test"]], "test", 0, (0.6, 0.0, 0.4)))
+    shutil.move(root / parts["train"][0], root / renamed)
     assert cli.main(evaluate) == 1 and f"{renamed!r} would come to the test split" in capsys.readouterr().err
     shutil.rmtree(root / renamed)  # 6 : 4 now, and none of the six has moved
     assert cli.main(evaluate) == 0

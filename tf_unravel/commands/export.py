@@ -1,16 +1,20 @@
-"""What `export` does: a run in, a SavedModel and its card out."""
+"""What `export` does: a run or a pretrained network in, a SavedModel and its card out."""
 
 import os
-from collections.abc import Sequence
+import pathlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tf_unravel import deployment
+import keras
+
+from tf_unravel import backbones, deployment, heads
 from tf_unravel.deployment.card import DECODING
 from tf_unravel.evaluation import INDUCTIVE
-from tf_unravel.heads import Head
-from tf_unravel.runs.config import heads_named, may_adapt, parse
+from tf_unravel.heads import Head, as_head
+from tf_unravel.runs.config import ConfigError, heads_named, may_adapt, parse
 from tf_unravel.runs.finished_run import FinishedRun
 from tf_unravel.runs.records import damaged
+from tf_unravel.runs.registry import known_as
 
 
 def export_run(
@@ -44,22 +48,72 @@ def export_run(
     head = heads_named([head_name], run.learner, "--head is")[head_name]
     accuracies = _accuracies(run, head)
     card: dict[str, Any] = {"decoding": _decoding(run), "trained": _trained(run), "accuracies": accuracies}
-    baked: dict[str, Any] = {}
-    if support is not None:
-        height, width, channels = run.backbone.input_shape[1:]
-        size = {"input": {"height": height, "width": width, "channels": channels}}
-        known = deployment.read_labelled(support, {**card, **size})
-        baked = {"support": (known.images, known.labels), "class_names": known.class_names}
     measured = _accuracy_lines(run, accuracies)
-    path = deployment.export(run.backbone, head, out, card=card, **baked)
-    classes = [f"classes: {', '.join(map(repr, baked['class_names']))}"] if baked else []
+    path, classes = _export(run.backbone, head, out, card, support)
     return "\n".join([f"{path}: {head.settings()}; checkpoint: {run.checkpoint}", *classes, *measured])
+
+
+def export_backbone(
+    name: str,
+    head_name: str,
+    out: str | os.PathLike,
+    weights: str | None = "imagenet",
+    image_size: int | tuple[int, int] = 224,
+    normalization: backbones.Normalization | None = None,
+    bindings: Sequence[str] = (),
+    support: str | os.PathLike | None = None,
+) -> str:
+    """Exports a pretrained network under a head, without any training.
+
+    Args:
+        name, weights, image_size, normalization: see `backbones.pretrained`.
+        head_name: of `heads.by_name`.
+        out: the model's folder.
+        bindings: gin bindings of the head, such as "Ridge.l2 = 10.0".
+        support: folder of labelled images, support/<class>/<file>, to build in; None for none.
+
+    Returns:
+        What was written, for the user.
+
+    Raises:
+        ConfigError: an unknown head.
+        ValueError: no such network, something else at `out`, images that cannot be used.
+    """
+    if head_name not in heads.by_name:
+        known = ", ".join(heads.by_name)
+        raise ConfigError(f"--head is among {known} for a pretrained network. Received: {head_name}")
+    head = as_head("--head", parse(bindings=bindings).table.factory(known_as(heads.by_name[head_name]))())
+    backbone = backbones.pretrained(name, weights, image_size, normalization)
+    trained = {"backbone": os.path.basename(name), "weights": weights and os.path.basename(weights)}
+    path, classes = _export(backbone, head, out, {"decoding": _listed(DECODING), "trained": trained}, support)
+    height, width = backbone.input_shape[1:3]
+    return "\n".join([f"{path}: {name}, {height}x{width}, {backbone.output_shape[1]} features; {head.settings()}",
+                      *classes])
+
+
+def _export(
+    backbone: keras.Model, head: Head, out: str | os.PathLike, card: Mapping[str, Any],
+    support: str | os.PathLike | None,
+) -> tuple[pathlib.Path, list[str]]:
+    """Writes the model; its folder, and the line that names the classes built in."""
+    if support is None:
+        return deployment.export(backbone, head, out, card=card), []
+    height, width, channels = backbone.input_shape[1:]
+    known = deployment.read_labelled(
+        support, {**card, "input": {"height": height, "width": width, "channels": channels}})
+    path = deployment.export(backbone, head, out, card=card, support=(known.images, known.labels),
+                             class_names=known.class_names)
+    return path, [f"classes: {', '.join(map(repr, known.class_names))}"]
 
 
 def _decoding(run: FinishedRun) -> dict[str, Any]:
     """How the run's images became pixels: those to classify should become so too."""
-    chosen = {name: run.configuration.dataset_setting(name, default) for name, default in DECODING.items()}
-    return {**chosen, "background": list(chosen["background"])}
+    return _listed({name: run.configuration.dataset_setting(name, default) for name, default in DECODING.items()})
+
+
+def _listed(decoding: Mapping[str, Any]) -> dict[str, Any]:
+    """As JSON gives it back."""
+    return {**decoding, "background": list(decoding["background"])}
 
 
 def _trained(run: FinishedRun) -> dict[str, Any]:
@@ -74,6 +128,7 @@ def _trained(run: FinishedRun) -> dict[str, Any]:
         "dataset": run.configuration.dataset_setting("name", "unknown"),
         "fingerprints": run.folder.data_fingerprints(),
         "num_classes": run.folder.data_facts().num_classes,
+        "random_split": run.folder.random_split(),
         "seed": run.plan.seed,
         "epochs": training.get("epochs", run.plan.epochs),
         "total_steps": training.get("total_steps"),

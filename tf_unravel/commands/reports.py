@@ -9,7 +9,7 @@ from tf_unravel import analysis, data, evaluation
 from tf_unravel.files import write_bytes, write_json
 from tf_unravel.heads import Head, Reads
 from tf_unravel.runs.config import OWN, heads_named, may_adapt
-from tf_unravel.runs.figures import figure_png, projection, projection_figure
+from tf_unravel.runs.figures import Projections, figure_png, projection, projection_figure
 from tf_unravel.runs.finished_run import FinishedRun
 from tf_unravel.runs.folder import RunFolder, check_writable
 from tf_unravel.runs.logs import event_writer, log_figure
@@ -17,7 +17,7 @@ from tf_unravel.text_table import text_table
 
 # What a row is about: one that agrees in these takes the place of an earlier one.
 _IMAGES = ("checkpoint_step", "split", "fingerprint", "seed")
-_TASKS = (*_IMAGES, "head", "settings", "batchnorm", "adaptation", "shots", "ways", "queries", "num_tasks")
+TASKS = (*_IMAGES, "head", "settings", "batchnorm", "adaptation", "shots", "ways", "queries", "num_tasks")
 _SAVED = ("mean", "standard_error", "ci95", "num_tasks", "batchnorm", "adaptation")  # of an Accuracy: not per_task
 _PAIRS = (*_IMAGES, "num_pairs")
 
@@ -102,18 +102,27 @@ def evaluate_runs(reading: Reading, head_names: Sequence[str], tasks: Tasks) -> 
             head.check_ways(tasks.ways)
         for heads in _by_cost(chosen):
             accuracies = evaluation.evaluate_heads(run.backbone, heads, split, **dataclasses.asdict(tasks))
-            mine: list[dict[str, Any]] = [
-                {"run": title, "checkpoint": run.checkpoint, "checkpoint_step": run.step, "split": split.name,
-                 "fingerprint": split.fingerprint, "head": name, "settings": heads[name].settings(),
-                 "shots": shots, "ways": tasks.ways, "queries": tasks.queries, "seed": tasks.seed,
-                 **{name: getattr(accuracy, name) for name in _SAVED}}
+            mine = [
+                {"run": title, "checkpoint": run.checkpoint, "checkpoint_step": run.step,
+                 **accuracy_row(split, heads[name], shots, tasks, accuracy), "head": name}
                 for name, by_shots in accuracies.items()
                 for shots, accuracy in by_shots.items()
             ]
-            run.folder.add_results(reading.section("evaluation"), mine, _TASKS)  # kept if a later head fails
+            run.folder.add_results(reading.section("evaluation"), mine, TASKS)  # kept if a later head fails
             rows += mine
     write_json(reading.folder / "evaluation.json", rows)
-    return _accuracy_table(rows, tasks)
+    return accuracy_table(rows, tasks)
+
+
+def accuracy_row(
+    split: data.ClassImages, head: Head, shots: int, tasks: Tasks, accuracy: evaluation.Accuracy
+) -> dict[str, Any]:
+    """An accuracy and what it was measured on, as JSON."""
+    return {
+        "split": split.name, "fingerprint": split.fingerprint, "head": head.title, "settings": head.settings(),
+        "shots": shots, "ways": tasks.ways, "queries": tasks.queries, "seed": tasks.seed,
+        **{name: getattr(accuracy, name) for name in _SAVED},
+    }
 
 
 def _by_cost(heads: Mapping[str, Head]) -> Iterator[dict[str, Head]]:
@@ -124,7 +133,7 @@ def _by_cost(heads: Mapping[str, Head]) -> Iterator[dict[str, Head]]:
     yield from ({name: head} for name, head in adapting.items())
 
 
-def _accuracy_table(rows: Sequence[dict[str, Any]], tasks: Tasks) -> str:
+def accuracy_table(rows: Sequence[dict[str, Any]], tasks: Tasks) -> str:
     """One line a run and head, one column a number of shots."""
     cells: dict[tuple[str, str], list[str]] = {}
     for row in rows:
@@ -152,6 +161,8 @@ def _said_once(what: str, between: str, by_run: Mapping[str, str]) -> list[str]:
 
 
 def _checkpoint_lines(rows: Sequence[dict[str, Any]]) -> list[str]:
+    if "checkpoint" not in rows[0]:  # of an exported model
+        return []
     return _said_once("checkpoint", ": ", {row["run"]: row["checkpoint"] for row in rows})
 
 
@@ -185,7 +196,8 @@ def measure_runs(reading: Reading, num_pairs: int = 10000, seed: int = 0) -> str
     Returns:
         The table as text.
     """
-    rows, projections = [], {}
+    rows: list[dict[str, Any]] = []
+    projections: Projections = {}
     for title, run, split in reading.runs():
         features = evaluation.extract_features(run.backbone, split.images)
         measured = analysis.class_separation(features, split.class_ids, num_pairs=num_pairs, seed=seed)
@@ -201,15 +213,19 @@ def measure_runs(reading: Reading, num_pairs: int = 10000, seed: int = 0) -> str
             png = log_figure(writer, f"{reading.split}/lda", own, run.step)
             write_bytes(run.folder.figures / f"lda_{reading.split}.png", png)
     write_json(reading.folder / "measurement.json", rows)
-    table = _separation_table(rows, num_pairs, seed)
-    if projections:
-        path = reading.folder / f"lda_{reading.split}.png"
-        write_bytes(path, figure_png(projection_figure(projections, split.class_names)))
-        table += f"\nFigure: {path}"
-    return table
+    figure = write_projections(projections, split.class_names, reading.folder / f"lda_{reading.split}.png")
+    return separation_table(rows, num_pairs, seed) + figure
 
 
-def _separation_table(rows: Sequence[dict[str, Any]], num_pairs: int, seed: int) -> str:
+def write_projections(projections: Projections, class_names: tuple[str, ...], path: pathlib.Path) -> str:
+    """Writes projections side by side, where there are any, and returns the line that says so."""
+    if not projections:
+        return ""
+    write_bytes(path, figure_png(projection_figure(projections, class_names)))
+    return f"\nFigure: {path}"
+
+
+def separation_table(rows: Sequence[dict[str, Any]], num_pairs: int, seed: int) -> str:
     lines = [["run", "r_fc", "r_hv", "4 r_fc / (4 + r_fc)", "variance ratio"]]
     for row in rows:
         lines.append([row["run"], f"{row['r_fc']:.3f} ± {row['r_fc_error']:.3f}",

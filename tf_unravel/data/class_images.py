@@ -35,7 +35,7 @@ class ClassImages:
         name: what messages and tables call it, such as "glyphs/train".
         fingerprint: hex digest of the contents, recorded by each run; "" computes it.
         normalization: (mean, std) per channel in 0-255 units where the dataset has published ones.
-        dealt: split -> its classes, where a folder's classes were split at random by a seed; else None.
+        random_split: split -> its classes, where a folder's classes were split at random by a seed; else None.
 
     Raises:
         ValueError: the arrays disagree with each other or with the description above.
@@ -52,7 +52,7 @@ class ClassImages:
     name: str = "images"
     fingerprint: str = ""
     normalization: Normalization | None = None
-    dealt: Mapping[str, Sequence[str]] | None = None
+    random_split: Mapping[str, Sequence[str]] | None = None
 
     def __post_init__(self) -> None:
         _check_images(self.images, self.name)

@@ -43,5 +43,5 @@ def few_per_class(split: ClassImages, count: int, seed: int = 0) -> ClassImages:
     chosen = np.sort(np.concatenate(drawn))
     return ClassImages(
         np.ascontiguousarray(split.images[chosen]), split.class_ids[chosen], split.class_names,
-        f"{split.name} ({count} images per class)", normalization=split.normalization, dealt=split.dealt,
+        f"{split.name} ({count} images per class)", normalization=split.normalization, random_split=split.random_split,
     )  # fmt: skip

@@ -3,6 +3,6 @@
 from tf_unravel.deployment.classifying.classify import Classification, classify
 from tf_unravel.deployment.exporting.saved_model import export
 from tf_unravel.deployment.labelled_images import Labelled, read_labelled
-from tf_unravel.deployment.model import Model
+from tf_unravel.deployment.model import Model, load
 
-__all__ = ["Classification", "Labelled", "Model", "classify", "export", "read_labelled"]
+__all__ = ["Classification", "Labelled", "Model", "classify", "export", "load", "read_labelled"]

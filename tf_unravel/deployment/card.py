@@ -6,7 +6,8 @@
 | input        | height, width, channels; pixels are uint8 0-255                                        |
 | decoding     | how image files become pixels of that size: filter, crop, background, bits             |
 | features     | D                                                                                      |
-| head         | name, settings, batchnorm, adaptation; `transductive`: queries of a call influence each other |
+| head         | name, settings, arguments (of its constructor, or null), batchnorm, adaptation;         |
+|              | `transductive`: queries of a call influence each other                                 |
 | ways         | the number of classes where it is fixed, else null                                     |
 | class_names  | of a baked-in support set, else null; `support_per_class`: its images                  |
 | trained      | how and on what (a run's), or null                                                     |
@@ -15,6 +16,7 @@
 | versions     | of what wrote it                                                                       |
 """
 
+import dataclasses
 import datetime
 import json
 import os
@@ -72,7 +74,8 @@ def card_of(
         "input": {"height": shape[0], "width": shape[1], "channels": shape[2], "pixels": "uint8, 0-255"},
         "decoding": DECODING,
         "features": int(backbone.output_shape[-1]),
-        "head": {"name": head.title, "settings": head.settings(), "batchnorm": batchnorm, "adaptation": adaptation,
+        "head": {"name": head.title, "settings": head.settings(), "arguments": _arguments(head),
+                 "batchnorm": batchnorm, "adaptation": adaptation,
                  "transductive": head.transductive_on(backbone)},
         "ways": ways,
         "class_names": list(support) if support else None,
@@ -83,6 +86,38 @@ def card_of(
         "versions": {"tf_unravel": tf_unravel.__version__, "tensorflow": tf.__version__, "keras": keras.__version__,
                      "numpy": np.__version__, "python": platform.python_version()},
         **known,
+    }
+
+
+def _arguments(head: Head) -> dict[str, Any] | None:
+    """The fields of a head that is a dataclass, where JSON can hold them."""
+    thing: Any = head
+    if not dataclasses.is_dataclass(thing):
+        return None
+    values = {field.name: getattr(head, field.name) for field in dataclasses.fields(thing)}
+    return values if all(isinstance(value, int | float | str | None) for value in values.values()) else None
+
+
+def card_of_signatures(signatures: Mapping[str, Any]) -> dict[str, Any]:
+    """The card of a SavedModel that has none, as far as its signatures tell.
+
+    Raises:
+        ValueError: its `features` does not take one tensor of images [B, H, W, C].
+    """
+    _, inputs = signatures["features"].structured_input_signature
+    shapes = [spec.shape.as_list() for spec in inputs.values()]
+    if len(shapes) != 1 or len(shapes[0]) != 4:
+        raise ValueError(f"A signature features takes images [B, H, W, C]. Received: {shapes}.")
+    height, width, channels = (size or 0 for size in shapes[0][1:])
+    return {
+        "format": FORMAT,
+        "input": {"height": height, "width": width, "channels": channels or 3},
+        "decoding": DECODING,
+        "head": {"name": "classify", "settings": "the signature classify", "arguments": None, "transductive": False},
+        "class_names": None,
+        "support_per_class": None,
+        "trained": None,
+        "accuracies": [],
     }
 
 

@@ -4,20 +4,27 @@ A SavedModel is a program, and loading one trusts it: see `exporting.saved_model
 """
 
 import contextlib
+import functools
 import os
 import pathlib
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import absl.logging
 import numpy as np
 import tensorflow as tf
 
-from tf_unravel.deployment.card import read_card
+from tf_unravel.adaptation.head import Head, Reads
+from tf_unravel.deployment.card import CARD, card_of_signatures, read_card
 from tf_unravel.deployment.graph_checks import said_by
+from tf_unravel.evaluation import INDUCTIVE, Extractor
+from tf_unravel.heads import SVM, Linear, Prototypes, Ridge
 
 
-class Model:
-    """An exported model.
+class Model(Extractor):
+    """An exported model; `evaluate` takes it in the place of a backbone.
+
+    Any SavedModel with the signatures `features` and `classify` is one, without a card too.
 
     Args:
         path: its folder; only of a model that you exported or trust (see the module).
@@ -37,7 +44,9 @@ class Model:
     """
 
     def __init__(self, path: str | os.PathLike):
-        self.path, self.card = pathlib.Path(path), read_card(path)
+        self.path = pathlib.Path(path)
+        foreign = (self.path / "saved_model.pb").is_file() and not (self.path / CARD).is_file()
+        card = None if foreign else read_card(path)
         try:
             with _quiet():
                 loaded = tf.saved_model.load(str(path))
@@ -46,6 +55,24 @@ class Model:
             what = str(error).partition("\n")[0]
             raise ValueError(f"{path} cannot be loaded; export the model again. Received: {what}") from error
         self._loaded = loaded  # its variables live as long as it does
+        self.card = card_of_signatures(self.signatures) if card is None else card
+
+    @functools.cached_property
+    def head(self) -> Head:  # type: ignore[override]  # read-only
+        """The head that it was exported with."""
+        described = self.card["head"]
+        known = {each.name: each for each in (Prototypes, Ridge, SVM, Linear)}.get(described["name"])
+        if known is None or not isinstance(described.get("arguments"), dict):
+            return _Classify(self)
+        try:
+            return known(**described["arguments"])
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{self.path / CARD} is damaged (head: {error}); export the model again.") from error
+
+    @property
+    def batchnorm(self) -> str:  # type: ignore[override]  # read-only
+        """What BatchNorm does in the signature `features`."""
+        return str(self.card["head"].get("batchnorm") or INDUCTIVE)
 
     @property
     def baked_classes(self) -> tuple[str, ...] | None:
@@ -98,6 +125,48 @@ class Model:
         else:
             inputs = {"support_images": support, "support_labels": np.asarray(labels, np.int32), "query_images": query}
         return self.call("classify", inputs)["probabilities"]
+
+
+def load(path: str | os.PathLike) -> Model:
+    """An exported model, which `evaluate` takes in the place of a backbone: see `Model`.
+
+    Args:
+        path: its folder; only of a model that you exported or trust.
+
+    Raises:
+        ValueError: the folder holds no exported model, or a damaged one.
+
+    Example:
+        >>> print(tf_unravel.evaluate(load("model"), split=test, shots=5))  # doctest: +SKIP
+    """
+    return Model(path)
+
+
+class _Classify(Head):
+    """The head of an exported model as its signature `classify`: it is given the images of one task at a time."""
+
+    reads = Reads.IMAGES
+
+    def __init__(self, model: Model):
+        if model.baked_classes is not None:
+            raise ValueError("Few-shot tasks need a model that takes a support set; export it without --support. "
+                             f"Received: {model.path}, with its classes built in.")
+        self._model = model
+        self.name = model.card["head"]["name"]  # type: ignore[misc]  # of this instance
+
+    def __call__(
+        self, backbone: Any, support: tf.Tensor, support_labels: tf.Tensor, query: tf.Tensor, ways: int,
+        first_task: int = 0,
+    ) -> tf.Tensor:
+        tasks = zip(support.numpy(), support_labels.numpy(), query.numpy(), strict=True)
+        probabilities = [self._model.classify(asked, known, labels) for known, labels, asked in tasks]
+        return tf.math.log(tf.maximum(np.stack(probabilities), np.finfo(np.float32).tiny))
+
+    def said_of(self, backbone: Any) -> tuple[str, str]:
+        return backbone.batchnorm, str(self._model.card["head"].get("adaptation", ""))
+
+    def settings(self) -> str:
+        return str(self._model.card["head"]["settings"])
 
 
 @contextlib.contextmanager

@@ -8,8 +8,9 @@ from tf_unravel.evaluation.accuracy import (
     evaluate_heads,
     task_blocks,
 )
-from tf_unravel.evaluation.features import extract_features
+from tf_unravel.evaluation.features import Extractor, extract_features
 
 __all__ = [
-    "IMAGE_TASKS_PER_BLOCK", "INDUCTIVE", "Accuracy", "evaluate", "evaluate_heads", "extract_features", "task_blocks",
+    "IMAGE_TASKS_PER_BLOCK", "INDUCTIVE", "Accuracy", "Extractor", "evaluate", "evaluate_heads", "extract_features",
+    "task_blocks",
 ]

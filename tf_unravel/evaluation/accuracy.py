@@ -37,7 +37,7 @@ from tf_unravel.adaptation.labels import labels_checked
 from tf_unravel.checks import shown
 from tf_unravel.data.class_images import ClassImages
 from tf_unravel.data.sampling.tasks import TaskSampler
-from tf_unravel.evaluation.features import check_backbone, extract_features
+from tf_unravel.evaluation.features import Extractor, check_backbone, extract_features
 from tf_unravel.evaluation.gram import (
     GramProducts,
     Products,
@@ -99,9 +99,9 @@ class Accuracy:
 
 
 def evaluate(
-    backbone: keras.Model | np.ndarray,
-    head: AnyHead,
-    split: ClassImages,
+    backbone: keras.Model | Extractor | np.ndarray,
+    head: AnyHead | None = None,
+    split: ClassImages | None = None,
     ways: int = 5,
     shots: int = 1,
     queries: int = 15,
@@ -111,8 +111,9 @@ def evaluate(
     """Returns the few-shot accuracy of a backbone under one head, at one number of shots: see `evaluate_heads`.
 
     Args:
-        backbone: Keras model, images -> [B, D]; or the features [N, D] of the split's images, in its order.
-        head: see `tf_unravel.heads`.
+        backbone: Keras model, images -> [B, D]; an exported model; or the features [N, D] of the split's images, in
+            its order.
+        head: see `tf_unravel.heads`; None for the one that an exported model carries.
         split: images of classes that the backbone was not trained on.
         ways: classes per task.
         shots: support images per class.
@@ -126,11 +127,16 @@ def evaluate(
     """
     if isinstance(head, Mapping | list | tuple):
         raise ValueError(f"evaluate takes one head, evaluate_heads takes several. Received: {type(head).__name__}.")
+    if head is None and isinstance(backbone, Extractor):
+        head = backbone.head
+    if head is None or split is None:
+        raise ValueError("evaluate needs a split, and a head unless an exported model carries one. "
+                         f"Received: head={shown(head)}, split={shown(split)}.")
     return evaluate_heads(backbone, {"head": head}, split, ways, (shots,), queries, num_tasks, seed)["head"][shots]
 
 
 def evaluate_heads(
-    backbone: keras.Model | np.ndarray,
+    backbone: keras.Model | Extractor | np.ndarray,
     heads: Mapping[str, AnyHead] | Sequence[AnyHead],
     split: ClassImages,
     ways: int = 5,
@@ -144,8 +150,8 @@ def evaluate_heads(
     """Returns the accuracy of several heads over the same tasks, from one pass over the images.
 
     Args:
-        backbone: Keras model, images -> [B, D]; or the features [N, D] of the split's images, in its order (not for
-            heads that adapt the backbone, such as FineTune).
+        backbone: Keras model, images -> [B, D]; an exported model, or the features [N, D] of the split's images, in its
+            order (neither for heads that adapt the backbone, such as FineTune).
         heads: name -> head, or heads that carry their own `name`.
         split: images of classes that the backbone was not trained on.
         ways: classes per task.
@@ -183,7 +189,9 @@ def evaluate_heads(
     if not (on_features or on_products):
         return results
     features = _features_of(backbone, split)
-    if callable(backbone):
+    if isinstance(backbone, Extractor):
+        batchnorm = backbone.batchnorm
+    elif callable(backbone):
         batchnorm, _ = next(iter((on_features or on_products).values())).said_of(backbone)
     products: GramProducts | TaskProducts | None = None
     if on_products:
@@ -200,7 +208,8 @@ def evaluate_heads(
 
 def _features_of(backbone: Any, split: ClassImages) -> SplitFeatures:
     """The features of a split, by the backbone or given in its place."""
-    values = extract_features(backbone, split.images) if callable(backbone) else np.asarray(backbone)
+    given = not (isinstance(backbone, Extractor) or callable(backbone))
+    values = np.asarray(backbone) if given else extract_features(backbone, split.images)
     if values.ndim != 2 or len(values) != len(split.images):
         raise ValueError(
             f"Features must be [N, D], one row for each of the {len(split.images)} images of '{split.name}'. "
@@ -277,8 +286,10 @@ def _image_accuracies(
     name: str, head: Head, backbone: keras.Model, split: ClassImages, sampler: TaskSampler, num_tasks: int
 ) -> np.ndarray:
     """Returns the per-task accuracy [num_tasks] of a head that adapts the backbone itself to each task's images."""
-    if not callable(backbone):
-        raise ValueError(f"The head '{name}' adapts a backbone: give the model. Received: features.")
+    exported = isinstance(backbone, Extractor) and head is backbone.head
+    if not exported and not callable(backbone):
+        given = "an exported model" if isinstance(backbone, Extractor) else "features"
+        raise ValueError(f"The head '{name}' adapts a backbone: give the keras.Model. Received: {given}.")
     support_labels, query_labels = sampler.labels
 
     together = min(num_tasks, IMAGE_TASKS_PER_BLOCK)

@@ -9,9 +9,26 @@ import numpy as np
 import tensorflow as tf
 
 from tf_unravel import backbones
+from tf_unravel.adaptation.head import Head
 from tf_unravel.backbones.graphs import GraphCache
 from tf_unravel.checks import shown, warn_of_scaled_images
 from tf_unravel.evaluation.gram import check_finite
+
+
+class Extractor:
+    """What takes the place of a backbone where features are all that is asked of it: an exported model is one.
+
+    Attributes:
+        head: the head that it carries.
+        batchnorm: what BatchNorm does in it.
+    """
+
+    head: Head
+    batchnorm: str
+
+    def features(self, images: np.ndarray) -> np.ndarray:
+        """Features float32 [B, D] of images uint8 [B, H, W, C]."""
+        raise NotImplementedError
 
 
 def check_backbone(backbone: Any) -> None:
@@ -29,14 +46,14 @@ def check_backbone(backbone: Any) -> None:
         )
 
 
-def extract_features(backbone: keras.Model, images: np.ndarray, batch_size: int = 256) -> np.ndarray:
+def extract_features(backbone: keras.Model | Extractor, images: np.ndarray, batch_size: int = 256) -> np.ndarray:
     """Returns the features of images, by the backbone in inference mode.
 
     BatchNorm uses its running statistics and dropout does nothing, so that a feature does not depend on the images
     next to it. Besides the result, one batch is in memory at a time.
 
     Args:
-        backbone: Keras model, images -> [B, D], 0-255.
+        backbone: Keras model, images -> [B, D], 0-255; or an exported model.
         images: [N, H, W, C], uint8 or float 0-255; may be a memmap.
         batch_size: images per call.
 
@@ -48,10 +65,10 @@ def extract_features(backbone: keras.Model, images: np.ndarray, batch_size: int 
     """
     check_backbone(backbone)
     warn_of_scaled_images("extract_features", images)
-    forward = _compiled(backbone)
+    forward = backbone.features if isinstance(backbone, Extractor) else _compiled(backbone)
     features = None
     for start in range(0, len(images), batch_size):
-        batch = forward(tf.constant(np.ascontiguousarray(images[start : start + batch_size]))).numpy()
+        batch = forward(np.ascontiguousarray(images[start : start + batch_size]))
         if features is None:
             if batch.ndim != 2:
                 raise ValueError(f"A backbone maps images to features [B, D]. Received: an output {batch.shape}.")
@@ -66,15 +83,15 @@ def extract_features(backbone: keras.Model, images: np.ndarray, batch_size: int 
 _forwards = GraphCache()
 
 
-def _compiled(backbone: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
+def _compiled(backbone: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
     """The backbone's inference as one graph; that of a Keras model is kept as long as it fits the model."""
 
-    def traced(model: Callable[[], Any]) -> Callable[[tf.Tensor], tf.Tensor]:
+    def traced(model: Callable[[], Any]) -> Callable[[np.ndarray], np.ndarray]:
         @tf.function(reduce_retracing=True)
         def forward(images: tf.Tensor) -> tf.Tensor:
             return tf.cast(model()(tf.cast(images, tf.float32), training=False), tf.float32)
 
-        return forward
+        return lambda images: forward(tf.constant(images)).numpy()
 
     if isinstance(backbone, keras.Layer):
         return _forwards.get(backbone, "features", lambda: traced(weakref.ref(backbone)))

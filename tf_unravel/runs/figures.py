@@ -2,11 +2,15 @@
 
 import io
 import logging
+from typing import TypeAlias
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from tf_unravel import analysis, data
+
+Projections: TypeAlias = dict[str, tuple[np.ndarray, np.ndarray]]
+"""Title of an extractor -> the result of `projection`."""
 
 _log = logging.getLogger(__name__)
 
@@ -39,9 +43,12 @@ def projection(features: np.ndarray, split: data.ClassImages, seed: int = 0) -> 
         return None
 
 
-def projection_figure(
-    projections: dict[str, tuple[np.ndarray, np.ndarray]], class_names: tuple[str, ...]
-) -> Figure:
-    """Projections of several extractors side by side, from title -> result of `projection`."""
+def projection_figure(projections: Projections, class_names: tuple[str, ...]) -> Figure:
+    """Projections of several extractors side by side.
+
+    Args:
+        projections: title -> result of `projection`.
+        class_names: of the split.
+    """
     points = {title: values for title, (values, _) in projections.items()}
     return analysis.draw(points, {title: class_ids for title, (_, class_ids) in projections.items()}, class_names)

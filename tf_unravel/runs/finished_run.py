@@ -56,7 +56,7 @@ class FinishedRun:
         """One split of the run's data.
 
         Raises:
-            ConfigError: a folder's classes were dealt anew since the run began, or it is not where it was.
+            ConfigError: a folder's classes split otherwise than when the run began, or it is not where it was.
         """
         root, given = self.configuration.root, self.configuration.root_given
         try:
@@ -66,7 +66,7 @@ class FinishedRun:
                 raise
             raise config.ConfigError(f"--run_dir {self.folder.path}: its images were in {root}, which is not there "
                                      "any more; say where they are by --data_root") from error
-        self.folder.check_dealing(name, split, self._elsewhere)
+        self.folder.check_random_split(name, split, self._elsewhere)
         return split
 
     def _restore(self, checkpoint: str) -> tuple[int, str]:

@@ -24,7 +24,7 @@ from tf_unravel.files import NotWritten, locked, remove_leftovers, write_json
 from tf_unravel.runs.checkpoints import Checkpoints
 from tf_unravel.runs.config import ConfigError, Configuration, DataFacts, parse
 from tf_unravel.runs.gin_files import read_text
-from tf_unravel.runs.records import damaged, read_record
+from tf_unravel.runs.records import damaged, merged, read_record
 
 
 class RunFolder:
@@ -103,22 +103,22 @@ class RunFolder:
             raise ConfigError(f"{self.config} is damaged ({error}); put it back, or start a new folder") from error
 
     def check_data(self, splits: Mapping[str, data.ClassImages]) -> None:
-        """Raises ConfigError where a split's images have changed since the run began, or its classes were dealt anew.
+        """Raises ConfigError where a split's images have changed since the run began, or its classes split otherwise.
 
         Args:
             splits: by name.
         """
         known = self.data_fingerprints()
         for name, split in splits.items():
-            self.check_dealing(name, split)
+            self.check_random_split(name, split)
             if known.get(name, split.fingerprint) != split.fingerprint:
                 raise ConfigError(
                     f"--run_dir {self.path}: the images of the {name} split have changed since the run began "
                     f"(fingerprint {known[name][:12]}, now {split.fingerprint[:12]}); start a new run folder"
                 )
 
-    def check_dealing(self, name: str, split: data.ClassImages, elsewhere: bool = False) -> None:
-        """Raises ConfigError for a split of a folder whose classes were dealt anew since the run began.
+    def check_random_split(self, name: str, split: data.ClassImages, elsewhere: bool = False) -> None:
+        """Raises ConfigError for a split of a folder whose classes split otherwise than when the run began.
 
         Then classes that were learned from may be among them.
 
@@ -127,7 +127,7 @@ class RunFolder:
             split: the split.
             elsewhere: the images are in another folder than the run's: other data, if no class has a name of then.
         """
-        then, now = read_record(self.environment).get("dealt"), split.dealt
+        then, now = self.random_split(), split.random_split
         if not then or not now:
             return
         then = {part: [composed(each) for each in classes] for part, classes in then.items()}  # earlier runs did not
@@ -137,7 +137,7 @@ class RunFolder:
             more = f" and {len(strangers) - 1} more" if len(strangers) > 1 else ""
             raise ConfigError(
                 f"--run_dir {self.path}: {strangers[0]!r}{more} would come to the {name} split, where it was not when "
-                f"the run began: class folders were added, removed or renamed since, which deals them anew, and some "
+                f"the run began: class folders were added, removed or renamed since, so that they split otherwise, and some "
                 f"that were learned from could be tested on; put them back ({self.environment.name} names them), give "
                 f"a folder that has {name}/<class>/<image>, or train a new run"
             )
@@ -149,7 +149,7 @@ class RunFolder:
         """Writes environment.json, adding this start to those before it.
 
         Args:
-            splits: by name: their fingerprints are recorded, and how classes were dealt to them.
+            splits: by name: their fingerprints are recorded, and how classes were split at random.
             facts: what the model takes from the training data.
             seed: the run's seed.
             first_step: the step that this start goes on from.
@@ -160,7 +160,7 @@ class RunFolder:
                  "step": first_step, "command": sys.argv, **versions()}
         write_json(self.environment, {
             "seed": seed, "data_root": root, "data": {name: split.fingerprint for name, split in splits.items()},
-            "dealt": next(iter(splits.values())).dealt,
+            "random_split": next(iter(splits.values())).random_split,
             "model": dataclasses.asdict(facts), "starts": [*starts, start]})
 
     def data_facts(self) -> DataFacts:
@@ -186,6 +186,11 @@ class RunFolder:
         with contextlib.suppress(ConfigError):  # no run yet, or one whose damage others tell of
             return parse(text=self.read_config()).root  # of before it was recorded apart
         return None
+
+    def random_split(self) -> dict[str, list[str]] | None:
+        """Split -> its classes, where a folder's classes were split at random."""
+        recorded = read_record(self.environment)
+        return recorded.get("random_split", recorded.get("dealt"))  # of earlier versions
 
     def data_fingerprints(self) -> dict[str, str]:
         """Split -> fingerprint of the images that the run began with; empty where it was never started."""
@@ -238,10 +243,8 @@ class RunFolder:
         Raises:
             NotWritten: the disk is full, or the folder cannot be written.
         """
-        new = [[row.get(key) for key in about] for row in rows]
         with self._results() as results:
-            before = (row for row in results.get(section, ()) if [row.get(key) for key in about] not in new)
-            results[section] = [*before, *rows]
+            results[section] = merged(results.get(section, ()), rows, about)
 
     @contextlib.contextmanager
     def _results(self) -> Iterator[dict[str, Any]]:

@@ -71,7 +71,7 @@ DTYPES = ("float32", "mixed_bfloat16", "mixed_float16")
 # What each part of a run is in a gin file. The first are called later, so that they stand without brackets.
 _CALLED = {
     "dataset": "@load",
-    "backbone": either([f"@{name}" for name in backbones.by_name]),
+    "backbone": either([f"@{name}" for name in (*backbones.by_name, "pretrained")]),
     "learner": either([f"@{learner.__name__}" for learner in registry.LABELS]),
     "optimizer": "@sgd, @adam or @annealed_sgd",
 }
@@ -144,8 +144,7 @@ class Plan:
         keras.config.set_dtype_policy(self.dtype)
         keras.utils.set_random_seed(self.seed)
         try:
-            normalization = self.normalization or facts.normalization
-            backbone = self.backbone(input_shape=facts.image_shape, normalization=normalization)
+            backbone = self.backbone(input_shape=facts.image_shape, **self._normalization(facts))
             learner = self.learner(backbone=backbone, num_labels=self.batches.num_labels(facts.num_classes))
         except (TypeError, ValueError) as error:
             raise ConfigError(f"the configuration does not fit: {one_line(error)}") from error
@@ -153,6 +152,15 @@ class Plan:
             keras.config.set_dtype_policy(before)  # the layers know theirs; what is built next may be another run's
         _PLAN_OF[learner] = self
         return learner
+
+    def _normalization(self, facts: DataFacts) -> dict[str, Any]:
+        """What a backbone is told of the pixels; a pretrained one knows."""
+        if not getattr(getattr(self.backbone, "wrapped", self.backbone), "knows_its_pixels", False):
+            return {"normalization": self.normalization or facts.normalization}
+        if self.normalization is not None:
+            raise ValueError("run.normalization is for a backbone that is trained from scratch; what the network of a "
+                             f".keras file expects is pretrained.normalization. Received: {self.normalization}")
+        return {}
 
     def build_optimizer(self, steps_per_epoch: int) -> keras.optimizers.Optimizer:
         """The optimizer, its schedule in steps.

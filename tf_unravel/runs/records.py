@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tf_unravel.runs.config import ConfigError
@@ -15,7 +16,8 @@ _PARTS: dict[str, Any] = {
     "measurement_initial": [dict],
     "data": {str: str},
     "data_root": (str, None),
-    "dealt": ({str: [str]}, None),  # split -> names of classes
+    "random_split": ({str: [str]}, None),  # split -> names of classes
+    "dealt": ({str: [str]}, None),  # its name before
     "model": dict,
     "starts": [dict],
 }
@@ -50,6 +52,12 @@ def read_record(path: pathlib.Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise damaged(path, error) from error
     return found
+
+
+def merged(before: Sequence[Any], rows: Sequence[Mapping[str, Any]], about: Sequence[str]) -> list[Any]:
+    """Earlier rows and new ones, these in place of earlier ones that agree with them in the keys `about`."""
+    new = [[row.get(key) for key in about] for row in rows]
+    return [*(row for row in before if [row.get(key) for key in about] not in new), *rows]
 
 
 def damaged(path: pathlib.Path, error: Exception) -> ConfigError:

@@ -45,6 +45,24 @@ def _builder(learner: type[learners.Learner], labels: str | None) -> Callable[..
 _fine_tune = _named(lambda **options: heads.FineTune(**options), heads.FineTune, (), ())
 
 
+def _pretrained(
+    input_shape: tuple[int, int, int],
+    name: str,
+    weights: str | None = "imagenet",
+    normalization: Any = None,
+    trained_from: str | None = None,
+    freeze_batch_norm: bool = True,
+) -> keras.Model:
+    """`backbones.pretrained` for images of the data's size."""
+    if input_shape[2] != 3:
+        raise ValueError(f"a pretrained network takes colour images. Received: images of shape {input_shape}")
+    return backbones.pretrained(name, weights, input_shape[:2], normalization, trained_from, freeze_batch_norm)
+
+
+_pretrained.__name__ = "pretrained"
+_pretrained.knows_its_pixels = True  # type: ignore[attr-defined]  # it is not given the data's mean and deviation
+
+
 def known_as(head: Any) -> Any:
     """What gin knows a class of heads as."""
     return _fine_tune if head is heads.FineTune else head
@@ -68,7 +86,7 @@ def register() -> None:
     """Makes the names known to gin, once."""
     for module, names in {
         "data": (data.load, batches.ClassPairs, batches.Episodes, batches.InnerBatches),
-        "backbones": tuple(backbones.by_name.values()),
+        "backbones": (*backbones.by_name.values(), _pretrained),
         "regularizers": (regularizers.FeatureClustering, regularizers.HyperplaneVariation),
         "heads": (heads.SGD, heads.Adam),
         "learners": (

@@ -170,9 +170,9 @@ def train(
 
 def _check_training(split: data.ClassImages) -> None:
     if split.num_classes < 2:
-        dealt = "a folder without train, val and test in it deals its classes to them, by load.fractions"
+        why = "a folder without train, val and test in it is split at random by class, by load.fractions"
         raise config.ConfigError(f"one class gives nothing to tell apart: {split.name} has {split.class_names[0]!r} "
-                                 f"alone ({dealt}); add classes")
+                                 f"alone ({why}); add classes")
 
 
 def _check_validation(watch: config.Validation, split: data.ClassImages) -> None:
@@ -243,10 +243,10 @@ class _Loop:
 
     def _put_aside(self) -> str:
         """How many of a folder's classes the run does not see."""
-        dealt = self.splits["train"].dealt
-        if not dealt:
+        parts = self.splits["train"].random_split
+        if not parts:
             return ""
-        classes = len(dealt.get("test", ()))
+        classes = len(parts.get("test", ()))
         few = "" if classes > 1 else ", and a test takes two at least"
         return f"; put aside for testing: {classes} class{'es' if classes != 1 else ''}{few}"
 

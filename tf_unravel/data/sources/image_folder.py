@@ -17,7 +17,7 @@ import dataclasses
 import logging
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -45,6 +45,7 @@ def load(
     on_corrupt: str = "error",
     bits: int | None = None,
     on_duplicates: str = "warn",
+    exclude: Sequence[str] = (),
 ) -> ClassImages:
     """One split of a folder of images.
 
@@ -64,6 +65,7 @@ def load(
             microscopes; the highest 8 of these are kept. None takes 16, and warns of classes that are then dark.
         on_duplicates: what to do about images that are in two classes or splits, byte for byte: "warn" with the number
             and the first pair, "error" refuses them, "ignore" does not look.
+        exclude: classes to leave out before the others are split, if they are there.
 
     Returns:
         RGB images, decoded once and then read from the cache as a memory map.
@@ -82,7 +84,7 @@ def load(
     if not root.is_dir():
         raise ValueError(f"image_folder: no folder {root}; check the path.")
     how = decoding.Decoding(size_of(image_size), resize, crop, tuple(background), bits)
-    files, drawn = files_of("image_folder", root, split, seed, fractions)
+    files, drawn = files_of("image_folder", root, split, seed, fractions, exclude)
     warn_of_passed_over(files[split])
     duplicates.check_files("image_folder", list(files.values()), on_duplicates)
     used = files if drawn else {split: files[split]}
@@ -90,11 +92,11 @@ def load(
         check_class_sizes(part, part.class_ids, min_images)
     loaded = {part: load_files(found, how, min_images, on_corrupt) for part, found in used.items()}
     parts = {part: list(found.class_names) for part, found in used.items()}
-    return dataclasses.replace(loaded[split], dealt=parts if drawn else None)
+    return dataclasses.replace(loaded[split], random_split=parts if drawn else None)
 
 
 def files_of(
-    name: str, root: pathlib.Path, split: str, seed: int, fractions: Sequence[float]
+    name: str, root: pathlib.Path, split: str, seed: int, fractions: Sequence[float], exclude: Sequence[str] = ()
 ) -> tuple[dict[str, ImageFiles], bool]:
     """({split: its files}, whether the classes were split at random).
 
@@ -102,20 +104,26 @@ def files_of(
     """
     folders = split_folders(root)
     if any(map(_holds_classes, folders.values())):
-        parts = {part: list(class_folders(folders[part])) for part in sorted(folders, key=lambda part: part != split)}
+        this_first = sorted(folders, key=lambda part: part != split)
+        parts = {part: _without(class_folders(folders[part]), exclude) for part in this_first}
         check_disjoint({part: (folders[part], parts[part]) for part in folders})
         if split not in folders:
             raise ValueError(f"{root} has no folder {split!r}; its splits are: {', '.join(folders)}.")
         if not parts[split]:
             raise ValueError(f"{folders[split]} is empty: add one folder of images per class.")
         return {part: list_files(f"{name}/{part}", folders[part], parts[part]) for part in parts}, False
-    classes = list(class_folders(root))
+    classes = _without(class_folders(root), exclude)
     if not classes:
         raise ValueError(f"{root} holds no class folders; expected <split>/<class>/<image> or <class>/<image>.")
     sizes = split_sizes(len(classes), fractions, str(root))
     wanted = [part for part, size in zip(FOLDERS, sizes, strict=True) if size or part == split]
     parts = {part: split_classes(classes, part, seed, fractions, str(root)) for part in wanted}
     return {part: list_files(f"{name}/{part}", root, parts[part]) for part in parts}, True
+
+
+def _without(classes: Iterable[str], exclude: Sequence[str]) -> list[str]:
+    left_out = set(map(digests.composed, exclude))
+    return [name for name in classes if name not in left_out]
 
 
 def _holds_classes(folder: pathlib.Path) -> bool:

@@ -1,0 +1,174 @@
+"""`evaluate --model` and `measure --model`: an exported model is judged as the run that it came from is."""
+
+import json
+import pathlib
+import re
+import shutil
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tf_unravel as tu
+from tests.learners.problems import small_network
+from tf_unravel import cli
+
+FEW = ["--ways=3", "--shots=1,2", "--queries=4", "--tasks=60"]
+BINDINGS = ["conv4.filters = 4", "run.epochs = 1", "ClassPairs.batch_size = 10", "ClassPairs.padding = 1",
+            "load.image_size = 16", "load.fractions = (0.5, 0.2, 0.3)", "Validation.every_epochs = 0",
+            "sgd.rates = (0.05,)", "sgd.epochs = ()"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def classes(photographs, tmp_path_factory) -> pathlib.Path:
+    """16 folders of classes that a seed splits."""
+    root = tmp_path_factory.mktemp("classes") / "images"
+    for split in ("train", "val", "test"):
+        shutil.copytree(photographs / split, root, dirs_exist_ok=True)
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(classes, tmp_path_factory) -> pathlib.Path:
+    """A run on them, evaluated under two heads, and exported under each."""
+    folder = tmp_path_factory.mktemp("runs")
+    bindings = [f"--gin_bindings={line}" for line in BINDINGS]
+    train = ["train", "--gin_file=gin/run/own_images.gin", f"--run_dir={folder / 'run'}", f"--data_root={classes}"]
+    assert cli.main([*train, *bindings]) == 0
+    heads = "prototypes,svm,fine_tune"
+    assert cli.main(["evaluate", f"--run_dir={folder / 'run'}", f"--heads={heads}", *FEW]) == 0
+    for head in heads.split(","):
+        assert cli.main(["export", f"--run_dir={folder / 'run'}", f"--head={head}", f"--out={folder / head}"]) == 0
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("TF_UNRAVEL_CACHE", str(tmp_path / "cache"))
+
+
+def rows(path: pathlib.Path) -> dict[tuple[str, int], dict]:
+    return {(row["head"], row["shots"]): row for row in json.loads(path.read_text())}
+
+
+@pytest.mark.parametrize("head", ["prototypes", "svm", "fine_tune"])
+def test_the_numbers_are_those_of_the_run(run, classes, head, tmp_path):
+    """On the classes of its test split: those that it was trained on or chosen by are left out."""
+    assert cli.main(["evaluate", f"--model={run / head}", f"--data_root={classes}", f"--out={tmp_path}", *FEW]) == 0
+    expected, found = rows(run / "run" / "evaluation.json"), rows(tmp_path / "evaluation.json")
+    assert set(found) == {(head, 1), (head, 2)}
+    for key, row in found.items():
+        for what in ("mean", "standard_error", "settings", "num_tasks", "batchnorm", "adaptation", "fingerprint"):
+            assert row[what] == expected[key][what], what
+
+
+def test_the_card_records_them_once_for_each_question(run, classes, tmp_path):
+    shutil.copytree(run / "prototypes", tmp_path / "model")
+    card = tmp_path / "model" / "tf_unravel.json"
+    value = json.loads(card.read_text())
+    card.write_text(json.dumps({**value, "accuracies": []}))
+    for shots in ("1", "1,2"):
+        asked = ["evaluate", f"--model={tmp_path / 'model'}", f"--data_root={classes}", f"--out={tmp_path}", *FEW]
+        assert cli.main([*asked, f"--shots={shots}"]) == 0
+    assert [row["shots"] for row in json.loads(card.read_text())["accuracies"]] == [1, 2]
+    tu.deployment.load(tmp_path / "model")  # it is still a card
+
+
+def test_features_are_measured_as_the_run_s(run, classes, tmp_path, capsys):
+    assert cli.main(["measure", f"--run_dir={run / 'run'}", "--pairs=200"]) == 0
+    assert cli.main(["measure", f"--model={run / 'svm'}", f"--data_root={classes}", "--pairs=200",
+                     f"--out={tmp_path}"]) == 0
+    (expected,), (found,) = (json.loads((folder / "measurement.json").read_text())
+                             for folder in (run / "run", tmp_path))
+    for name in ("r_fc", "r_hv", "variance_ratio"):
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-5)
+    assert (tmp_path / "lda_test.png").is_file() and "Figure: " in capsys.readouterr().out
+
+
+def test_features_are_computed_once(run, classes, tmp_path, monkeypatch):
+    asked = ["evaluate", f"--model={run / 'svm'}", f"--data_root={classes}", f"--out={tmp_path}", *FEW]
+    assert cli.main(asked) == 0
+
+    def never(*_):
+        raise AssertionError("features are computed again")
+
+    monkeypatch.setattr(tu.deployment.Model, "features", never)
+    assert cli.main(asked) == 0
+
+
+def test_a_savedmodel_without_a_card(tmp_path, toy_split, capsys):
+    backbone = small_network()
+    tu.export(backbone, tu.heads.Ridge(), tmp_path / "model")
+    (tmp_path / "model" / "tf_unravel.json").unlink()
+    model = tu.deployment.load(tmp_path / "model")
+    asked = {"ways": 3, "shots": 2, "queries": 4, "num_tasks": 8}
+    found, expected = tu.evaluate(model, split=toy_split, **asked), tu.evaluate(backbone, tu.heads.Ridge(), toy_split,
+                                                                                **asked)
+    np.testing.assert_array_equal(found.per_task, expected.per_task)
+    before = sorted(path.name for path in (tmp_path / "model").iterdir())
+    folder = tmp_path / "images"
+    for image, class_id in zip(toy_split.images, toy_split.class_ids, strict=True):
+        (folder / str(class_id)).mkdir(parents=True, exist_ok=True)
+        path = folder / str(class_id) / f"{len(list((folder / str(class_id)).iterdir()))}.png"
+        path.write_bytes(tf.io.encode_png(image).numpy())
+    evaluate = ["evaluate", f"--model={tmp_path / 'model'}", f"--data_root={folder}", f"--out={tmp_path / 'out'}"]
+    assert cli.main([*evaluate, *FEW]) != 0
+    assert "does not say the size of its images; give --image_size" in capsys.readouterr().err
+    assert cli.main([*evaluate, *FEW, "--image_size=16"]) == 0
+    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == before  # nothing is written into it
+
+
+def test_a_model_takes_the_place_of_a_backbone(tmp_path, toy_split):
+    backbone = small_network()
+    tu.export(backbone, tu.heads.SVM(c=0.5), tmp_path / "model")
+    model = tu.deployment.load(tmp_path / "model")
+    assert model.head == tu.heads.SVM(c=0.5)
+    asked = {"ways": 3, "shots": 2, "queries": 4, "num_tasks": 50}
+    for head in (None, tu.heads.Ridge()):
+        found = tu.evaluate(model, head, toy_split, **asked)
+        expected = tu.evaluate(backbone, head or tu.heads.SVM(c=0.5), toy_split, **asked)
+        np.testing.assert_array_equal(found.per_task, expected.per_task)
+        assert found.batchnorm == expected.batchnorm
+    with pytest.raises(ValueError, match="evaluate needs a split, and a head .*Received: head=None"):
+        tu.evaluate(backbone, None, toy_split)
+    with pytest.raises(ValueError, match="adapts a backbone: give the keras.Model. Received: an exported model"):
+        tu.evaluate(model, tu.heads.FineTune(), toy_split, **asked)
+
+
+def test_a_pretrained_network_is_exported_and_judged_without_training(tmp_path, classes, capsys):
+    keras.utils.set_random_seed(0)
+    layers = [keras.Input((16, 16, 3)), keras.layers.Conv2D(6, 3, strides=2), keras.layers.ReLU()]
+    keras.Sequential(layers, name="net").save(tmp_path / "net.keras")
+    asked = ["export", f"--backbone={tmp_path / 'net.keras'}", "--normalization=127,128", "--head=ridge",
+             f"--out={tmp_path / 'model'}", "--gin_bindings=Ridge.l2 = 3.0"]  # fmt: skip
+    assert cli.main(asked) == 0
+    assert "16x16, 6 features; ridge, l2 3" in capsys.readouterr().out
+    assert tu.deployment.load(tmp_path / "model").head == tu.heads.Ridge(l2=3.0)
+    assert cli.main(["evaluate", f"--model={tmp_path / 'model'}", f"--data_root={classes}", f"--out={tmp_path}",
+                     *FEW]) == 0
+    assert "ridge" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["evaluate", "--heads=ridge"], "--heads is for runs; .*Received: --model and --heads=.'ridge'"),
+        (["evaluate", "--checkpoint=last"], "--checkpoint is for runs"),
+        (["measure", "--gin_bindings=Ridge.l2 = 1.0"], "--gin_bindings is for runs"),
+        (["evaluate", "--image_size=1,2,3"], "--image_size is pixels of a side, or height,width. Received: .1, 2, 3"),
+        (["evaluate", "--ways=40"], "ways=40"),
+    ],
+)
+def test_errors_are_one_line(run, classes, options, message, tmp_path, capsys):
+    assert cli.main([*options, f"--model={run / 'svm'}", f"--data_root={classes}", f"--out={tmp_path}"]) != 0
+    line = capsys.readouterr().err.strip()
+    assert re.search(message, line) and "\n" not in line
+
+
+def test_a_model_with_its_classes_built_in_takes_no_tasks(tmp_path, toy_split):
+    known = [0, 1, 30, 31]
+    tu.export(small_network(), tu.heads.FineTune(steps=1), tmp_path / "model",
+              support=(toy_split.images[known], toy_split.class_ids[known]))
+    with pytest.raises(ValueError, match="a model that takes a support set; export it without --support"):
+        tu.evaluate(tu.deployment.load(tmp_path / "model"), split=toy_split, ways=2, num_tasks=2)
