@@ -137,8 +137,8 @@ class RunFolder:
             more = f" and {len(strangers) - 1} more" if len(strangers) > 1 else ""
             raise ConfigError(
                 f"--run_dir {self.path}: {strangers[0]!r}{more} would come to the {name} split, where it was not when "
-                f"the run began: class folders were added, removed or renamed since, so that they split otherwise, and some "
-                f"that were learned from could be tested on; put them back ({self.environment.name} names them), give "
+                f"the run began: class folders were added, removed or renamed since, so that they split otherwise, and "
+                f"some that were learned from could be tested on; put them back ({self.environment.name} names them), give "
                 f"a folder that has {name}/<class>/<image>, or train a new run"
             )
 
