@@ -192,7 +192,7 @@ def test_a_training_goes_on_with_either_way_to_say_it(images, tmp_path, capsys, 
 
 @pytest.mark.parametrize("way", ["argument", "binding"])
 def test_the_own_folder_given_once_more_is_no_other_data(images, tmp_path, way):
-    """Classes that split otherwise are refused there; not in another folder, none of whose classes has a name of then."""
+    """Classes that split otherwise are refused there; not in another folder with other names of classes."""
     own, other = tmp_path / "own", tmp_path / "other"
     for number in range(9):
         shutil.copytree(images[0] / "train" / "train0", own / f"class{number}")

@@ -138,8 +138,8 @@ class RunFolder:
             raise ConfigError(
                 f"--run_dir {self.path}: {strangers[0]!r}{more} would come to the {name} split, where it was not when "
                 f"the run began: class folders were added, removed or renamed since, so that they split otherwise, and "
-                f"some that were learned from could be tested on; put them back ({self.environment.name} names them), give "
-                f"a folder that has {name}/<class>/<image>, or train a new run"
+                f"some that were learned from could be tested on; put them back ({self.environment.name} names them), "
+                f"give a folder that has {name}/<class>/<image>, or train a new run"
             )
 
     def record_start(
