@@ -80,8 +80,10 @@ def _normalization(text: str) -> tuple[list[float], list[float]]:
     return values[:half], values[half:]
 
 
-def _sides(numbers: Sequence[int]) -> tuple[int, int]:
+def _sides(numbers: Sequence[int] | None) -> tuple[int, int] | None:
     """(height, width) of one number or two."""
+    if numbers is None:
+        return None
     if len(numbers) > 2:
         raise ValueError(f"--image_size is pixels of a side, or height,width. Received: {numbers}")
     return numbers[0], numbers[-1]
@@ -163,10 +165,10 @@ def _add_export(export: argparse.ArgumentParser) -> None:
     what.add_argument("--run_dir", help="the run's folder")
     what.add_argument("--backbone", help="in its place, a pretrained network: a name of keras.applications, such as "
                                          "EfficientNetV2B0, or a .keras file")
-    export.add_argument("--weights", default="imagenet",
+    export.add_argument("--weights",
                         help="of a network by name: imagenet (default; Keras downloads them), a file, or none")
-    export.add_argument("--image_size", type=_numbers, default=[224],
-                        help="of a network by name: pixels of a side, or height,width; default 224")
+    export.add_argument("--image_size", type=_numbers,
+                        help="of --backbone: pixels of a side, or height,width; default 224, of a .keras file its own")
     export.add_argument("--normalization", type=_normalization,
                         help="of a .keras file: the mean and the deviation, in units of 0..255, that its network "
                              "expects pixels to be normalized by, such as 127,128, or one of each per channel, such as "
@@ -174,8 +176,8 @@ def _add_export(export: argparse.ArgumentParser) -> None:
     export.add_argument("--head", required=True,
                         help="prototypes, ridge, svm, linear, fine_tune, or own (what the run was trained for)")
     export.add_argument("--out", required=True, help="the model's folder")
-    export.add_argument("--checkpoint", default="best", choices=("best", "last", "initial"),
-                        help="the best by validation (default), the last, or the untrained weights")
+    export.add_argument("--checkpoint", choices=("best", "last", "initial"),
+                        help="of a run: the best by validation (default), the last, or the untrained weights")
     export.add_argument("--data_root", help="the folder of the run's images, as in evaluate; export reads none of them")
     export.add_argument("--gin_bindings", action="append", default=[],
                         help="changes the run's configuration, such as Ridge.l2 = 10.0 (repeatable)")
@@ -265,10 +267,9 @@ def _question(arguments: argparse.Namespace) -> Any:
         if value:
             raise ValueError(f"{option} is for runs; an exported model carries its weights and its head. "
                              f"Received: --model and {option}={value}")
-    size = None if arguments.image_size is None else _sides(arguments.image_size)
     return commands.Question(
-        _flat(arguments.model), arguments.data_root, arguments.dataset or "image_folder", arguments.split, size,
-        arguments.out or "evaluation",
+        _flat(arguments.model), arguments.data_root, arguments.dataset or "image_folder", arguments.split,
+        _sides(arguments.image_size), arguments.out or "evaluation",
     )
 
 
@@ -310,16 +311,26 @@ def _measure(arguments: argparse.Namespace) -> int:
 def _export(arguments: argparse.Namespace) -> int:
     from tf_unravel import commands
 
+    _check_of_one(arguments)
     if arguments.backbone:
-        weights = None if arguments.weights == "none" else arguments.weights
+        weights = None if arguments.weights == "none" else arguments.weights or "imagenet"
         print(commands.export_backbone(
             arguments.backbone, arguments.head, arguments.out, weights, _sides(arguments.image_size),
             arguments.normalization, arguments.gin_bindings, arguments.support,
         ))
-        return 0
-    chosen = (arguments.checkpoint, arguments.gin_bindings, arguments.support, arguments.data_root)
-    print(commands.export_run(arguments.run_dir, arguments.head, arguments.out, *chosen))
+    else:
+        chosen = (arguments.checkpoint or "best", arguments.gin_bindings, arguments.support, arguments.data_root)
+        print(commands.export_run(arguments.run_dir, arguments.head, arguments.out, *chosen))
     return 0
+
+
+def _check_of_one(arguments: argparse.Namespace) -> None:
+    """Refuses options of a run with --backbone, and those of a pretrained network with --run_dir."""
+    of = ("checkpoint", "data_root") if arguments.backbone else ("weights", "image_size", "normalization")
+    for option in of:
+        if (value := getattr(arguments, option)) is not None:
+            here, there = ("--backbone", "--run_dir") if arguments.backbone else ("--run_dir", "--backbone")
+            raise ValueError(f"--{option} belongs to {there}. Received: {here} and --{option}={value}")
 
 
 def _classify(arguments: argparse.Namespace) -> int:

@@ -69,16 +69,25 @@ def test_every_network_gives_features_and_can_be_saved(name, tmp_path):
     np.testing.assert_allclose(again(images(96)), features, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("size", [8, None])
-def test_a_keras_file_is_wrapped(size, tmp_path):
+@pytest.mark.parametrize(("size", "asked", "side"), [(8, None, 8), (None, 40, 40), (8, 12, 12)])
+def test_a_keras_file_is_wrapped(size, asked, side, tmp_path):
     network = small_network(size)
     network.save(tmp_path / "net.keras")
-    backbone = tu.backbones.pretrained(tmp_path / "net.keras", image_size=40, normalization=((127.0,), (128.0,)))
-    side = size or 40
+    backbone = tu.backbones.pretrained(tmp_path / "net.keras", image_size=asked, normalization=((127.0,), (128.0,)))
     assert backbone.input_shape == (None, side, side, 3)
     pixels = images(side)
-    expected = np.mean(network((pixels.astype(np.float32) - 127) / 128), axis=(1, 2))
-    np.testing.assert_allclose(backbone(pixels), expected, rtol=1e-5, atol=1e-6)
+    prepared = (pixels.astype(np.float32) - 127) / 128
+    expected = prepared
+    for layer in network.layers:
+        expected = layer(expected)
+    np.testing.assert_allclose(backbone(pixels), np.mean(expected, axis=(1, 2)), rtol=1e-5, atol=1e-6)
+
+
+def test_a_keras_file_that_fits_one_size_says_so(tmp_path):
+    layers = keras.layers
+    keras.Sequential([keras.Input((8, 8, 3)), layers.Flatten(), layers.Dense(3)]).save(tmp_path / "net.keras")
+    with pytest.raises(ValueError, match="net.keras takes images of 8 x 8 pixels alone .*Received: image_size=.9, 9."):
+        tu.backbones.pretrained(tmp_path / "net.keras", image_size=9)
 
 
 def test_a_keras_file_whose_layers_begin_with_an_underscore_can_be_exported(tmp_path):
@@ -124,7 +133,7 @@ def test_frozen_layers_stay_as_they_are_in_training(tmp_path, toy_split):
         ({"name": "EfficientNet"}, "a .keras file or one of keras.applications: .*Xception. Received: 'EfficientNet'"),
         ({"name": "missing.keras"}, "a .keras file that is there. Received: missing.keras"),
         ({"name": "VGG16", "weights": "missing.h5"}, "weights are .*Received: 'missing.h5', and no such file"),
-        ({"name": "VGG16", "image_size": 16}, "at least 32 x 32 pixels. Received: 16 x 16"),
+        ({"name": "VGG16", "weights": None, "image_size": 16}, "VGG16 cannot be built: Input size must be at least 32"),
         ({"name": "InceptionV3", "weights": None, "image_size": 40}, "InceptionV3 cannot be built: Input size must be"),
         ({"name": "VGG16", "normalization": ((0,), (1,))}, "VGG16 knows its own. Received: normalization="),
     ],

@@ -166,6 +166,22 @@ def test_errors_are_one_line(run, classes, options, message, tmp_path, capsys):
     assert re.search(message, line) and "\n" not in line
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--run_dir=r", "--weights=none"], "--weights belongs to --backbone. Received: --run_dir and --weights=none"),
+        (["--backbone=VGG16", "--checkpoint=last"], "--checkpoint belongs to --run_dir. Received: --backbone and"),
+        (["--backbone=VGG"], "a .keras file or one of keras.applications: .*VGG16.* Received: 'VGG'"),
+        (["--backbone=VGG16", "--head=own"], "--head is among .* for a pretrained network. Received: own"),
+    ],
+)
+def test_errors_of_export_are_one_line(options, message, tmp_path, capsys):
+    head = [] if any(option.startswith("--head") for option in options) else ["--head=ridge"]
+    assert cli.main(["export", *options, *head, f"--out={tmp_path / 'model'}"]) != 0
+    line = capsys.readouterr().err.strip()
+    assert re.search(message, line) and "\n" not in line
+
+
 def test_a_model_with_its_classes_built_in_takes_no_tasks(tmp_path, toy_split):
     known = [0, 1, 30, 31]
     tu.export(small_network(), tu.heads.FineTune(steps=1), tmp_path / "model",

@@ -23,6 +23,7 @@ import numpy as np
 from tf_unravel.backbones.layers import Normalization
 from tf_unravel.backbones.wrap import wrap
 
+_SIZE = 224
 AS_THEY_ARE: Normalization = ((0.0,), (1.0,))
 """Pixels 0..255 go into the network unchanged."""
 
@@ -36,7 +37,7 @@ def applications() -> tuple[str, ...]:
 def pretrained(
     name: str | os.PathLike,
     weights: str | os.PathLike | None = "imagenet",
-    image_size: int | tuple[int, int] = 224,
+    image_size: int | tuple[int, int] | None = None,
     normalization: Normalization | None = None,
     trained_from: str | None = None,
     freeze_batch_norm: bool = True,
@@ -48,8 +49,8 @@ def pretrained(
             file with a model from images to features [B, D] or a map [B, h, w, D].
         weights: of a network by name: "imagenet", which Keras downloads once; the path of a weights file; None for
             random ones. A `.keras` file has its own.
-        image_size: pixels of a side, or (height, width), of a network by name. A `.keras` file says its own; where it
-            leaves the size open, this one.
+        image_size: pixels of a side, or (height, width). None is 224 x 224, and of a `.keras` file the size that it
+            was made for; one whose layers fit other sizes is rebuilt for them.
         normalization: (mean, std) per channel in units of 0..255 that a `.keras` file's network expects of its input;
             None if it takes pixels 0..255. A network by name knows its own.
         trained_from: the layer from which on weights are trained further; those before it stay as they are. None
@@ -72,12 +73,12 @@ def pretrained(
     if str(name).endswith(".keras"):
         if str(weights) != "imagenet":
             raise ValueError(f"weights are those of a network by name; {name} has its own. Received: weights={weights}")
-        backbone = _of_file(pathlib.Path(name), _sides(image_size), normalization)
+        backbone = _of_file(pathlib.Path(name), image_size, normalization)
     else:
         if normalization is not None:
             raise ValueError(f"normalization is that of a .keras file; {name} knows its own. "
                              f"Received: normalization={normalization}")
-        backbone = _of_applications(str(name), weights, _sides(image_size))
+        backbone = _of_applications(str(name), weights, _sides(image_size or _SIZE))
     freeze(backbone, trained_from, freeze_batch_norm)
     return backbone
 
@@ -116,8 +117,6 @@ def _in_order(model: keras.Model) -> Iterator[keras.layers.Layer]:
 
 def _sides(image_size: int | Sequence[int]) -> tuple[int, int]:
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-    if min(height, width) < 32:
-        raise ValueError(f"a pretrained network takes images of at least 32 x 32 pixels. Received: {height} x {width}")
     return height, width
 
 
@@ -165,34 +164,46 @@ def preprocessing_of(build: Callable[..., keras.Model]) -> tuple[Normalization, 
     return (tuple(-low * std), tuple(std)), bool(of_red[0] != high[0])
 
 
-def _of_file(path: pathlib.Path, size: tuple[int, int], normalization: Normalization | None) -> keras.Model:
+def _of_file(
+    path: pathlib.Path, image_size: int | Sequence[int] | None, normalization: Normalization | None
+) -> keras.Model:
     if not path.is_file():
         raise ValueError(f"a pretrained network is a .keras file that is there. Received: {path}")
     try:
         model = keras.saving.load_model(path, compile=False)
     except Exception as error:  # whatever a damaged archive or a foreign layer raises
         raise ValueError(f"{path} cannot be loaded as a Keras model: {_one_line(error)}") from error
-    if any(layer.name.startswith("_") for layer in model._flatten_layers()):
-        model = _renamed(model)
-    shape = getattr(model, "input_shape", None)
-    if isinstance(shape, tuple) and len(shape) == 4 and None in shape[1:3]:
-        inputs = keras.Input((*size, shape[3]))
-        model = keras.Model(inputs, model(inputs), name=model.name)
+    model = _at_size(path, model, image_size)
     try:
         return wrap(model, AS_THEY_ARE if normalization is None else normalization)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
 
-def _renamed(model: keras.Model) -> keras.Model:
-    """The same network, no layer named with an underscore first: no SavedModel can hold variables of such names."""
+def _at_size(path: pathlib.Path, model: keras.Model, image_size: int | Sequence[int] | None) -> keras.Model:
+    """The same network for images of another size, no layer named with an underscore first.
+
+    No SavedModel can hold variables whose names begin so.
+    """
+    shape = getattr(model, "input_shape", None)
+    if not isinstance(shape, tuple) or len(shape) != 4:
+        return model  # refused by `wrap`
+    own = tuple(size or _SIZE for size in shape[1:3])
+    wanted = own if image_size is None else _sides(image_size)
+    if wanted == shape[1:3] and not any(layer.name.startswith("_") for layer in _in_order(model)):
+        return model
 
     def renamed(layer: keras.Layer) -> keras.Layer:
         config = layer.get_config()
         return type(layer).from_config({**config, "name": config["name"].lstrip("_")})
 
-    copy = keras.models.clone_model(model, clone_function=renamed)
-    copy.set_weights(model.get_weights())
+    inputs = keras.Input((*wanted, shape[3]))
+    try:
+        copy = keras.models.clone_model(model, input_tensors=inputs, clone_function=renamed)
+        copy.set_weights(model.get_weights())
+    except ValueError as error:  # a layer's weights depend on the size
+        raise ValueError(f"{path} takes images of {own[0]} x {own[1]} pixels alone ({_one_line(error)}). "
+                         f"Received: image_size={wanted}") from error
     return copy
 
 

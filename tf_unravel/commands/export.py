@@ -58,7 +58,7 @@ def export_backbone(
     head_name: str,
     out: str | os.PathLike,
     weights: str | None = "imagenet",
-    image_size: int | tuple[int, int] = 224,
+    image_size: int | tuple[int, int] | None = None,
     normalization: backbones.Normalization | None = None,
     bindings: Sequence[str] = (),
     support: str | os.PathLike | None = None,
