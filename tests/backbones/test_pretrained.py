@@ -130,7 +130,7 @@ def test_frozen_layers_stay_as_they_are_in_training(tmp_path, toy_split):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "EfficientNet"}, "a .keras file or one of keras.applications: .*Xception. Received: 'EfficientNet'"),
+        ({"name": "EfficientNet"}, "hub:PRESET or one of keras.applications: .*Xception. Received: 'EfficientNet'"),
         ({"name": "missing.keras"}, "a .keras file that is there. Received: missing.keras"),
         ({"name": "VGG16", "weights": "missing.h5"}, "weights are .*Received: 'missing.h5', and no such file"),
         ({"name": "VGG16", "weights": None, "image_size": 16}, "VGG16 cannot be built: Input size must be at least 32"),
@@ -142,6 +142,31 @@ def test_errors_are_one_line(arguments, message):
     with pytest.raises(ValueError, match=message) as caught:
         tu.backbones.pretrained(**arguments)
     assert "\n" not in str(caught.value)
+
+
+def test_a_preset_of_kerashub_is_wrapped(tmp_path):
+    keras_hub = pytest.importorskip("keras_hub", reason="needs pip install 'tf-unravel[hub]'")
+    network = keras_hub.models.ResNetBackbone(
+        input_conv_filters=[64], input_conv_kernel_sizes=[7], stackwise_num_filters=[64, 64],
+        stackwise_num_blocks=[1, 1], stackwise_num_strides=[1, 2], block_type="basic_block", image_shape=(32, 32, 3),
+    )  # fmt: skip
+    converter = keras_hub.layers.ResNetImageConverter(image_size=(32, 32), scale=[0.02, 0.01, 0.03], offset=[-1, -2, 3])
+    for part in (network, converter):
+        part.save_to_preset(tmp_path / "preset")
+    backbone = tu.backbones.pretrained(f"hub:{tmp_path / 'preset'}")
+    pixels = images(32)
+    expected = np.mean(network(pixels * np.float32([0.02, 0.01, 0.03]) + np.float32([-1, -2, 3])), axis=(1, 2))
+    np.testing.assert_allclose(backbone(pixels), expected, rtol=1e-4, atol=1e-5)
+    assert tu.backbones.pretrained(f"hub:{tmp_path / 'preset'}", image_size=48).input_shape == (None, 48, 48, 3)
+    with pytest.raises(ValueError, match="the preset nothing cannot be used: Unknown preset identifier") as caught:
+        tu.backbones.pretrained("hub:nothing")
+    assert "\n" not in str(caught.value)
+
+
+def test_without_kerashub_a_preset_says_what_is_needed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "keras_hub", None)
+    with pytest.raises(ValueError, match="need pip install 'tf-unravel.hub.', on Python 3.11 or later"):
+        tu.backbones.pretrained("hub:resnet_18_imagenet")
 
 
 def test_an_unknown_layer_and_a_damaged_file_are_named(tmp_path):

@@ -7,6 +7,7 @@ What is changed: trainings are cut to one epoch, of fewer glyphs; the images are
 import re
 import sys
 
+import keras
 import numpy as np
 
 import tf_unravel as tu
@@ -55,3 +56,22 @@ def test_table3(place, capsys):
         run_shell(text, EPOCH, FEW)
     printed = capsys.readouterr().out
     assert printed.count("  svm  ") == 2 and "500 tasks" in printed and "variance ratio" in printed
+
+
+def test_pretrained(place, capsys):
+    """The network of the page's file is a small one with random weights."""
+    keras.utils.set_random_seed(0)
+    layers = [keras.Input((32, 32, 3)), keras.layers.Conv2D(8, 5, strides=4), keras.layers.ReLU()]
+    keras.Sequential(layers).save(place / "network.keras")
+    for number, colour in enumerate(np.random.default_rng(1).integers(30, 226, (10, 3))):
+        draw(place / "images" / f"class {number:02}", colour, range(12))
+    for name, colour in {"blue": (30, 30, 200), "red": (200, 30, 30)}.items():
+        draw(place / "support" / name, np.array(colour), range(5))
+        draw(place / "queries" / name, np.array(colour), range(5, 8))
+    for language, text in blocks("docs/tutorials/pretrained.md"):
+        assert language == "bash"
+        run_shell(text, EPOCH)
+    printed = capsys.readouterr().out
+    assert "32x32, 8 features; ridge, l2 50" in printed
+    assert "6 of 6 images in folders named after a class" in printed
+    assert "5-way 5-shot" in printed and "variance ratio" in printed and "initial (untrained)" in printed

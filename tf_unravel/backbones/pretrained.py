@@ -1,11 +1,13 @@
-"""Pretrained networks as backbones: those of `keras.applications`, and any `.keras` file.
+"""Pretrained networks as backbones: those of `keras.applications`, any `.keras` file, and presets of KerasHub.
 
     backbone = pretrained("EfficientNetV2B0")                                    # ImageNet weights
     backbone = pretrained("features.keras", normalization=((127.0,), (128.0,)))  # a network of your own
+    backbone = pretrained("hub:resnet_18_imagenet")                              # pip install 'tf-unravel[hub]'
 
-Either takes raw pixels and gives features [B, D], the average of the last feature map over its pixels where the network
-ends in a map. The networks of `keras.applications` differ in what pixels they expect (0..255, -1..1, ImageNet's mean
-and deviation per channel, blue first); each is given what its own `preprocess_input` makes of an image.
+Each takes raw pixels and gives features [B, D], the average of the last feature map over its pixels where the network
+ends in a map. Networks differ in what pixels they expect (0..255, -1..1, ImageNet's mean and deviation per channel,
+blue first): one of `keras.applications` is given what its own `preprocess_input` makes of an image, a preset what its
+image converter does.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import pathlib
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -45,10 +48,11 @@ def pretrained(
     """A pretrained network as a backbone: raw pixels in, one vector per image out.
 
     Args:
-        name: of a network in `keras.applications`, such as "EfficientNetV2B0" or "ResNet50"; or the path of a `.keras`
-            file with a model from images to features [B, D] or a map [B, h, w, D].
+        name: of a network in `keras.applications`, such as "EfficientNetV2B0" or "ResNet50"; the path of a `.keras`
+            file with a model from images to features [B, D] or a map [B, h, w, D]; or "hub:" and a preset of
+            KerasHub, such as "hub:resnet_18_imagenet", or the folder of one.
         weights: of a network by name: "imagenet", which Keras downloads once; the path of a weights file; None for
-            random ones. A `.keras` file has its own.
+            random ones. A `.keras` file and a preset have their own.
         image_size: pixels of a side, or (height, width). None is 224 x 224, and of a `.keras` file the size that it
             was made for; one whose layers fit other sizes is rebuilt for them.
         normalization: (mean, std) per channel in units of 0..255 that a `.keras` file's network expects of its input;
@@ -70,15 +74,19 @@ def pretrained(
 
     Reference: https://keras.io/api/applications
     """
+    preset = str(name).removeprefix("hub:") if str(name).startswith("hub:") else None
+    if str(weights) != "imagenet" and (preset or str(name).endswith(".keras")):
+        raise ValueError(f"weights are those of a network by name; {name} has its own. Received: weights={weights}")
     if str(name).endswith(".keras"):
-        if str(weights) != "imagenet":
-            raise ValueError(f"weights are those of a network by name; {name} has its own. Received: weights={weights}")
         backbone = _of_file(pathlib.Path(name), image_size, normalization)
     else:
         if normalization is not None:
             raise ValueError(f"normalization is that of a .keras file; {name} knows its own. "
                              f"Received: normalization={normalization}")
-        backbone = _of_applications(str(name), weights, _sides(image_size or _SIZE))
+        if preset:
+            backbone = _of_hub(preset, image_size)
+        else:
+            backbone = _of_applications(str(name), weights, _sides(image_size or _SIZE))
     freeze(backbone, trained_from, freeze_batch_norm)
     return backbone
 
@@ -123,7 +131,7 @@ def _sides(image_size: int | Sequence[int]) -> tuple[int, int]:
 def _of_applications(name: str, weights: str | os.PathLike | None, size: tuple[int, int]) -> keras.Model:
     build: Callable[..., keras.Model] | None = getattr(keras.applications, name, None)
     if name not in applications() or build is None:
-        raise ValueError(f"a pretrained network is a .keras file or one of keras.applications: "
+        raise ValueError(f"a pretrained network is a .keras file, hub:PRESET or one of keras.applications: "
                          f"{', '.join(applications())}. Received: {name!r}")
     path = None if weights is None else os.fspath(weights)
     if path not in (None, "imagenet") and not os.path.isfile(path):
@@ -162,6 +170,28 @@ def preprocessing_of(build: Callable[..., keras.Model]) -> tuple[Normalization, 
                          for image in (black, white, red))
     std = 255.0 / (high - low)
     return (tuple(-low * std), tuple(std)), bool(of_red[0] != high[0])
+
+
+def _of_hub(preset: str, image_size: int | Sequence[int] | None) -> keras.Model:
+    try:
+        import keras_hub
+    except ImportError as error:
+        raise ValueError(f"presets of KerasHub need pip install 'tf-unravel[hub]', on Python 3.11 or later. "
+                         f"Received: hub:{preset}, and {_one_line(error)}") from error
+    size = {} if image_size is None else {"image_shape": (*_sides(image_size), 3)}
+    try:
+        model = keras_hub.models.Backbone.from_preset(preset, **size)
+        return wrap(model, _converted(keras_hub.layers.ImageConverter.from_preset(preset)))
+    except Exception as error:  # of the network, of a preset that is none, of one that is no network of images
+        raise ValueError(f"the preset {preset} cannot be used: {_one_line(error)}") from error
+
+
+def _converted(converter: Any) -> Normalization:
+    """scale x + offset, as an image converter has it, as (mean, std)."""
+    scale, offset = (np.reshape(default if value is None else value, -1).astype(np.float64)
+                     for value, default in ((converter.scale, 1.0), (converter.offset, 0.0)))
+    scale, offset = np.broadcast_arrays(scale, offset)
+    return tuple(-offset / scale), tuple(1.0 / scale)
 
 
 def _of_file(
