@@ -21,7 +21,7 @@ RUN_FILES = sorted(path.name for path in (GIN / "run").glob("*.gin"))
 SMALL = ["ClassPairs.batch_size = 8", "Episodes.tasks = 2", "Episodes.ways = 5", "Episodes.shots = 1",
          "Episodes.queries = 1",
          "InnerBatches.tasks = 2", "InnerBatches.shots = 2", "inner_steps = 1", "inner_batch = 3",
-         "MAML.inner_steps = 1"]
+         "MAML.inner_steps = 1", "pretrained.weights = None"]
 
 
 @pytest.mark.parametrize("name", RUN_FILES)
