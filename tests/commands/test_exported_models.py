@@ -130,7 +130,7 @@ def test_a_model_takes_the_place_of_a_backbone(tmp_path, toy_split):
         expected = tu.evaluate(backbone, head or tu.heads.SVM(c=0.5), toy_split, **asked)
         np.testing.assert_array_equal(found.per_task, expected.per_task)
         assert found.batchnorm == expected.batchnorm
-    with pytest.raises(ValueError, match="evaluate needs a split, and a head .*Received: head=None"):
+    with pytest.raises(ValueError, match="head must be a head, such as heads.Ridge.* Received: None"):
         tu.evaluate(backbone, None, toy_split)
     with pytest.raises(ValueError, match="adapts a backbone: give the keras.Model. Received: an exported model"):
         tu.evaluate(model, tu.heads.FineTune(), toy_split, **asked)

@@ -26,7 +26,7 @@ import functools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import keras
 import numpy as np
@@ -129,10 +129,8 @@ def evaluate(
         raise ValueError(f"evaluate takes one head, evaluate_heads takes several. Received: {type(head).__name__}.")
     if head is None and isinstance(backbone, Extractor):
         head = backbone.head
-    if head is None or split is None:
-        raise ValueError("evaluate needs a split, and a head unless an exported model carries one. "
-                         f"Received: head={shown(head)}, split={shown(split)}.")
-    return evaluate_heads(backbone, {"head": head}, split, ways, (shots,), queries, num_tasks, seed)["head"][shots]
+    asked = cast(AnyHead, head), cast(ClassImages, split)  # None is refused there
+    return evaluate_heads(backbone, {"head": asked[0]}, asked[1], ways, (shots,), queries, num_tasks, seed)["head"][shots]
 
 
 def evaluate_heads(

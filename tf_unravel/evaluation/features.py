@@ -65,7 +65,7 @@ def extract_features(backbone: keras.Model | Extractor, images: np.ndarray, batc
     """
     check_backbone(backbone)
     warn_of_scaled_images("extract_features", images)
-    forward = backbone.features if isinstance(backbone, Extractor) else _compiled(backbone)
+    forward = backbone.features if isinstance(backbone, Extractor) else _forward(backbone)
     features = None
     for start in range(0, len(images), batch_size):
         batch = forward(np.ascontiguousarray(images[start : start + batch_size]))
@@ -83,15 +83,20 @@ def extract_features(backbone: keras.Model | Extractor, images: np.ndarray, batc
 _forwards = GraphCache()
 
 
-def _compiled(backbone: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
+def _forward(backbone: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
+    graph = _compiled(backbone)
+    return lambda images: graph(tf.constant(images)).numpy()
+
+
+def _compiled(backbone: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
     """The backbone's inference as one graph; that of a Keras model is kept as long as it fits the model."""
 
-    def traced(model: Callable[[], Any]) -> Callable[[np.ndarray], np.ndarray]:
+    def traced(model: Callable[[], Any]) -> Callable[[tf.Tensor], tf.Tensor]:
         @tf.function(reduce_retracing=True)
         def forward(images: tf.Tensor) -> tf.Tensor:
             return tf.cast(model()(tf.cast(images, tf.float32), training=False), tf.float32)
 
-        return lambda images: forward(tf.constant(images)).numpy()
+        return forward
 
     if isinstance(backbone, keras.Layer):
         return _forwards.get(backbone, "features", lambda: traced(weakref.ref(backbone)))
