@@ -129,8 +129,8 @@ def evaluate(
         raise ValueError(f"evaluate takes one head, evaluate_heads takes several. Received: {type(head).__name__}.")
     if head is None and isinstance(backbone, Extractor):
         head = backbone.head
-    asked = cast(AnyHead, head), cast(ClassImages, split)  # None is refused there
-    return evaluate_heads(backbone, {"head": asked[0]}, asked[1], ways, (shots,), queries, num_tasks, seed)["head"][shots]
+    asked, images = cast(AnyHead, head), cast(ClassImages, split)  # None is refused there
+    return evaluate_heads(backbone, {"head": asked}, images, ways, (shots,), queries, num_tasks, seed)["head"][shots]
 
 
 def evaluate_heads(
