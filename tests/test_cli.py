@@ -143,7 +143,7 @@ def test_a_row_takes_the_place_of_one_about_the_same_alone(tmp_path):
     other = dict.fromkeys(("checkpoint_step", "split", "fingerprint", "seed", "head", "settings", "batchnorm",
                            "adaptation", "shots", "ways", "queries", "num_tasks"), 1)
     for change in ({}, *({key: 2} for key in same), *({key: 2} for key in other)):
-        folder.add_results("evaluation", [{**same, **other, **change}], reports._TASKS)
+        folder.add_results("evaluation", [{**same, **other, **change}], reports.TASKS)
     assert len(folder.evaluations()) == 1 + len(other)
     pairs = {"checkpoint_step": 1, "split": 1, "fingerprint": 1, "seed": 1, "num_pairs": 1}
     for change in ({}, {"r_fc": 2}, *({key: 2} for key in pairs)):
