@@ -38,7 +38,9 @@ import tensorflow as tf
 from tf_unravel.adaptation.head import Classifier, Head
 from tf_unravel.adaptation.labels import labels_checked
 from tf_unravel.deployment.card import CARD, card_of, is_exported, others_in, write_card
+from tf_unravel.deployment.exporting.decoding_graph import encoded_signatures
 from tf_unravel.deployment.graph_checks import Request, checked_images, checked_request, finite, said_by
+from tf_unravel.deployment.labelled_images import decoding_of
 from tf_unravel.files import write_folder
 from tf_unravel.heads import AnyHead, as_head
 
@@ -97,6 +99,8 @@ def export(
         with labels_checked():
             classifier = head.fit(backbone, pixels[None], chosen.support_labels[None], len(names)).in_variables()
         signatures = _baked(classifier, features, shape, names)
+    pixels = {name: signatures[name] for name in ("features", "classify")}
+    signatures |= encoded_signatures(pixels, decoding_of(written), shape[2])
 
     def fill(folder: pathlib.Path) -> None:
         _save(signatures, folder, written)
