@@ -1,16 +1,16 @@
 """Image files become pixels inside an exported graph, as `data.storage.decoding` makes them by Pillow.
 
-The signatures `<name>_encoded` take JPEG, PNG and BMP files as strings, of any sizes, and give them as pixels to the
-signature <name>. Orientation in EXIF is applied, transparency composited on the card's background, 16 bits become 8 by
-the card's `bits`, and the card's filter and crop are used. `docs/guides/export_and_serving.md` has what is left of a
-difference: filters sum in floating point and round once, Pillow's rounds after each axis.
+The signatures `<name>_encoded` take JPEG, PNG and BMP files as strings, of images of any sizes, and hand the pixels to
+the signature <name>. The orientation in EXIF is applied, transparency is composited on the card's background, 16 bits
+become 8 by the card's `bits`, and the card's filter and crop are used. Decoded pixels are Pillow's; resized ones differ
+by a grey level, as Pillow rounds after each axis (`docs/guides/export_and_serving.md` has the figures).
 
-Not read here, where Pillow's path reads it: WebP and PPM, orientation that is stored in XMP alone or behind a PNG's
-pixels, BMP with compression or fewer than 8 bits. Nothing warns of 16-bit images that are nearly black.
+Pillow's path reads more: WebP, PPM, BMP that is compressed or has fewer than 8 bits, and orientation in XMP or behind a
+PNG's pixels, which is ignored here. Nothing warns of 16-bit images that are nearly black.
 
 A file's header is checked before it is decoded: a few bytes may promise gigabytes. The files of a request are decoded
-one after the other, so that one image at a time is held at its full size: 89 megapixels are 268 MB, and 800 MB while a
-progressive JPEG or a transparent PNG is decoded.
+one after the other, so that a single image is held at its full size: at most 0.3 GiB, 0.6 for a progressive JPEG and
+1.1 for a PNG with transparency.
 """
 
 import functools
@@ -74,13 +74,13 @@ def decoder(how: Decoding, channels: int) -> Callable[[tf.Tensor, tf.Tensor], tf
 
         def one(file: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
             place = [name, "file", file[0]]
-            image = _resized(_decoded(file[1], how, place), how)
+            image = _resized(_decoded(file[1], how, place), how, shape[:2])
             return tf.ensure_shape(_grey(image) if channels == 1 else image, shape)
 
         return tf.map_fn(one, (tf.range(tf.size(files)), files), parallel_iterations=1,
                          fn_output_signature=tf.TensorSpec(shape, tf.uint8))
 
-    return decode
+    return decode.get_concrete_function()
 
 
 def _decoded(data: tf.Tensor, how: Decoding, place: list[Any]) -> tf.Tensor:
@@ -114,13 +114,13 @@ def _jpeg(data: tf.Tensor, raw: tf.Tensor, length: tf.Tensor, place: list[Any]) 
     image = tf.io.decode_jpeg(_of_size(data, height, width, place), channels=3, dct_method="INTEGER_ACCURATE")
 
     def step(at: tf.Tensor, exif: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        is_exif = tf.reduce_all(tf.concat([raw[at + 1 : at + 2], raw[at + 4 : at + 10]], 0)
-                                == tf.constant(list(b"\xe1Exif\0\0"), tf.uint8))
-        after = tf.where(raw[at + 1] == 0xFF, at + 1, at + 2 + _number(raw, at + 2, 2))  # 0xFF before a marker fills
-        return after, tf.where(is_exif, at + 10, exif)
+        is_exif = (_number(raw, at, 2) == 0xFFE1) & (_number(raw, at + 4, 4) == int.from_bytes(b"Exif", "big"))
+        fills = _number(raw, at, 2) == 0xFFFF  # before a marker
+        return at + tf.where(fills, 1, 2 + _number(raw, at + 2, 2)), tf.where(is_exif, at + 10, exif)
 
     def goes_on(at: tf.Tensor, exif: tf.Tensor) -> tf.Tensor:
-        return (exif == 0) & (at < length) & (raw[at] == 0xFF) & (raw[at + 1] != 0xDA)
+        marker = _number(raw, at, 2)
+        return (exif == 0) & (at < length) & (marker >= 0xFF00) & (marker != 0xFFDA)
 
     _, exif = _walk(goes_on, step, 2)
     return image, exif
@@ -238,38 +238,36 @@ def _upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
 
 
 def _composited(image: tf.Tensor, background: tuple[int, ...]) -> tf.Tensor:
-    """uint8 [h, w, 4] on a background, rounded as Pillow does; row by row, as it takes several times an image."""
-    behind = tf.constant(background, tf.uint16)
-
+    """uint8 [h, w, 4] on a background; row by row, as it takes several times the memory of an image."""
     def row(pixels: tf.Tensor) -> tf.Tensor:
-        wide = tf.cast(pixels, tf.uint16)
-        sum_ = wide[:, :3] * wide[:, 3:] + behind * (255 - wide[:, 3:]) + 128  # at most 65,153
-        eighth = tf.constant(8, tf.uint16)
-        return tf.cast(tf.bitwise.right_shift(sum_ + tf.bitwise.right_shift(sum_, eighth), eighth), tf.uint8)
+        values = tf.cast(pixels, tf.float32)
+        alpha = values[:, 3:] / 255
+        mixed = values[:, :3] * alpha + tf.constant(background, tf.float32) * (1 - alpha)
+        return tf.cast(tf.round(mixed), tf.uint8)  # of 255ths: no ties, and Pillow's integers round likewise
 
     return tf.map_fn(row, image, parallel_iterations=1, fn_output_signature=tf.TensorSpec([None, 3], tf.uint8))
 
 
-def _resized(image: tf.Tensor, how: Decoding) -> tf.Tensor:
+def _resized(image: tf.Tensor, how: Decoding, size: tuple[int, ...]) -> tf.Tensor:
     """uint8 [h, w, 3] as uint8 [H, W, 3]; the same pixels where the size is the same."""
-    sizes, wanted = tf.cast(tf.shape(image)[:2], tf.float64), tf.constant(how.size, tf.float64)
+    sizes, wanted = tf.cast(tf.shape(image)[:2], tf.float64), tf.constant(size, tf.float64)
     part = tf.minimum(sizes, sizes[::-1] * wanted / wanted[::-1]) if how.crop else sizes  # the largest, centred
     begin, scale = (sizes - part) / 2, wanted / part
     if how.resize == "nearest":
-        rows, columns = (_nearest(begin[axis], part[axis], how.size[axis]) for axis in (0, 1))
+        rows, columns = (_nearest(begin[axis], part[axis], size[axis]) for axis in (0, 1))
         return tf.gather(tf.gather(image, rows), columns, axis=1)
     # Pillow's box has its right edge and not its left: a thousandth of a pixel decides it here.
     moved = begin + 1e-3 if how.resize == "box" else begin
     scale, moved = (tf.cast(value, tf.float32) for value in (scale, -moved * scale))
-    pixels = tf.raw_ops.ScaleAndTranslate(images=image[None], size=tf.constant(how.size), scale=scale,
+    pixels = tf.raw_ops.ScaleAndTranslate(images=image[None], size=tf.constant(size), scale=scale,
                                           translation=moved, kernel_type=_KERNELS[how.resize], antialias=True)[0]
     return tf.cast(tf.clip_by_value(tf.floor(pixels + 0.5), 0, 255), tf.uint8)
 
 
 def _nearest(begin: tf.Tensor, part: tf.Tensor, size: int) -> tf.Tensor:
-    """The pixels, int32 [size], that are nearest to those of another size; summed up as in Pillow, for equal ties."""
-    step = part / size
-    return tf.cast(tf.cumsum(tf.concat([[begin + 0.5 * step], tf.fill([size - 1], step)], 0)), tf.int32)
+    """The pixels, int32 [size], that are nearest to those of another size; a tie is the later one's."""
+    places = begin + (2 * tf.range(size, dtype=tf.float64) + 1) * part / (2 * size)
+    return tf.cast(places + 1e-9, tf.int32)
 
 
 def _grey(image: tf.Tensor) -> tf.Tensor:

@@ -12,6 +12,12 @@ With a support set baked in, `classify` is a plain classifier:
 
 | `classify` | images uint8 [B, H, V, C]                | probabilities float32 [B, W], class_names string [B, W] |
 
+The same from image files, JPEG, PNG or BMP, as strings; images of one request may differ in size (`decoding_graph`):
+
+| `features_encoded` | image_bytes string [B]                                 | as `features`                  |
+| `classify_encoded` | support_bytes string [S], support_labels int32 [S],    | as `classify`                  |
+|                    | query_bytes string [Q]; or image_bytes string [B]      |                                |
+
 `serving_default` is `features`, or the plain classifier. Its class names come once for each image, as in TensorFlow
 Serving's own Classify: its REST API wants one row an image in every output.
 
