@@ -1,11 +1,16 @@
 """A small trained-looking network, heads on it, and requests: what the tests of the deployment room share."""
 
+import contextlib
 import dataclasses
+import io
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
+from PIL import Image
 
 from tests.conftest import make_split
 from tests.learners.problems import small_network
@@ -73,3 +78,33 @@ def in_python(backbone: keras.Model, head: Any, asked: Task) -> np.ndarray:
                          for x in (asked.support, asked.query))
         logits = head(known, asked.labels[None], wanted, ways)[0]
     return tf.nn.softmax(logits).numpy()
+
+
+def file_of(image: np.ndarray, kind: str = "PNG", **options: Any) -> bytes:
+    """An image file's contents."""
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, kind, **options)
+    return file.getvalue()
+
+
+@contextlib.contextmanager
+def served(path: Any) -> Iterator[str]:
+    """Serves an exported model in a thread; its address."""
+    import uvicorn
+
+    from tf_unravel.deployment.model import Model
+    from tf_unravel.deployment.serving.server import application, name_of
+
+    config = uvicorn.Config(application(Model(path), name_of(path), 1 << 24), port=0, log_level="warning")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            assert thread.is_alive()
+            thread.join(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        yield f"http://127.0.0.1:{port}/v1/models/{name_of(path)}"
+    finally:
+        server.should_exit = True
+        thread.join()

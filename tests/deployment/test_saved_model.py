@@ -13,9 +13,10 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from tests.deployment.models import all_heads, in_python, network, task
+from tests.deployment.models import all_heads, file_of, in_python, network, task
 from tests.faults import bound_by_permissions, tmpfs
 from tf_unravel import backbones, export, heads
+from tf_unravel.data.storage.decoding import Decoding, decode
 from tf_unravel.deployment import Model
 from tf_unravel.deployment.exporting import saved_model
 from tf_unravel.files import NotWritten
@@ -75,15 +76,59 @@ def test_features_are_the_backbones_for_any_number_of_images(exported):
 def test_the_signatures_are_what_a_server_needs(exported):
     """Names, types and free sizes, as TensorFlow Serving reads them; serving_default is there."""
     loaded = tf.saved_model.load(str(exported[0] / "ridge"))
-    assert set(loaded.signatures) == {"features", "classify", "serving_default"}
+    pixels, files = {"features", "classify", "serving_default"}, {"features_encoded", "classify_encoded"}
+    assert set(loaded.signatures) == pixels | files
     inputs = loaded.signatures["classify"].structured_input_signature[1]
     found = {name: (spec.dtype.name, spec.shape.as_list()) for name, spec in inputs.items()}
     images = ("uint8", [None, None, None, 3])
     assert found == {"support_images": images, "support_labels": ("int32", [None]), "query_images": images}
-    for name in ("features", "serving_default"):
+    inputs = loaded.signatures["classify_encoded"].structured_input_signature[1]
+    found = {name: (spec.dtype.name, spec.shape.as_list()) for name, spec in inputs.items()}
+    strings = ("string", [None])
+    assert found == {"support_bytes": strings, "support_labels": ("int32", [None]), "query_bytes": strings}
+    for name in ("features", "features_encoded", "serving_default"):
         assert set(loaded.signatures[name].structured_outputs) == {"features"}
     plain = tf.saved_model.load(str(exported[0] / "ridge_baked"))
-    assert set(plain.signatures["serving_default"].structured_outputs) == {"probabilities", "class_names"}
+    for name in ("classify_encoded", "serving_default"):
+        assert set(plain.signatures[name].structured_outputs) == {"probabilities", "class_names"}
+    assert set(plain.signatures["classify_encoded"].structured_input_signature[1]) == {"image_bytes"}
+
+
+@pytest.mark.parametrize("name", ["ridge", "maml", "ridge_baked"])
+def test_files_are_answered_as_their_pixels(exported, name):
+    """Of the model's size, without loss: the very answers."""
+    model, asked = Model(exported[0] / name), task()
+    support, query = ([file_of(image, kind) for image, kind in zip(images, ["PNG", "BMP"] * len(images), strict=False)]
+                      for images in (asked.support, asked.query))
+    known, known_files = (asked.support, asked.labels), (support, asked.labels)
+    if name.endswith("baked"):
+        known = known_files = ()
+    np.testing.assert_array_equal(model.classify_encoded(query, *known_files), model.classify(asked.query, *known))
+    np.testing.assert_array_equal(model.features_encoded(query), model.features(asked.query))
+
+
+def test_files_of_a_request_may_differ_in_size_and_bad_ones_are_refused(exported):
+    model, image = Model(exported[0] / "ridge"), task().query[0]
+    large = image.repeat(3, 0).repeat(5, 1)
+    files = [file_of(image), file_of(large), file_of(large[:, :40], "JPEG")]
+    by_pillow = np.stack([decode(data, Decoding((16, 16)))[0] for data in files])
+    np.testing.assert_allclose(model.features_encoded(files), model.features(by_pillow), rtol=0, atol=0.05)
+    with pytest.raises(ValueError, match=r"one label for each support image. Received: .* \[2\] \[labels\] \[1\]"):
+        model.classify_encoded([file_of(image)], [file_of(image), file_of(large)], [0])
+    with pytest.raises(ValueError, match=r"at least one image file. Received: \[image_bytes\] \[0\]"):
+        model.features_encoded([])
+    with pytest.raises(ValueError, match=r"must be JPEG, PNG or BMP. Received: \[support_bytes\] \[file\] \[1\]"):
+        model.classify_encoded([file_of(image)], [file_of(image), b"GIF89a"], [0, 1])
+    with pytest.raises(ValueError, match="refuses this: an image file is damaged. Received: Invalid PNG data"):
+        model.features_encoded([file_of(image)[:-30]])
+
+
+def test_a_model_of_an_earlier_version_takes_pixels_and_says_what_to_do_for_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(saved_model, "encoded_signatures", lambda *_: {})
+    asked, model = task(), Model(export(network(), heads.Ridge(), tmp_path / "model"))
+    assert model.classify(asked.query, asked.support, asked.labels).shape == (7, 3)
+    with pytest.raises(ValueError, match="no signature features_encoded; export the model again .*Received: "):
+        model.features_encoded([file_of(asked.query[0])])
 
 
 ALONE = """
@@ -100,6 +145,8 @@ for name in asked["names"]:
     few = {key: tf.constant(asked[key]) for key in ("support_images", "support_labels", "query_images")}
     few = {"images": few["query_images"]} if str(name).endswith("_baked") else few
     given[str(name)] = signatures["classify"](**few)["probabilities"].numpy()
+    files = tf.stack([tf.io.encode_png(image) for image in asked["query"]])
+    given[f"{name} encoded"] = signatures["features_encoded"](image_bytes=files)["features"].numpy()
 np.savez(answers, **given)
 """
 
@@ -119,6 +166,7 @@ def answers_alone(python, folder, backbone, by_name, tmp_path):
         expected = in_python(backbone, by_name[name.removesuffix("_baked")], asked)
         np.testing.assert_allclose(given[name], expected, rtol=0, atol=1e-5)
         np.testing.assert_allclose(given[f"{name} features"], features, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(given[f"{name} encoded"], features, rtol=1e-5, atol=1e-5)
 
 
 def test_tensorflow_alone_loads_it(exported, tmp_path):
@@ -302,8 +350,9 @@ def test_half_precision_and_one_channel_are_exported_too(tmp_path):
     finally:
         keras.config.set_dtype_policy("float32")
     export(backbone, heads.Ridge(), tmp_path / "model")
-    images = task().query[..., :1]
-    found = Model(tmp_path / "model").features(images)
+    images, model = task().query[..., :1], Model(tmp_path / "model")
+    found = model.features(images)
+    np.testing.assert_array_equal(model.features_encoded([file_of(image[..., 0]) for image in images]), found)
     assert found.dtype == np.float32
     expected = tf.cast(backbone(images.astype(np.float32), training=False), tf.float32)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)

@@ -1,5 +1,6 @@
 """The server as its clients see it: a process of its own, answered over HTTP, by several at once, and asked badly."""
 
+import base64
 import concurrent.futures
 import gc
 import http.client
@@ -19,13 +20,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.docs.pages import blocks, run_python
+from tests.deployment.models import file_of, served
+from tests.docs.pages import blocks, run_python, run_shell
 from tests.learners.problems import small_network
 from tf_unravel import cli, deployment, heads
 
 server = pytest.importorskip("tf_unravel.deployment.serving.server")  # needs uvicorn and starlette
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (1, 16, 16, 3)).tolist()
+NOISE = np.random.default_rng(0).integers(0, 256, (9, 9, 3), np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +73,10 @@ def request_of(support, labels, query):
     return {"signature_name": "classify", "inputs": inputs}
 
 
+def b64(data):
+    return {"b64": base64.b64encode(data).decode()}
+
+
 def test_it_says_what_it_serves(address, model):
     assert address.endswith("/v1/models/pictures")
     status, found = ask(address)
@@ -98,14 +105,44 @@ def test_rows_and_columns_are_the_same_features(address, model):
         np.testing.assert_allclose(answer["predictions" if "instances" in body else "outputs"], expected, rtol=1e-5)
 
 
+def test_files_by_rows_and_by_columns(address, model):
+    """Of any kind and size; those of the model's size, stored without loss, are answered as their pixels."""
+    images = task(0)[2]
+    files = [file_of(images[0]), file_of(images[1], "BMP"), file_of(images[2].repeat(9, 0)), file_of(images[3], "JPEG")]
+    rows, loaded = [b64(data) for data in files], deployment.Model(model)
+    expected = loaded.features_encoded(files)
+    np.testing.assert_allclose(expected[:2], loaded.features(images[:2]), rtol=1e-5, atol=1e-6)
+    for body in ({"instances": rows}, {"instances": [{"image_bytes": row} for row in rows]},
+                 {"inputs": {"image_bytes": rows}}, {"inputs": rows}):
+        status, answer = ask(f"{address}:predict", {"signature_name": "features_encoded", **body})
+        assert status == 200
+        found = answer["predictions" if "instances" in body else "outputs"]
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_task_of_files_is_answered(address, model):
+    support, labels, query = task(1)
+    loose = [*map(file_of, support)], [*map(file_of, query)]
+    wrapped = b64(loose[0][0])["b64"].rstrip("=")
+    inputs = {"support_bytes": [{"b64": f"{wrapped[:76]}\n{wrapped[76:]}"}, *map(b64, loose[0][1:])],
+              "support_labels": labels.tolist(), "query_bytes": [*map(b64, loose[1])]}
+    status, answer = ask(f"{address}:predict", {"signature_name": "classify_encoded", "inputs": inputs})
+    assert status == 200
+    np.testing.assert_allclose(answer["outputs"], deployment.Model(model).classify(query, support, labels), atol=1e-6)
+
+
+def pictures(folder, *names):
+    """Images of noise, 20x24."""
+    rng = np.random.default_rng(0)
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (20, 24, 3), np.uint8)).save(folder / name)
+
+
 def test_the_client_on_the_page_gets_its_answer(address, model, tmp_path, monkeypatch, capsys):
     """The page's client as printed, but for the address; the answers are those of `classify`."""
-    rng = np.random.default_rng(0)
-    asked = ("queries/a/c.png", "queries/b.jpg")
-    for name in ("support/ant/1.png", "support/bat/1.jpg", "support/bat/2.png", *asked):
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 256, (20, 24, 3), np.uint8)).save(path)
+    pictures(tmp_path, "support/ant/1.png", "support/bat/1.jpg", "support/bat/2.png")
+    pictures(tmp_path, "queries/a/c.png", "queries/b.jpg")
     turned = Image.Exif()
     turned[0x0112] = 6  # as a phone held upright writes it
     striped = np.tile(np.uint8([[[0]], [[255]]]), (10, 24, 3))
@@ -115,20 +152,48 @@ def test_the_client_on_the_page_gets_its_answer(address, model, tmp_path, monkey
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("no picture")
     on_the_page = "http://127.0.0.1:8501/v1/models/mine"
-    (text,) = [text for _, text in blocks("docs/guides/export_and_serving.md") if on_the_page in text]
+    (text,) = [text for language, text in blocks("docs/guides/export_and_serving.md")
+               if language == "python" and on_the_page in text]
     monkeypatch.chdir(tmp_path)
     run_python(text.replace(on_the_page, address), {})
-    found = deployment.classify(model, "queries", "support")
-    lines = [f"queries/{answer.file} {answer.class_name} {answer.probability:.3f}" for answer in found.answers]
-    assert capsys.readouterr().out.splitlines() == lines
+    lines = [line.rsplit(" ", 1) for line in capsys.readouterr().out.splitlines()]
+    answers = deployment.classify(model, "queries", "support").answers
+    assert [said for said, _ in lines] == [f"queries/{answer.file} {answer.class_name}" for answer in answers]
+    np.testing.assert_allclose([float(p) for _, p in lines], [answer.probability for answer in answers], atol=5e-3)
     with pytest.raises(SystemExit, match="two classes"):
         (tmp_path / "support" / "ant").rename(tmp_path / "support" / "bat" / "ant")
         run_python(text.replace(on_the_page, address), {})
 
 
+def test_curl_sends_a_photograph(address, tmp_path, monkeypatch, capfd):
+    """The page's commands as printed; one too large for a command line's argument too."""
+    noise = np.random.default_rng(0).integers(0, 256, (400, 500, 3), np.uint8)
+    (tmp_path / "photo.jpg").write_bytes(file_of(noise, "JPEG"))
+    monkeypatch.chdir(tmp_path)
+    (text,) = [text for language, text in blocks("docs/guides/export_and_serving.md") if language == "bash"]
+    run_shell(text.replace("http://127.0.0.1:8501/v1/models/mine", address))
+    assert len(json.loads(capfd.readouterr().out)["predictions"][0]) == 3
+
+
+def test_a_classifier_takes_a_file_and_names_the_classes(tmp_path):
+    support, labels, query = task(2)
+    path = deployment.export(small_network(), heads.Ridge(), tmp_path / "classifier", support=(support, labels),
+                             class_names=["ant", "bat", "cat"])
+    with served(path) as address:
+        body = {"signature_name": "classify_encoded", "instances": [b64(file_of(image)) for image in query]}
+        status, answer = ask(f"{address}:predict", body)
+    assert status == 200 and answer["predictions"][0]["class_names"] == ["ant", "bat", "cat"]
+    expected = deployment.Model(path).classify(query)
+    np.testing.assert_allclose([row["probabilities"] for row in answer["predictions"]], expected, atol=1e-6)
+
+
 def bad(**changes):
     request = request_of(*task(0))
     return {**request, "inputs": {**request["inputs"], **changes}}
+
+
+def encoded(inputs):
+    return {"signature_name": "features_encoded", "inputs": inputs}
 
 
 @pytest.mark.parametrize(("body", "message"), [
@@ -156,6 +221,19 @@ def bad(**changes):
     ({"inputs": [[[[10**40, 2, 3]]]]}, "whole numbers 0 to 255"),
     ({"inputs": [[[[None, 2, 3]]]]}, "whole numbers 0 to 255"),
     ({"inputs": [[[[True, False, True]]]]}, "whole numbers 0 to 255"),
+    (encoded([{"b64": "no base64!"}]), r"image_bytes must be base64. Received: 9 characters at 0"),
+    (encoded([b64(b"BM"), {"b64": "AAAAA"}]), "image_bytes must be base64. Received: 5 characters at 1"),
+    (encoded([{"b64": "\xe9\xe9"}]), "image_bytes must be base64"),
+    (encoded([{"b64": 3}]), r'strings in base64, \{"b64": "..."\}. Received: an object with b64 at 0'),
+    (encoded([{"b64": "", "more": 1}]), "strings in base64"),
+    (encoded(["text"]), "strings in base64, .* Received: 'text' at 0"),
+    (encoded(IMAGE), "strings in base64, .* Received: a list of 16 at 0"),
+    (encoded([]), "a list of at least one"),
+    (encoded({"b64": "AAAA"}), "the inputs of features_encoded are image_bytes. Received: an object with b64"),
+    (encoded({"image_bytes": {"b64": "AAAA"}}), "a list of at least one .* Received: an object with b64"),
+    (encoded([{"b64": ""}]), r"must be JPEG, PNG or BMP. Received: \[image_bytes\] \[file\] \[0\] \[of\] \[0\]"),
+    (encoded([b64(file_of(NOISE, "JPEG")[:-20])]), "an image file is damaged. Received: .*JPEG"),
+    ({"signature_name": "features_encoded", "instances": [{"other": 1}]}, "every instance must have image_bytes"),
     (bad(support_images=[]), "must have the shape"),
     (bad(support_labels=[]), "must have the shape"),
     (bad(query_images=[]), "must have the shape"),
@@ -233,12 +311,31 @@ def test_nothing_holds_an_answer_back(model, monkeypatch):
     assert seen["no delay"] and seen["frozen"] > 100_000 and gc.get_freeze_count() == 0
 
 
+def photograph(image):
+    """An image of 16x16 as a JPEG of 640x480, of the size that photographs of that many pixels have."""
+    large = np.asarray(Image.fromarray(image).resize((640, 480), Image.Resampling.BICUBIC)).astype(int)
+    grain = np.random.default_rng(0).normal(0, 4, large.shape)
+    return file_of(np.clip(large + grain, 0, 255).astype(np.uint8), "JPEG", quality=75)
+
+
+def load_of(kind):
+    """A 5-way task, its images as lists of pixels, as JPEG of 16x16 or as JPEG of 640x480."""
+    support, labels, query = task(0, ways=5, queries=5)
+    if kind == "pixel lists":
+        return request_of(support, labels, query)
+    make = photograph if kind == "JPEG of 640x480" else lambda image: file_of(image, "JPEG")
+    inputs = {"support_bytes": [b64(make(image)) for image in support], "support_labels": labels.tolist(),
+              "query_bytes": [b64(make(image)) for image in query]}
+    return {"signature_name": "classify_encoded", "inputs": inputs}
+
+
 @pytest.mark.long
+@pytest.mark.parametrize("kind", ["pixel lists", "JPEG of 16x16", "JPEG of 640x480"])
 @pytest.mark.parametrize("connection", ["for each request", "kept"])
-def test_four_clients_for_a_minute(address, capsys, connection):
+def test_four_clients_for_a_minute(address, capsys, connection, kind):
     """Prints requests/s and latencies; docs/guides/export_and_serving.md has them."""
     host, path = address.removeprefix("http://").split("/", 1)
-    request, deadline = json.dumps(request_of(*task(0, ways=5, queries=5))).encode(), time.monotonic() + 60
+    request, deadline = json.dumps(load_of(kind)).encode(), time.monotonic() + 60
 
     def client(_):
         found, kept = [], http.client.HTTPConnection(host, timeout=60)
@@ -258,6 +355,6 @@ def test_four_clients_for_a_minute(address, capsys, connection):
     cuts = statistics.quantiles(seconds, n=100)
     errors = sum(status != 200 for status, _ in found)
     with capsys.disabled():
-        print(f"\na connection {connection}: {len(found) / 60:.0f} requests/s of {len(request):,} bytes, "
+        print(f"\n{kind}, a connection {connection}: {len(found) / 60:.0f} requests/s of {len(request):,} bytes, "
               f"p50 {1000 * cuts[49]:.1f} ms, p99 {1000 * cuts[98]:.1f} ms, {errors} errors")
     assert errors == 0 and len(found) > 60

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import tf_unravel as tu
 from tests.docs.pages import blocks, run_python
@@ -34,14 +35,16 @@ def test_the_python_runs(page, printed, capsys):
 
 
 def test_an_exported_model_answers():
-    """The first block of the page; tests/deployment/test_server.py runs the client, which is the other."""
+    """The first block of the page; tests/deployment/test_server.py runs the others, which ask a server."""
     tu.export(small_network(), tu.heads.Ridge(), "model")
     rng = np.random.default_rng(0)
-    names: dict[str, object] = {
+    names: dict[str, np.ndarray] = {
         "images": rng.integers(0, 256, (3, 20, 24, 3), np.uint8),
         "labelled": rng.integers(0, 256, (4, 16, 16, 3), np.uint8),
         "labels": np.array([0, 1, 1, 0], np.int32),
     }
-    (_, text), (_, client) = blocks("docs/guides/export_and_serving.md")
-    assert "http://" in client
+    for number, name in enumerate(("photo.jpg", "scan.png")):
+        Image.fromarray(names["images"][number]).resize((50 + number, 40)).save(name)
+    (_, text), (_, command), (_, client) = blocks("docs/guides/export_and_serving.md")
+    assert "http://" in command and "http://" in client
     run_python(text, names)

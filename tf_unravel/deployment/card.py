@@ -4,7 +4,8 @@
 |--------------|----------------------------------------------------------------------------------------|
 | format       | of the card, 1                                                                         |
 | input        | height, width, channels; pixels are uint8 0-255                                        |
-| decoding     | how image files become pixels of that size: filter, crop, background, bits             |
+| decoding     | how image files become pixels of that size, also inside the model: filter, crop,       |
+|              | background, bits; orientation in EXIF is applied                                       |
 | features     | D                                                                                      |
 | head         | name, settings, arguments (of its constructor, or null), batchnorm, adaptation;         |
 |              | `transductive`: queries of a call influence each other                                 |

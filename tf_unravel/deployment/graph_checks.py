@@ -10,11 +10,15 @@ the client reads, and a label of two thousand millions allocates nothing.
 | W       | ways           | scalar, max y + 1 |
 """
 
+import itertools
+import re
 from typing import NamedTuple
 
 import tensorflow as tf
 
 from tf_unravel.adaptation.labels import required
+
+_DECODERS = re.compile(r"\{\{node [^}]*(DecodeJpeg|DecodePng|DecodeBmp|ExtractJpegShape)")
 
 
 class Request(NamedTuple):
@@ -34,12 +38,16 @@ class Request(NamedTuple):
 
 
 def said_by(error: tf.errors.OpError) -> str:
-    """What a failed check says, without what TensorFlow says around it; one line."""
-    for line in str(error).splitlines():
+    """What a failed check, or a decoder, says, without what TensorFlow says around it; one line."""
+    lines = str(error).splitlines()
+    for line in lines:
         before, failed, message = line.partition("assertion failed: ")
         if failed:
             return message.replace("[", "", 1).replace("]", "", 1)
-    return str(error).partition("\n")[0]
+    for line, place in itertools.pairwise(lines):
+        if _DECODERS.search(place):
+            return f"an image file is damaged. Received: {line.strip()}"
+    return lines[0]
 
 
 def checked_images(name: str, images: tf.Tensor) -> tf.Tensor:

@@ -14,7 +14,7 @@ from tf_unravel.data.storage.digests import printable
 from tf_unravel.data.storage.formats import Kind
 
 _OTHER = f"it is not one of {formats.READ}"
-_LUMA = (0.299, 0.587, 0.114)  # of ITU-R BT.601, as Pillow's greyscale
+LUMA = (0.299, 0.587, 0.114)  # of ITU-R BT.601, as Pillow's greyscale
 BITS = "export the model with load.bits = {bits}"
 _log = logging.getLogger(__name__)
 
@@ -172,5 +172,5 @@ def read_images(
     kept = np.setdiff1d(np.arange(len(paths)), [failure.row for failure in failures])
     images = images[kept] if failures else images
     if channels == 1:
-        images = np.rint(images @ np.array(_LUMA)).astype(np.uint8)[..., None]
+        images = np.rint(images @ np.array(LUMA)).astype(np.uint8)[..., None]
     return images, kept, {printable(paths[failure.row]): failure.reason for failure in failures}

@@ -7,7 +7,7 @@ import contextlib
 import functools
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import absl.logging
@@ -84,12 +84,15 @@ class Model(Extractor):
         """A signature's outputs, by name.
 
         Args:
-            signature: "features", "classify" or "serving_default".
-            inputs: by name, of the signature's types.
+            signature: "features", "classify", the same with "_encoded", or "serving_default".
+            inputs: by name, of the signature's types; strings as arrays of type object.
 
         Raises:
-            ValueError: the model refuses them.
+            ValueError: the model refuses them, or has no such signature.
         """
+        if signature not in self.signatures:
+            raise ValueError(f"{self.path} has no signature {signature}; export the model again with this version. "
+                             f"Received: a model with {', '.join(sorted(self.signatures))}.")
         tensors = {name: tf.constant(value) for name, value in inputs.items()}
         try:
             return {name: value.numpy() for name, value in self.signatures[signature](**tensors).items()}
@@ -125,6 +128,42 @@ class Model(Extractor):
         else:
             inputs = {"support_images": support, "support_labels": np.asarray(labels, np.int32), "query_images": query}
         return self.call("classify", inputs)["probabilities"]
+
+    def features_encoded(self, files: Sequence[bytes]) -> np.ndarray:
+        """Features float32 [B, D] of the contents of B image files, JPEG, PNG or BMP, decoded by the model.
+
+        Raises:
+            ValueError: the model refuses them, or was exported by a version that took no files.
+        """
+        return self.call("features_encoded", {"image_bytes": _strings(files)})["features"]
+
+    def classify_encoded(
+        self, query: Sequence[bytes], support: Sequence[bytes] | None = None, labels: np.ndarray | None = None
+    ) -> np.ndarray:
+        """As `classify`, of the contents of image files, JPEG, PNG or BMP, decoded by the model.
+
+        Args:
+            query: Q files, of images of any sizes.
+            support: S files; None for a model with its support set baked in.
+            labels: int [S], 0..W-1; None likewise.
+
+        Returns:
+            float32 [Q, W].
+
+        Raises:
+            ValueError: the model refuses them, or was exported by a version that took no files.
+        """
+        if support is None:
+            inputs = {"image_bytes": _strings(query)}
+        else:
+            inputs = {"support_bytes": _strings(support), "support_labels": np.asarray(labels, np.int32),
+                      "query_bytes": _strings(query)}
+        return self.call("classify_encoded", inputs)["probabilities"]
+
+
+def _strings(files: Sequence[bytes]) -> np.ndarray:
+    """Of type object: NumPy's own strings end at their last byte that is not 0."""
+    return np.array(files, object)
 
 
 def load(path: str | os.PathLike) -> Model:

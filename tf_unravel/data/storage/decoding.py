@@ -44,7 +44,7 @@ FILTERS = {
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "PPM", "DIB")
 _ORIENTED = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
 _WORKER = "import sys; sys.path[:] = sys.argv[1:]; from tf_unravel.data.storage import decoding; decoding.work()"
-_MOST_SIDE = 1 << 15  # pixels; with Pillow's limit on their product, known from the header before anything is decoded
+MOST_SIDE = 1 << 15  # pixels; with Pillow's limit on their product, known from the header before anything is decoded
 _MOST_BYTES = 1 << 28  # of an image file
 _FILES_PER_TASK = 128
 _PROCESSES_FROM = 2048  # files; below it starting interpreters costs more than it gains
@@ -110,8 +110,8 @@ def decode(data: bytes, how: Decoding) -> tuple[np.ndarray, int | None]:
             limit = Image.MAX_IMAGE_PIXELS
             if limit is not None and image.width * image.height > limit:
                 raise UnusableImage(f"it has {image.width}x{image.height} pixels, more than the limit of {limit}")
-            if max(image.size) > _MOST_SIDE:
-                raise UnusableImage(f"it has {image.width}x{image.height} pixels, more than {_MOST_SIDE} on a side")
+            if max(image.size) > MOST_SIDE:
+                raise UnusableImage(f"it has {image.width}x{image.height} pixels, more than {MOST_SIDE} on a side")
             layout = _sixteen_bit_layout(image)
             image.load()
             shallow, brightest = _eight_bits(_upright(image), layout, how.bits or 16, data)

@@ -12,6 +12,12 @@ With a support set baked in, `classify` is a plain classifier:
 
 | `classify` | images uint8 [B, H, V, C]                | probabilities float32 [B, W], class_names string [B, W] |
 
+The same from image files, JPEG, PNG or BMP, as strings; images of one request may differ in size (`decoding_graph`):
+
+| `features_encoded` | image_bytes string [B]                                 | as `features`                  |
+| `classify_encoded` | support_bytes string [S], support_labels int32 [S],    | as `classify`                  |
+|                    | query_bytes string [Q]; or image_bytes string [B]      |                                |
+
 `serving_default` is `features`, or the plain classifier. Its class names come once for each image, as in TensorFlow
 Serving's own Classify: its REST API wants one row an image in every output.
 
@@ -38,7 +44,9 @@ import tensorflow as tf
 from tf_unravel.adaptation.head import Classifier, Head
 from tf_unravel.adaptation.labels import labels_checked
 from tf_unravel.deployment.card import CARD, card_of, is_exported, others_in, write_card
+from tf_unravel.deployment.exporting.decoding_graph import encoded_signatures
 from tf_unravel.deployment.graph_checks import Request, checked_images, checked_request, finite, said_by
+from tf_unravel.deployment.labelled_images import decoding_of
 from tf_unravel.files import write_folder
 from tf_unravel.heads import AnyHead, as_head
 
@@ -97,6 +105,8 @@ def export(
         with labels_checked():
             classifier = head.fit(backbone, pixels[None], chosen.support_labels[None], len(names)).in_variables()
         signatures = _baked(classifier, features, shape, names)
+    pixels = {name: signatures[name] for name in ("features", "classify")}
+    signatures |= encoded_signatures(pixels, decoding_of(written), shape[2])
 
     def fill(folder: pathlib.Path) -> None:
         _save(signatures, folder, written)

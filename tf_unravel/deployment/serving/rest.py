@@ -9,10 +9,15 @@ By rows, for signatures of one input whose outputs have a row for each of its ro
 
     {"signature_name": "features", "instances": [image, image]}  ->  {"predictions": [row, row]}
 
+A string, such as an image file, is its bytes in base64: {"image_bytes": [{"b64": "..."}]} by columns, and
+{"instances": [{"b64": "..."}]} or {"instances": [{"image_bytes": {"b64": "..."}}]} by rows.
+
 Nothing is guessed: a number that is no integer of the input's type, a list that is not rectangular, NaN, an unknown
-name and a missing one are refused, each by a line that says what was received.
+name, a missing one and what is not base64 are refused, each by a line that says what was received.
 """
 
+import base64
+import binascii
 import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple, NoReturn
@@ -21,6 +26,7 @@ import numpy as np
 import tensorflow as tf
 
 DEFAULT_SIGNATURE = "serving_default"
+_BASE64 = "b64"
 
 
 class BadRequest(ValueError):
@@ -99,7 +105,7 @@ def _columns(instances: Any, wanted: Mapping[str, tf.TensorSpec]) -> dict[str, n
     ((name, spec),) = wanted.items()
     if not isinstance(instances, list) or not instances:
         raise BadRequest(f'"instances" must be a list of at least one. Received: {_kind(instances)}')
-    if isinstance(instances[0], dict):
+    if isinstance(instances[0], dict) and set(instances[0]) != {_BASE64}:
         if not all(isinstance(row, dict) and set(row) == {name} for row in instances):
             raise BadRequest(f"every instance must have {name} and nothing else. Received: {_kind(instances[0])}")
         instances = [row[name] for row in instances]
@@ -108,6 +114,8 @@ def _columns(instances: Any, wanted: Mapping[str, tf.TensorSpec]) -> dict[str, n
 
 def _array(name: str, value: Any, spec: tf.TensorSpec) -> np.ndarray:
     """A nested list as an array of an input's type and rank."""
+    if spec.dtype == tf.string:
+        return _strings(name, value)
     try:
         array = np.array(value)
     except (ValueError, OverflowError) as error:
@@ -122,6 +130,24 @@ def _array(name: str, value: Any, spec: tf.TensorSpec) -> np.ndarray:
         found = f"{array.min()} to {array.max()}" if array.dtype.kind in "iuf" else f"values of type {array.dtype.name}"
         raise BadRequest(f"{name} must be whole numbers {limits.min} to {limits.max}. Received: {found}")
     return array.astype(dtype)
+
+
+def _strings(name: str, value: Any) -> np.ndarray:
+    """A list of strings in base64 as an array of bytes, [N] of type object."""
+    if not isinstance(value, list) or not value:
+        raise BadRequest(f'{name} must be a list of at least one {{"{_BASE64}": "..."}}. Received: {_kind(value)}')
+    return np.array([_bytes(name, row, each) for row, each in enumerate(value)], object)
+
+
+def _bytes(name: str, row: int, value: Any) -> bytes:
+    if not isinstance(value, dict) or set(value) != {_BASE64} or not isinstance(value[_BASE64], str):
+        raise BadRequest(f'{name} must be strings in base64, {{"{_BASE64}": "..."}}. '
+                         f"Received: {_kind(value)} at {row}")
+    text = "".join(value[_BASE64].split())  # TensorFlow Serving ignores white space, and needs no padding
+    try:
+        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise BadRequest(f"{name} must be base64. Received: {len(text)} characters at {row} ({error})") from error
 
 
 def _listed(value: np.ndarray) -> Any:
