@@ -24,6 +24,7 @@ Reference: Hendrycks and Gimpel, "A Baseline for Detecting Misclassified and Out
 Networks", ICLR 2017; Vovk, Gammerman and Shafer, "Algorithmic Learning in a Random World", 2005.
 """
 
+import numpy as np
 import tensorflow as tf
 
 from tf_unravel.adaptation.calibration import ranks
@@ -73,6 +74,17 @@ def p_known(found: tf.Tensor, known: tf.Tensor, quantiles: tuple[float, ...]) ->
     others = tf.constant(quantiles, found.dtype)[None]  # [1, quantiles]
     p_0 = (1.0 + _counts(others, found)) / (1.0 + len(quantiles))
     return (p_0 + below) / (1.0 + total)
+
+
+def is_unknown(p_known: np.ndarray, rate: float) -> np.ndarray:
+    """Whether to answer "unknown" at a rate of false alarms; p_known is float32, and may be the rate itself."""
+    return p_known <= rate * (1 + 1e-6)
+
+
+def check_rate(rate: float) -> None:
+    """Raises ValueError for a rate of false alarms outside 0..1."""
+    if not 0.0 < rate < 1.0:
+        raise ValueError(f"The rate of false alarms lies between 0 and 1, such as 0.05. Received: {rate}.")
 
 
 def _counts(values: tf.Tensor, limits: tf.Tensor) -> tf.Tensor:
