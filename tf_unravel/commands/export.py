@@ -36,7 +36,7 @@ def export_run(
         checkpoint: "best", "last" or "initial".
         bindings: gin bindings that change the run's configuration.
         support: folder of labelled images, support/<class>/<file>, to bake in; None for none.
-        data_root: the folder of the run's images; those of its validation classes calibrate it.
+        data_root: the folder of the run's images; those of its training classes calibrate it.
 
     Returns:
         What was written, for the user.
@@ -52,7 +52,7 @@ def export_run(
     measured = _accuracy_lines(run, accuracies)
     prior = prior_of(run, {head_name: head})[head_name]
     if prior.similarities:
-        card["calibration"] = {"prior_from": "one-shot tasks of the validation classes"}
+        card["calibration"] = {"prior_from": "one-shot tasks of the training classes"}
     path, classes = _export(run.backbone, head, out, card, support, prior)
     return "\n".join([f"{path}: {head.settings()}; checkpoint: {run.checkpoint}", *classes, *measured])
 

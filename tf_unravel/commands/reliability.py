@@ -34,15 +34,15 @@ class Asked:
 
 
 def prior_of(run: FinishedRun, heads: Mapping[str, Head]) -> dict[str, Prior]:
-    """The prior of each head, from the run's validation classes; `Prior()`, and a warning, where it has none."""
+    """The prior of each head, from the run's training classes; `Prior()`, and a warning, where they are not there."""
     try:
-        split = _few_of_each(run.split("val"))
+        split = _few_of_each(run.split("train"))
         features = evaluation.extract_features(run.backbone, split.images)
         return {name: evaluation.fitted_prior(features, head, split) for name, head in heads.items()}
     except (ValueError, OSError) as error:
         reason = " ".join(str(error).split())
-        _log.warning("%s: calibrated without validation classes, with the package's constant (%s)", run.folder.path,
-                     reason)
+        _log.warning("%s: calibrated by the package's constants, without the run's training classes (%s)",
+                     run.folder.path, reason)
         return {name: Prior() for name in heads}
 
 

@@ -239,7 +239,7 @@ def fitted_prior(
     num_tasks: int = 200,
     seed: int = 0,
 ) -> Prior:
-    """Fits a prior to one-shot tasks of classes that the network has met, such as those it was chosen by.
+    """Fits a prior to one-shot tasks of classes that the network has met, such as those it was trained on.
 
     Args:
         backbone, split, queries, num_tasks, seed: see `evaluate_heads`; fewer queries where classes are smaller.

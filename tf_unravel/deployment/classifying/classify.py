@@ -243,7 +243,7 @@ def _check_unknown(model: Model, counts: Mapping[str, int], rate: float) -> None
     if not model.prior.similarities and not is_unknown(np.float32(1 / (1 + compared)), rate):
         needed = math.ceil(1 / rate - 1 - 1e-6)
         raise ValueError(f"--unknown={rate:g} needs at least {needed} labelled images in classes of two or more, or a "
-                         f"model exported from a run with validation classes. Received: {compared}.")
+                         f"model exported from a run. Received: {compared}.")
 
 
 def _support_counts(model: Model, known: Labelled | None) -> dict[str, int]:
