@@ -90,7 +90,8 @@ def test_the_sharpness_minimises_the_penalised_likelihood(strength):
 
     def objective(log_b, z):
         b = np.exp(log_b)
-        likelihood = [np.log(np.exp(b * (row - row[y])).sum()) for row, y, use in zip(z, labels, counted) if use]
+        rows = zip(z[counted], labels[counted], strict=True)
+        likelihood = [np.log(np.exp(b * (row - row[y])).sum()) for row, y in rows]
         return sum(likelihood) + strength * (b * 0.3 - np.log(b * 0.3))
 
     for z, b in zip(logits, found, strict=True):
