@@ -18,7 +18,7 @@ Running the same command again resumes it."""
 _EVALUATE = """example:
   tf-unravel evaluate --run_dir=runs/demo --heads=prototypes,ridge,svm,linear --shots=1,5 --tasks=2000
   tf-unravel evaluate --trained=cifar_fs_r2d2,cifar_fs_classical --data_root=cifar_fs
-  tf-unravel evaluate --model=model --data_root=images
+  tf-unravel evaluate --model=model --data_root=images --calibration --unknown
 An exported model is judged under the head that it carries, on all classes of the folder but those that it was
 trained on; its card records the accuracies."""
 _MEASURE = """example:
@@ -153,6 +153,12 @@ def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
     evaluate.add_argument("--queries", type=int, default=15, help="per class; default 15")
     evaluate.add_argument("--tasks", type=int, default=2000,
                           help="tasks that the accuracy is a mean over; default 2000")
+    evaluate.add_argument("--calibration", action="store_true",
+                          help="also: expected calibration error, confidence and accuracy, before and after the "
+                               "temperature that the support set gives")
+    evaluate.add_argument("--unknown", type=float, nargs="?", const=0.05, metavar="RATE",
+                          help="also: how well images of other classes are told (AUROC), and the false alarms and "
+                               "detections of classify --unknown=RATE; default RATE 0.05")
 
 
 def _add_measure(measure: argparse.ArgumentParser) -> None:
@@ -178,7 +184,8 @@ def _add_export(export: argparse.ArgumentParser) -> None:
     export.add_argument("--out", required=True, help="the model's folder")
     export.add_argument("--checkpoint", choices=("best", "last", "initial"),
                         help="of a run: the best by validation (default), the last, or the untrained weights")
-    export.add_argument("--data_root", help="the folder of the run's images, as in evaluate; export reads none of them")
+    export.add_argument("--data_root", help="the folder of the run's images, as in evaluate; those of its "
+                                            "training classes calibrate the model")
     export.add_argument("--gin_bindings", action="append", default=[],
                         help="changes the run's configuration, such as Ridge.l2 = 10.0 (repeatable)")
     export.add_argument("--support", help="a folder of labelled images, <class>/<file>, to build in")
@@ -189,6 +196,9 @@ def _add_classify(classify: argparse.ArgumentParser) -> None:
     classify.add_argument("--support", help="a folder of labelled images, <class>/<file>; none for a model with "
                                             "its classes built in")
     classify.add_argument("--query", required=True, help="a folder of images, searched recursively, or one image")
+    classify.add_argument("--unknown", type=float, metavar="RATE",
+                          help="answer \"unknown\" for images of none of the classes, at this rate of false alarms, "
+                               "such as 0.05")
     classify.add_argument("--out", default="classification", help="a folder for classification.csv and .json; default "
                                                                   "classification")
     classify.add_argument("--figure", action="store_true",
@@ -288,12 +298,13 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from tf_unravel import commands
 
     tasks = commands.Tasks(arguments.ways, arguments.shots, arguments.queries, arguments.tasks, arguments.seed)
+    asked = commands.Asked(arguments.calibration, arguments.unknown)
     if arguments.model:
-        print(commands.evaluate_models(_question(arguments), tasks))
+        print(commands.evaluate_models(_question(arguments), tasks, asked))
         return 0
     _check_of_runs(arguments)
     heads = arguments.heads or ["prototypes", "ridge", "svm", "linear"]
-    print(commands.evaluate_runs(_reading(arguments), heads, tasks))
+    print(commands.evaluate_runs(_reading(arguments), heads, tasks, asked))
     return 0
 
 
@@ -336,7 +347,7 @@ def _check_of_one(arguments: argparse.Namespace) -> None:
 def _classify(arguments: argparse.Namespace) -> int:
     from tf_unravel import deployment
 
-    how = (arguments.support, arguments.out, arguments.figure, arguments.on_corrupt)
+    how = (arguments.support, arguments.out, arguments.figure, arguments.on_corrupt, arguments.unknown)
     print(deployment.classify(arguments.model, arguments.query, *how))
     return 0
 

@@ -188,3 +188,43 @@ def test_a_model_with_its_classes_built_in_takes_no_tasks(tmp_path, toy_split):
               support=(toy_split.images[known], toy_split.class_ids[known]))
     with pytest.raises(ValueError, match="a model that takes a support set; export it without --support"):
         tu.evaluate(tu.deployment.load(tmp_path / "model"), split=toy_split, ways=2, num_tasks=2)
+
+
+def test_calibration_and_unknown_of_a_run_and_its_export(run, classes, tmp_path, capsys):
+    """The same numbers; the card has the prior that the run's training classes give."""
+    few = ["--ways=2", "--shots=1,2", "--queries=4", "--tasks=60", "--calibration", "--unknown=0.1"]
+    assert cli.main(["evaluate", f"--run_dir={run / 'run'}", "--heads=svm", f"--out={tmp_path / 'run'}", *few]) == 0
+    table = capsys.readouterr().out
+    assert "ECE before, %" in table and "Expected calibration error over 15 bins of equal width" in table
+    assert 'AUROC of the similarity that decides; answered "unknown" at a rate of 10 %' in table
+    assert cli.main(["evaluate", f"--model={run / 'svm'}", f"--data_root={classes}", f"--out={tmp_path}", *few]) == 0
+    card = json.loads((run / "svm" / "tf_unravel.json").read_text())["calibration"]
+    assert card["prior_from"] == "one-shot tasks of the training classes" and len(card["similarities"]) == 100
+    expected = rows(tmp_path / "run" / "evaluation.json")
+    for key, row in rows(tmp_path / "evaluation.json").items():
+        assert row["calibration"]["temperature"] == card["temperature"] != 0.1
+        for when in ("before", "after"):
+            for name, value in row["calibration"][when].items():
+                assert value == pytest.approx(expected[key]["calibration"][when][name], abs=1e-5)
+        assert row["calibration"]["before"]["accuracy"] == pytest.approx(row["mean"])
+        assert row["unknown"] == pytest.approx(expected[key]["unknown"], abs=1e-5)
+        assert row["unknown"]["num_tasks"] == 60 and 0 <= row["unknown"]["auroc"] <= 1
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    (["--heads=fine_tune", "--calibration"], "A head that reads images adapts the network, and is not calibrated"),
+    (["--heads=ridge", "--unknown", "--ways=4"], "its 4 classes and as many others; lower ways"),
+    (["--heads=ridge", "--unknown=5"], "rate of false alarms lies between 0 and 1, such as 0.05. Received: 5.0"),
+])  # fmt: skip
+def test_what_cannot_be_calibrated_is_one_line(run, options, message, capsys, tmp_path):
+    asked = ["evaluate", f"--run_dir={run / 'run'}", f"--out={tmp_path}", *FEW, *options]
+    assert cli.main(asked) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_a_run_without_its_images_is_calibrated_by_the_constants(run, tmp_path, caplog):
+    shutil.copytree(run / "run", tmp_path / "run")
+    gone = ["export", f"--run_dir={tmp_path / 'run'}", f"--data_root={tmp_path / 'gone'}", "--head=ridge"]
+    assert cli.main([*gone, f"--out={tmp_path / 'model'}"]) == 0
+    assert "calibrated by the package's constants, without the run's training classes" in caplog.text
+    assert tu.deployment.load(tmp_path / "model").prior == tu.heads.Prior()

@@ -68,8 +68,16 @@ def task(ways: int = 3, queries: int = 7) -> Task:
     return Task(support, labels, query)
 
 
+def calibrated_in_python(backbone: keras.Model, head: Any, asked: Task) -> tuple[np.ndarray, ...]:
+    """Probabilities [Q, W], logits [Q, W] and p_known [Q] of the calibrated head here."""
+    ways = int(asked.labels.max()) + 1
+    said = heads.as_head("head", head).calibrated(backbone, asked.support[None], asked.labels[None], ways)(
+        asked.query[None])
+    return tuple(value[0].numpy() for value in said)
+
+
 def in_python(backbone: keras.Model, head: Any, asked: Task) -> np.ndarray:
-    """The probabilities that the head gives here, [Q, W]."""
+    """The softmax of the head's logits here, [Q, W]."""
     ways = int(asked.labels.max()) + 1
     if head.reads is heads.Reads.IMAGES:
         logits = head(backbone, asked.support[None], asked.labels[None], asked.query[None], ways)[0]

@@ -8,6 +8,7 @@ import shutil
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 from tests.data.test_hostile_files import png
@@ -98,13 +99,13 @@ def test_wrong_ones_count_against():
 def test_blocks_change_nothing_but_all_pictures_of_a_transductive_model_go_together(place, tmp_path, monkeypatch):
     whole = deployment.classify(place / "model", place / "more", place / "photos", tmp_path)
     monkeypatch.setattr(classify, "_BLOCK", 4)
-    calls, original = [], deployment.Model.classify
+    calls, original = [], deployment.Model.answer
 
     def watched(self, query, *support):
         calls.append(len(query))
         return original(self, query, *support)
 
-    monkeypatch.setattr(deployment.Model, "classify", watched)
+    monkeypatch.setattr(deployment.Model, "answer", watched)
     parts = deployment.classify(place / "model", place / "more", place / "photos", tmp_path)
     assert calls == [6, 5]  # no fewer than the six labelled pictures that go with each
     for a, b in zip(whole.answers, parts.answers, strict=True):
@@ -335,3 +336,74 @@ def test_a_damaged_model_is_one_line(place, tmp_path):
     (tmp_path / "model" / "saved_model.pb").write_bytes(b"\x08\x01 torn")
     with pytest.raises(ValueError, match="cannot be loaded; export the model again. Received: "):
         deployment.Model(tmp_path / "model")
+
+
+@pytest.fixture(scope="module")
+def crowd(place):
+    """many/ with 7 pictures of each class, and strange/ with noise and stripes beside two that are known."""
+    for label, name in enumerate(("ape", "bee", "cat")):
+        for i in range(7):
+            save(PICTURES[label, i], place / "many" / name / f"{i}.png")
+    for i in range(2):
+        save(PICTURES[i, 28], place / "strange" / f"known {i}.png")
+    save(np.random.default_rng(0).integers(0, 255, (16, 16, 3)).astype(np.uint8), place / "strange" / "noise.png")
+    save(np.tile(np.uint8([[[0]], [[255]]]), (8, 16, 3)), place / "strange" / "stripes.png")
+    return place
+
+
+def test_images_of_no_class_are_unknown(crowd, tmp_path):
+    found = deployment.classify(crowd / "model", crowd / "strange", crowd / "many", tmp_path, figure=True, unknown=0.05)
+    given = {answer.file: answer.answer for answer in found.answers}
+    assert given == {"known 0.png": "ape", "known 1.png": "bee", "noise.png": "unknown", "stripes.png": "unknown"}
+    assert "2 of them are unknown" in str(found)
+    values = json.loads((tmp_path / "classification.json").read_text())
+    assert values["unknown_rate"] == 0.05
+    assert [row["class"] for row in values["pictures"]] == list(given.values())
+    assert all((row["p_known"] <= 0.05) == (row["class"] == "unknown") for row in values["pictures"])
+    assert [row["class"] for row in csv.DictReader((tmp_path / "classification.csv").open())] == list(given.values())
+    never = deployment.classify(crowd / "model", crowd / "strange", crowd / "many", tmp_path)
+    assert not any(answer.unknown for answer in never.answers)
+
+
+def test_unknown_needs_enough_labelled_images_or_a_prior(crowd, tmp_path):
+    def ask(rate, model="model", support="photos"):
+        deployment.classify(crowd / model, crowd / "strange", crowd / support, tmp_path, unknown=rate)
+
+    with pytest.raises(ValueError, match="--unknown=0.05 needs at least 19 labelled images in classes of two or more, "
+                                         "or a model exported from a run. Received: 5."):
+        ask(0.05)
+    ask(1 / 6)  # five count: the only one of a class has nothing to be compared with
+    with pytest.raises(ValueError, match="lies between 0 and 1, such as 0.05. Received: 1.5"):
+        ask(1.5)
+    prior = heads.Prior(similarities=tuple(np.linspace(-1, 1, 100)))
+    deployment.export(network(), heads.Prototypes(), crowd / "met", prior=prior)
+    ask(0.05, "met")
+    assert deployment.Model(crowd / "met").prior == prior
+    shutil.copytree(crowd / "many", crowd / "named")
+    (crowd / "named" / "ape").rename(crowd / "named" / "unknown")
+    with pytest.raises(ValueError, match="A class is called 'unknown'.* Received: classes bee, cat, unknown"):
+        ask(0.05, support="named")
+
+
+def test_a_model_from_before_calibration_classifies_as_it_did_and_has_no_unknown(crowd, tmp_path):
+    model = deployment.Model(crowd / "model")
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, "images")])
+    def features(images):
+        return {"features": tf.reduce_mean(tf.cast(images, tf.float32), axis=[1, 2])}
+
+    wanted = model.signatures["classify"].structured_input_signature[1]
+    names = ("support_images", "support_labels", "query_images")
+
+    @tf.function(input_signature=[tf.TensorSpec(wanted[name].shape, wanted[name].dtype, name) for name in names])
+    def classify(support_images, support_labels, query_images):
+        return {"probabilities": tf.fill([tf.shape(query_images)[0], tf.reduce_max(support_labels) + 1], 1 / 3)}
+
+    tf.saved_model.save(tf.Module(), str(tmp_path / "old"), {"features": features, "classify": classify})
+    card = {key: value for key, value in model.card.items() if key != "calibration"}
+    (tmp_path / "old" / "tf_unravel.json").write_text(json.dumps(card))
+    found = deployment.classify(tmp_path / "old", crowd / "strange", crowd / "many", tmp_path / "out")
+    assert [answer.p_known for answer in found.answers] == [None] * 4
+    assert deployment.Model(tmp_path / "old").prior == heads.Prior()
+    with pytest.raises(ValueError, match="exported before there was --unknown; export it again. Received: .*old"):
+        deployment.classify(tmp_path / "old", crowd / "strange", crowd / "many", tmp_path / "out", unknown=0.5)

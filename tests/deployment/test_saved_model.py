@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from tests.deployment.models import all_heads, file_of, in_python, network, task
+from tests.deployment.models import all_heads, calibrated_in_python, file_of, in_python, network, task
 from tests.faults import bound_by_permissions, tmpfs
 from tf_unravel import backbones, export, heads
 from tf_unravel.data.storage.decoding import Decoding, decode
@@ -47,9 +47,13 @@ def test_answers_are_those_of_python_whatever_ways_shots_and_queries(exported, n
     learned = head.learned_ways is not None
     for asked in [task()] if learned else [task(), task(ways=2, queries=1), task(ways=5, queries=4)]:
         expected = in_python(backbone, head, asked)
-        got = model.classify(asked.query, asked.support, asked.labels)
-        assert got.dtype == np.float32 and np.ptp(expected) > 0.01  # a thousand times the tolerance
-        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5)
+        got = model.answer(asked.query, asked.support, asked.labels)
+        assert got["logits"].dtype == np.float32 and np.ptp(expected) > 0.01  # a thousand times the tolerance
+        np.testing.assert_allclose(tf.nn.softmax(got["logits"]), expected, rtol=0, atol=1e-5)
+        probabilities, _, p_known = calibrated_in_python(backbone, head, asked)
+        np.testing.assert_allclose(got["probabilities"], probabilities, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(got["p_known"], p_known, rtol=0, atol=1e-5)
+        assert (got["probabilities"].argmax(axis=1) == got["logits"].argmax(axis=1)).all()
 
 
 @pytest.mark.parametrize("name", BAKED)
@@ -57,7 +61,9 @@ def test_a_baked_in_support_set_answers_the_same(exported, name):
     folder, backbone, by_name = exported
     asked = task()
     answer = tf.saved_model.load(str(folder / f"{name}_baked")).signatures["classify"](images=tf.constant(asked.query))
-    np.testing.assert_allclose(answer["probabilities"], in_python(backbone, by_name[name], asked), rtol=0, atol=1e-5)
+    expected = calibrated_in_python(backbone, by_name[name], asked)
+    for output, value in zip(("probabilities", "logits", "p_known"), expected, strict=True):
+        np.testing.assert_allclose(answer[output], value, rtol=1e-5, atol=1e-5)
     names = [[text.decode() for text in row] for row in answer["class_names"].numpy()]
     assert names == [["zèbre", "ape", "cat"]] * len(asked.query)
     card = json.loads((folder / f"{name}_baked" / "tf_unravel.json").read_text(encoding="utf-8"))
@@ -90,7 +96,7 @@ def test_the_signatures_are_what_a_server_needs(exported):
         assert set(loaded.signatures[name].structured_outputs) == {"features"}
     plain = tf.saved_model.load(str(exported[0] / "ridge_baked"))
     for name in ("classify_encoded", "serving_default"):
-        assert set(plain.signatures[name].structured_outputs) == {"probabilities", "class_names"}
+        assert set(plain.signatures[name].structured_outputs) == {"probabilities", "logits", "p_known", "class_names"}
     assert set(plain.signatures["classify_encoded"].structured_input_signature[1]) == {"image_bytes"}
 
 
@@ -163,7 +169,7 @@ def answers_alone(python, folder, backbone, by_name, tmp_path):
     given = np.load(tmp_path / "given.npz")
     features = backbone(asked.query.astype(np.float32), training=False)
     for name in names:
-        expected = in_python(backbone, by_name[name.removesuffix("_baked")], asked)
+        expected, *_ = calibrated_in_python(backbone, by_name[name.removesuffix("_baked")], asked)
         np.testing.assert_allclose(given[name], expected, rtol=0, atol=1e-5)
         np.testing.assert_allclose(given[f"{name} features"], features, rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(given[f"{name} encoded"], features, rtol=1e-5, atol=1e-5)
@@ -242,7 +248,7 @@ def test_support_and_queries_may_differ_in_size(exported):
     asked, model = task(), Model(folder / "linear")
     larger = asked.support.repeat(2, 1).repeat(2, 2)
     shrunk = saved_model.resized(tf.constant(larger), (16, 16, 3)).numpy()
-    expected = in_python(backbone, by_name["linear"], type(asked)(shrunk, asked.labels, asked.query))
+    expected, *_ = calibrated_in_python(backbone, by_name["linear"], type(asked)(shrunk, asked.labels, asked.query))
     np.testing.assert_allclose(model.classify(asked.query, larger, asked.labels), expected, rtol=0, atol=1e-5)
 
 

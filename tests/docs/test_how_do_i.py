@@ -31,9 +31,10 @@ def test_every_answer_works(place, capfd):
         else:
             run_shell(text, *SMALL, *((FEW, "Validation.num_tasks = 50") if "demo_" in text else ()))
         printed.append(capfd.readouterr().out)
-    (_, layouts, arrays, split, one, _, deployed, sent, svm, compared, tuned, _, _, plan) = printed
+    (_, layouts, arrays, split, one, unknown, sure, _, deployed, sent, svm, compared, tuned, _, _, plan) = printed
     assert "miniImageNet_category_split" in layouts and "[600 600]" in arrays
     assert [line.count("class ") for line in split.splitlines()] == [9, 3, 3]
+    assert "of them are unknown" in unknown and "ECE after, %" in sure
     assert "red" in one and "b'blue' b'red'" in deployed
     (answer,) = json.loads(sent)["predictions"]
     assert answer["class_names"][int(np.argmax(answer["probabilities"]))] == "red"

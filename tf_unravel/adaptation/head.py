@@ -18,12 +18,14 @@ Shapes: T tasks of W ways with S support and Q query examples; features [T, S, D
 import dataclasses
 import enum
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import keras
 import tensorflow as tf
 
+from tf_unravel.adaptation import calibration, open_set
 from tf_unravel.adaptation.batchnorm import protocol_of
+from tf_unravel.adaptation.calibration import Prior, Refit
 from tf_unravel.adaptation.labels import Ways, checked_support
 
 
@@ -36,23 +38,37 @@ class Reads(enum.Enum):
 
 
 class Classifier:
-    """What a head made of support sets: query images [T, Q, H, W, C] -> logits [T, Q, W].
+    """What a head made of support sets: query images [T, Q, H, W, C] -> logits [T, Q, W], or `Calibrated`.
 
     Args:
         kept: tensors that it keeps of the support sets, in any structure.
-        logits: (kept, query images) -> logits.
+        answer: (kept, query images) -> logits, or `Calibrated`.
     """
 
-    def __init__(self, kept: Any, logits: Callable[[Any, tf.Tensor], tf.Tensor]):
-        self._kept, self._logits = kept, logits
+    def __init__(self, kept: Any, answer: Callable[[Any, tf.Tensor], Any]):
+        self.kept, self.answer = kept, answer
 
-    def __call__(self, query_images: tf.Tensor) -> tf.Tensor:
-        kept = tf.nest.map_structure(tf.convert_to_tensor, self._kept)
-        return self._logits(kept, tf.convert_to_tensor(query_images))
+    def __call__(self, query_images: tf.Tensor) -> Any:
+        kept = tf.nest.map_structure(tf.convert_to_tensor, self.kept)
+        return self.answer(kept, tf.convert_to_tensor(query_images))
 
     def in_variables(self) -> "Classifier":
         """The same, for a graph that is saved: a constant would be written into it, where two gigabytes fit."""
-        return Classifier(tf.nest.map_structure(lambda v: tf.Variable(v, trainable=False), self._kept), self._logits)
+        return Classifier(tf.nest.map_structure(lambda v: tf.Variable(v, trainable=False), self.kept), self.answer)
+
+
+class Calibrated(NamedTuple):
+    """What a calibrated classifier says of query images.
+
+    Attributes:
+        probabilities: [T, Q, W], see `calibration`.
+        logits: [T, Q, W], the head's own.
+        p_known: [T, Q], the share of known images that look as strange or stranger, see `open_set`.
+    """
+
+    probabilities: tf.Tensor
+    logits: tf.Tensor
+    p_known: tf.Tensor
 
 
 class Head:
@@ -112,15 +128,86 @@ class Head:
             >>> labels = tf.argmax(classifier(query_images[None])[0], axis=-1)
         """
         labels = checked_support(support_labels, ways)
+        on_features = self.fit_features(_features(backbone, support_images), labels, ways)
+        return Classifier(on_features.kept, lambda kept, query: on_features.answer(kept, _features(backbone, query)))
 
-        def features(images: tf.Tensor) -> tf.Tensor:
-            return task_features(backbone, tf.cast(images, tf.float32))
+    def fit_features(self, support: tf.Tensor, support_labels: tf.Tensor, ways: Ways) -> Classifier:
+        """The same from features [T, S, D], of a head that reads them: query features [T, Q, D] -> logits."""
+        return Classifier((support, support_labels), lambda kept, query: self(*kept, query, ways))
 
-        def logits(kept: tuple[tf.Tensor, tf.Tensor], query: tf.Tensor) -> tf.Tensor:
-            support, labels = kept
-            return self(support, labels, features(query), ways)
+    def calibrated(
+        self, backbone: keras.Model, support_images: tf.Tensor, support_labels: tf.Tensor, ways: Ways,
+        prior: Prior | None = None,
+    ) -> Classifier:
+        """A classifier that says how sure it is, and whether an image is of none of the classes.
 
-        return Classifier((features(support_images), labels), logits)
+        The temperature and the similarities of known images come from the support set alone, by heads that are fitted
+        without some of its images (see `calibration` and `open_set`). A head that reads images would have to adapt the
+        network again for each: its probabilities are the softmax of its logits.
+
+        Args:
+            backbone, support_images, ways: see `fit`.
+            support_labels: integers [T, S], the same for every task.
+            prior: what is known of the network besides; `Prior()` by default.
+
+        Returns:
+            Query images [T, Q, H, W, C] -> `Calibrated`.
+
+        Raises:
+            ValueError: as `fit`; tasks of different labels.
+
+        Example:
+            >>> classifier = Ridge().calibrated(backbone, support_images[None], support_labels[None], ways=5)
+            >>> probabilities, logits, p_known = classifier(query_images[None])
+        """
+        labels = checked_support(support_labels, ways)
+        support = _features(backbone, support_images)
+        if self.reads is not Reads.IMAGES:
+            on_features = self.calibrated_features(support, labels, ways, prior)
+            return Classifier(on_features.kept,
+                              lambda kept, query: on_features.answer(kept, _features(backbone, query)))
+        adapted = self.fit(backbone, support_images, labels, ways)
+        known = _known_images(support, labels, ways, prior)
+
+        def answer(kept: Any, query: tf.Tensor) -> Calibrated:
+            logits = adapted.answer(kept[0], query)
+            return Calibrated(tf.nn.softmax(logits), logits, known.answer(kept[1], _features(backbone, query)))
+
+        return Classifier((adapted.kept, known.kept), answer)
+
+    def calibrated_features(
+        self, support: tf.Tensor, support_labels: tf.Tensor, ways: Ways, prior: Prior | None = None
+    ) -> Classifier:
+        """The same from features [T, S, D], of a head that reads them: query features [T, Q, D] -> `Calibrated`."""
+        support = at_least_float32(support)
+        fitted = self.fit_features(support, support_labels, ways)
+        known = _known_images(support, support_labels, ways, prior)
+        labels = calibration.common_labels(support_labels)
+        fold = calibration.folds(labels, ways)
+        refit = self.refit(support, labels, ways)
+        left_out = calibration.left_out_logits(refit, labels, fold, tf.shape(support)[0], ways)
+        sharpness = calibration.sharpness(left_out, labels, fold >= 0, prior or Prior())
+        fit = tf.cast(fitted.answer(fitted.kept, support), tf.float64)
+        temperature = calibration.margin(fit, labels) / sharpness  # [T]
+
+        def answer(kept: Any, query: tf.Tensor) -> Calibrated:
+            logits = fitted.answer(kept[0], query)
+            probabilities = tf.nn.softmax(logits / tf.cast(kept[2], logits.dtype)[:, None, None])
+            return Calibrated(probabilities, logits, known.answer(kept[1], query))
+
+        return Classifier((fitted.kept, known.kept, temperature), answer)
+
+    def refit(self, support: tf.Tensor, labels: tf.Tensor, ways: Ways) -> Refit:
+        """Fits to a part of the support features [T, S, D] with labels [S]: see `calibration.Refit`."""
+
+        def refitted(left: tf.Tensor, kept: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            known = tf.gather(support, kept, axis=1)
+            their_labels = tf.tile(tf.gather(labels, kept)[None], [tf.shape(support)[0], 1])
+            asked = tf.concat([tf.gather(support, left, axis=1), known], axis=1)
+            logits = self(known, their_labels, asked, ways)
+            return logits[:, : tf.size(left)], logits[:, tf.size(left) :]
+
+        return refitted
 
     def said_of(self, backbone: Any) -> tuple[str, str]:
         """What must be said beside an accuracy: what BatchNorm does, and how the backbone is adapted or ""."""
@@ -146,6 +233,24 @@ class Head:
     def settings(self) -> str:
         """The name and the settings, such as "ridge, l2 50"."""
         return settings_text(self.title, self)
+
+
+def _features(backbone: keras.Model, images: tf.Tensor) -> tf.Tensor:
+    return task_features(backbone, tf.cast(images, tf.float32))
+
+
+def _known_images(support: tf.Tensor, support_labels: tf.Tensor, ways: Ways, prior: Prior | None) -> Classifier:
+    """Query features [T, Q, D] -> p_known [T, Q]."""
+    labels = calibration.common_labels(support_labels)
+    means = open_set.class_means(support, labels, ways)
+    known = open_set.left_out_similarities(support, labels, means, ways)
+    quantiles = (prior or Prior()).similarities
+
+    def answer(kept: tuple[tf.Tensor, tf.Tensor], query: tf.Tensor) -> tf.Tensor:
+        means, known = kept
+        return open_set.p_known(open_set.similarities(tf.cast(query, means.dtype), means), known, quantiles)
+
+    return Classifier((means, known), answer)
 
 
 def settings_text(name: str, thing: Any) -> str:

@@ -2,7 +2,8 @@
 
 from tf_unravel.commands.export import export_backbone, export_run
 from tf_unravel.commands.exported_models import Question, evaluate_models, measure_models
+from tf_unravel.commands.reliability import Asked
 from tf_unravel.commands.reports import Reading, Tasks, evaluate_runs, measure_runs
 
-__all__ = ["Question", "Reading", "Tasks", "evaluate_models", "evaluate_runs", "export_backbone", "export_run",
-           "measure_models", "measure_runs"]
+__all__ = ["Asked", "Question", "Reading", "Tasks", "evaluate_models", "evaluate_runs", "export_backbone",
+           "export_run", "measure_models", "measure_runs"]

@@ -8,9 +8,10 @@ from typing import Any
 import keras
 
 from tf_unravel import backbones, deployment, heads
+from tf_unravel.commands.reliability import prior_of
 from tf_unravel.deployment.card import DECODING
 from tf_unravel.evaluation import INDUCTIVE
-from tf_unravel.heads import Head, as_head
+from tf_unravel.heads import Head, Prior, as_head
 from tf_unravel.runs.config import ConfigError, heads_named, may_adapt, parse
 from tf_unravel.runs.finished_run import FinishedRun
 from tf_unravel.runs.records import damaged
@@ -35,7 +36,7 @@ def export_run(
         checkpoint: "best", "last" or "initial".
         bindings: gin bindings that change the run's configuration.
         support: folder of labelled images, support/<class>/<file>, to bake in; None for none.
-        data_root: the folder of the run's images; none of them is read.
+        data_root: the folder of the run's images; those of its training classes calibrate it.
 
     Returns:
         What was written, for the user.
@@ -49,7 +50,10 @@ def export_run(
     accuracies = _accuracies(run, head)
     card: dict[str, Any] = {"decoding": _decoding(run), "trained": _trained(run), "accuracies": accuracies}
     measured = _accuracy_lines(run, accuracies)
-    path, classes = _export(run.backbone, head, out, card, support)
+    prior = prior_of(run, {head_name: head})[head_name]
+    if prior.similarities:
+        card["calibration"] = {"prior_from": "one-shot tasks of the training classes"}
+    path, classes = _export(run.backbone, head, out, card, support, prior)
     return "\n".join([f"{path}: {head.settings()}; checkpoint: {run.checkpoint}", *classes, *measured])
 
 
@@ -93,16 +97,16 @@ def export_backbone(
 
 def _export(
     backbone: keras.Model, head: Head, out: str | os.PathLike, card: Mapping[str, Any],
-    support: str | os.PathLike | None,
+    support: str | os.PathLike | None, prior: Prior | None = None,
 ) -> tuple[pathlib.Path, list[str]]:
     """Writes the model; its folder, and the line that names the classes built in."""
     if support is None:
-        return deployment.export(backbone, head, out, card=card), []
+        return deployment.export(backbone, head, out, card=card, prior=prior), []
     height, width, channels = backbone.input_shape[1:]
     known = deployment.read_labelled(
         support, {**card, "input": {"height": height, "width": width, "channels": channels}})
     path = deployment.export(backbone, head, out, card=card, support=(known.images, known.labels),
-                             class_names=known.class_names)
+                             class_names=known.class_names, prior=prior)
     return path, [f"classes: {', '.join(map(repr, known.class_names))}"]
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from tf_unravel import analysis, data, deployment, evaluation
+from tf_unravel.commands.reliability import Asked, measured, reliability_tables
 from tf_unravel.commands.reports import (
     TASKS,
     Tasks,
@@ -113,16 +114,16 @@ def _digest(model: pathlib.Path) -> str:
     return digest.hexdigest()
 
 
-def evaluate_models(question: Question, tasks: Tasks) -> str:
-    """The accuracy of exported models on few-shot tasks, each under the head that it carries.
+def evaluate_models(question: Question, tasks: Tasks, asked: Asked | None = None) -> str:
+    """The accuracy of exported models on few-shot tasks, each under its own head, and what is asked besides.
 
     Writes evaluation.json into the folder of the question, and the accuracies into each model's card.
 
     Returns:
-        The table as text.
+        The tables as text.
 
     Raises:
-        ConfigError, ValueError: no such model, images or tasks.
+        ConfigError, ValueError: no such model, images or tasks; calibration of a head that adapts the network.
     """
     rows: list[dict[str, Any]] = []
     check_writable("--out", pathlib.Path(question.out))
@@ -137,11 +138,17 @@ def evaluate_models(question: Question, tasks: Tasks) -> str:
         found = evaluation.evaluate_heads(
             backbone, {head.name: head}, split, **dataclasses.asdict(tasks), batchnorm=model.batchnorm
         )[head.name]
-        mine = [accuracy_row(split, head, shots, tasks, accuracy) for shots, accuracy in found.items()]
+        besides = {}
+        if asked:
+            features = features_of(model, split)
+            besides = measured(asked, features, {head.name: head}, split, dataclasses.asdict(tasks),
+                               {head.name: model.prior})
+        mine = [{**accuracy_row(split, head, shots, tasks, accuracy), **besides.get((head.name, shots), {})}
+                for shots, accuracy in found.items()]
         _record(model, mine)
         rows += [{"run": name, **row} for row in mine]
     write_json(pathlib.Path(question.out) / "evaluation.json", rows)
-    return accuracy_table(rows, tasks)
+    return accuracy_table(rows, tasks) + reliability_tables(rows)
 
 
 def _record(model: deployment.Model, rows: Sequence[dict[str, Any]]) -> None:

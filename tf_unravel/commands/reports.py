@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tf_unravel import analysis, data, evaluation
+from tf_unravel.commands.reliability import Asked, measured, prior_of, reliability_tables
 from tf_unravel.files import write_bytes, write_json
 from tf_unravel.heads import Head, Reads
 from tf_unravel.runs.config import OWN, heads_named, may_adapt
@@ -77,8 +78,8 @@ class Tasks:
     seed: int = 0
 
 
-def evaluate_runs(reading: Reading, head_names: Sequence[str], tasks: Tasks) -> str:
-    """Accuracy of every run under every head.
+def evaluate_runs(reading: Reading, head_names: Sequence[str], tasks: Tasks, asked: Asked | None = None) -> str:
+    """Accuracy of every run under every head, and what is asked besides.
 
     Adds to results.json of each run, which keeps what was evaluated before, and writes evaluation.json, this table.
 
@@ -86,12 +87,14 @@ def evaluate_runs(reading: Reading, head_names: Sequence[str], tasks: Tasks) -> 
         reading: the runs.
         head_names: names in `heads.by_name`.
         tasks: the tasks.
+        asked: what to measure besides accuracy.
 
     Returns:
-        The table as text.
+        The tables as text.
 
     Raises:
         ConfigError: an unknown head, or a folder without a trained run.
+        ValueError: tasks that the split cannot give; calibration of a head that adapts the network.
     """
     rows = []
     for title, run, split in reading.runs(may_adapt(head_names)):
@@ -100,18 +103,23 @@ def evaluate_runs(reading: Reading, head_names: Sequence[str], tasks: Tasks) -> 
             data.TaskSampler(split, tasks.ways, shots, tasks.queries, tasks.seed)  # refuses before minutes of features
         for head in chosen.values():
             head.check_ways(tasks.ways)
+        besides = {}
+        if asked:
+            features = evaluation.extract_features(run.backbone, split.images)
+            besides = measured(asked, features, chosen, split, dataclasses.asdict(tasks), prior_of(run, chosen))
         for heads in _by_cost(chosen):
             accuracies = evaluation.evaluate_heads(run.backbone, heads, split, **dataclasses.asdict(tasks))
             mine = [
                 {"run": title, "checkpoint": run.checkpoint, "checkpoint_step": run.step,
-                 **accuracy_row(split, heads[name], shots, tasks, accuracy), "head": name}
+                 **accuracy_row(split, heads[name], shots, tasks, accuracy), "head": name,
+                 **besides.get((name, shots), {})}
                 for name, by_shots in accuracies.items()
                 for shots, accuracy in by_shots.items()
             ]
             run.folder.add_results(reading.section("evaluation"), mine, TASKS)  # kept if a later head fails
             rows += mine
     write_json(reading.folder / "evaluation.json", rows)
-    return accuracy_table(rows, tasks)
+    return accuracy_table(rows, tasks) + reliability_tables(rows)
 
 
 def accuracy_row(

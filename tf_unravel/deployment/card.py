@@ -11,6 +11,8 @@
 |              | `transductive`: queries of a call influence each other                                 |
 | ways         | the number of classes where it is fixed, else null                                     |
 | class_names  | of a baked-in support set, else null; `support_per_class`: its images                  |
+| calibration  | prior of the temperature (in margins; null where the head's logits are used as they are), its    |
+|              | strength, quantiles of one-shot similarities, rules in words; `prior_from`: what it was fitted to |
 | trained      | how and on what (a run's), or null                                                     |
 | accuracies   | measured ones: mean in [0, 1], standard_error, ci95, tasks, seed, BatchNorm protocol, checkpoint |
 | note         | what a reader must know                                                                |
@@ -32,7 +34,8 @@ import numpy as np
 import tensorflow as tf
 
 import tf_unravel
-from tf_unravel.adaptation.head import Head
+from tf_unravel.adaptation.calibration import Prior
+from tf_unravel.adaptation.head import Head, Reads
 from tf_unravel.deployment.labelled_images import decoding_of
 from tf_unravel.files import write_bytes
 
@@ -51,6 +54,7 @@ def card_of(
     shape: tuple[int, int, int],
     support: Mapping[str, int] | None = None,
     known: Mapping[str, Any] | None = None,
+    prior: Prior | None = None,
 ) -> dict[str, Any]:
     """The card of a model.
 
@@ -59,7 +63,8 @@ def card_of(
         head: see `tf_unravel.heads`.
         shape: (H, W, C) of the images.
         support: of a baked-in support set, how many images each class has, in the order of the labels.
-        known: what stands beside, or in place of, the values found here.
+        known: what stands beside, or in place of, the values found here; its `calibration` beside that found here.
+        prior: that the graph was calibrated with.
 
     Returns:
         JSON values.
@@ -87,7 +92,36 @@ def card_of(
         "versions": {"tf_unravel": tf_unravel.__version__, "tensorflow": tf.__version__, "keras": keras.__version__,
                      "numpy": np.__version__, "python": platform.python_version()},
         **known,
+        "calibration": {**_calibration(head, prior or Prior()), **known.get("calibration", {})},
     }
+
+
+def _calibration(head: Head, prior: Prior) -> dict[str, Any]:
+    """How probabilities and p_known come about."""
+    adapts = head.reads is Reads.IMAGES
+    rule = ("softmax of the logits" if adapts else
+            "softmax(logits / T), T fitted on the support set by folds that leave one image of each class out in turn, "
+            "towards temperature * margin")
+    return {
+        "probabilities": rule,
+        "p_known": "the share of the support set's images whose cosine similarity to the nearest class mean, taken "
+                   "without the image, is at most the query's",
+        "temperature": None if adapts else prior.temperature,
+        "strength": None if adapts else prior.strength,
+        "similarities": list(prior.similarities),
+        "prior_from": "the package's constant",
+    }
+
+
+def prior_in(card: Mapping[str, Any]) -> Prior:
+    """The prior that a card records; `Prior()` of a model exported before there was calibration.
+
+    Raises:
+        ValueError, TypeError: the card is damaged.
+    """
+    recorded = card.get("calibration") or {}
+    values = {name: float(recorded[name]) for name in ("temperature", "strength") if recorded.get(name) is not None}
+    return Prior(similarities=tuple(map(float, recorded.get("similarities") or ())), **values)
 
 
 def _arguments(head: Head) -> dict[str, Any] | None:
@@ -179,6 +213,7 @@ def _fits(card: Any) -> bool:
     if not all(type(value) is int for value in (*size, *how["background"], *(counts or ()))):
         return False
     decoding_of(card)
+    prior_in(card)
     return (
         card["format"] == FORMAT
         and all(1 <= value <= _LARGEST for value in size)

@@ -15,10 +15,10 @@ import numpy as np
 import tensorflow as tf
 
 from tf_unravel.adaptation.head import Head, Reads
-from tf_unravel.deployment.card import CARD, card_of_signatures, read_card
+from tf_unravel.deployment.card import CARD, card_of_signatures, prior_in, read_card
 from tf_unravel.deployment.graph_checks import said_by
 from tf_unravel.evaluation import INDUCTIVE, Extractor
-from tf_unravel.heads import SVM, Linear, Prototypes, Ridge
+from tf_unravel.heads import SVM, Linear, Prior, Prototypes, Ridge
 
 
 class Model(Extractor):
@@ -74,6 +74,11 @@ class Model(Extractor):
         """What BatchNorm does in the signature `features`."""
         return str(self.card["head"].get("batchnorm") or INDUCTIVE)
 
+    @functools.cached_property
+    def prior(self) -> Prior:
+        """That it was calibrated with."""
+        return prior_in(self.card)
+
     @property
     def baked_classes(self) -> tuple[str, ...] | None:
         """The classes of a baked-in support set; None where one comes with every call."""
@@ -123,11 +128,20 @@ class Model(Extractor):
         Raises:
             ValueError: the model refuses them.
         """
+        return self.answer(query, support, labels)["probabilities"]
+
+    def answer(
+        self, query: np.ndarray, support: np.ndarray | None = None, labels: np.ndarray | None = None
+    ) -> dict[str, np.ndarray]:
+        """All that `classify` gives: `probabilities`, and of models that have them `logits` and `p_known` [Q].
+
+        The arguments and what is raised are those of `classify`.
+        """
         if support is None:
             inputs = {"images": query}
         else:
             inputs = {"support_images": support, "support_labels": np.asarray(labels, np.int32), "query_images": query}
-        return self.call("classify", inputs)["probabilities"]
+        return self.call("classify", inputs)
 
     def features_encoded(self, files: Sequence[bytes]) -> np.ndarray:
         """Features float32 [B, D] of the contents of B image files, JPEG, PNG or BMP, decoded by the model.

@@ -8,9 +8,20 @@ from tf_unravel.evaluation.accuracy import (
     evaluate_heads,
     task_blocks,
 )
+from tf_unravel.evaluation.calibration import (
+    BINS,
+    CalibrationResult,
+    Reliability,
+    UnknownResult,
+    evaluate_calibration,
+    evaluate_unknown,
+    fitted_prior,
+    reliability,
+)
 from tf_unravel.evaluation.features import Extractor, extract_features
 
 __all__ = [
-    "IMAGE_TASKS_PER_BLOCK", "INDUCTIVE", "Accuracy", "Extractor", "evaluate", "evaluate_heads", "extract_features",
-    "task_blocks",
+    "BINS", "IMAGE_TASKS_PER_BLOCK", "INDUCTIVE", "Accuracy", "CalibrationResult", "Extractor", "Reliability",
+    "UnknownResult", "evaluate", "evaluate_calibration", "evaluate_heads", "evaluate_unknown", "extract_features",
+    "fitted_prior", "reliability", "task_blocks",
 ]

@@ -186,7 +186,7 @@ def evaluate_heads(
             results[name][sampler.shots] = Accuracy.of(per_task, *protocol)
     if not (on_features or on_products):
         return results
-    features = _features_of(backbone, split)
+    features = split_features(backbone, split)
     if isinstance(backbone, Extractor):
         batchnorm = backbone.batchnorm
     elif callable(backbone):
@@ -204,7 +204,7 @@ def evaluate_heads(
     return results
 
 
-def _features_of(backbone: Any, split: ClassImages) -> SplitFeatures:
+def split_features(backbone: Any, split: ClassImages) -> SplitFeatures:
     """The features of a split, by the backbone or given in its place."""
     given = not (isinstance(backbone, Extractor) or callable(backbone))
     values = np.asarray(backbone) if given else extract_features(backbone, split.images)
@@ -277,7 +277,7 @@ def _feature_accuracies(
         return {name: _correct(values, query_labels) for name, values in logits.items()}
 
     together = feature_tasks_per_block(sampler, features.values.shape[1])
-    return _accuracies(count, _taken_from(features.values), sampler, num_tasks, together)
+    return _accuracies(count, taken_from(features.values), sampler, num_tasks, together)
 
 
 def _image_accuracies(
@@ -301,10 +301,10 @@ def _image_accuracies(
         done += len(support)
         return {name: _correct(logits, query_labels)}
 
-    return _accuracies(count, _taken_from(split.images), sampler, num_tasks, together)[name]
+    return _accuracies(count, taken_from(split.images), sampler, num_tasks, together)[name]
 
 
-def _taken_from(values: np.ndarray) -> Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+def taken_from(values: np.ndarray) -> Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
     """(support [T, S], query [T, WQ]) -> the rows of `values`, [T, S, ...] and [T, WQ, ...]."""
     return lambda support, query: (values[support], values[query])
 

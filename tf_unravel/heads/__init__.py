@@ -1,6 +1,7 @@
 """Heads: from a few labelled examples to logits for new ones.
 
     head.fit(backbone, support_images [T, S, H, W, C], support_labels [T, S], ways)(query_images) -> logits [T, Q, ways]
+    head.calibrated(...)(query_images) -> probabilities that mean what they say, and whether an image is of any class
     head(support [T, S, D], support_labels [T, S], query [T, Q, D], ways)       -> the same, from features
     head.logits(kernels(support, query), support_labels, ways)                  -> the same, from inner products alone
     FineTune(...)(backbone, support_images, support_labels, query_images, ways) -> the same, adapting the backbone
@@ -14,8 +15,9 @@ from typing import Any, TypeAlias
 
 import tensorflow as tf
 
+from tf_unravel.adaptation.calibration import Prior
 from tf_unravel.adaptation.fine_tune import Batches, FineTune, Origin
-from tf_unravel.adaptation.head import Classifier, Head, Reads
+from tf_unravel.adaptation.head import Calibrated, Classifier, Head, Reads
 from tf_unravel.adaptation.inner_optimizers import SGD, Adam
 from tf_unravel.heads.inner_products import InnerProductHead, Kernels, kernels
 from tf_unravel.heads.linear import Linear
@@ -43,7 +45,7 @@ def said_of(head: AnyHead, backbone: Any) -> tuple[str, str]:
 
 
 __all__ = [
-    "Adam", "AnyHead", "Batches", "Classifier", "FineTune", "Head", "InnerProductHead", "Kernels", "Linear", "Origin",
-    "Prototypes", "Reads", "Ridge", "SGD", "SVM", "as_head", "by_name", "kernels", "reads_of", "said_of",
-    "settings_of",
+    "Adam", "AnyHead", "Batches", "Calibrated", "Classifier", "FineTune", "Head", "InnerProductHead", "Kernels",
+    "Linear", "Origin", "Prior", "Prototypes", "Reads", "Ridge", "SGD", "SVM", "as_head", "by_name", "kernels",
+    "reads_of", "said_of", "settings_of",
 ]

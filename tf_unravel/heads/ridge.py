@@ -22,7 +22,9 @@ from typing import ClassVar
 
 import tensorflow as tf
 
-from tf_unravel.heads.inner_products import InnerProductHead, regularized
+from tf_unravel.adaptation.calibration import Refit
+from tf_unravel.adaptation.labels import Ways
+from tf_unravel.heads.inner_products import InnerProductHead, gram, one_hot_targets, regularized
 
 
 def dual_coefficients(kernel: tf.Tensor, targets: tf.Tensor, l2: float) -> tf.Tensor:
@@ -38,6 +40,29 @@ def primal_weights(support: tf.Tensor, targets: tf.Tensor, l2: float) -> tf.Tens
     hessian, finite = regularized(tf.matmul(support, support, transpose_a=True), l2)  # [T, D, D]
     weights = tf.linalg.solve(hessian, tf.matmul(support, targets, transpose_a=True))  # [T, D, W]
     return tf.where(finite[:, None, None], weights, tf.constant(float("nan"), weights.dtype))
+
+
+def without(
+    inverse: tf.Tensor, alpha: tf.Tensor, targets: tf.Tensor, left: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Leaves the images B out of a fit, in closed form: their logits without them, and the coefficients of the rest.
+
+        z_B = Y_B - g,   alpha^-B = alpha - A_:B g,   g = (A_BB)^-1 alpha_B,   A = (X X^T + l2 I)^-1
+
+    With B a single image i, g = alpha_i / A_ii is the leave-one-out residual; by the hat matrix A_ii = (1 - h_ii) / l2.
+
+    Args:
+        inverse: A, float64 [T, S, S].
+        alpha: A Y, float64 [T, S, W].
+        targets: Y, float64 [T, S, W].
+        left: integers [L], B.
+
+    Returns:
+        (float64 [T, L, W], float64 [T, S, W], whose rows B are 0 up to rounding).
+    """
+    columns = tf.gather(inverse, left, axis=2)  # [T, S, L]
+    residual = tf.linalg.solve(tf.gather(columns, left, axis=1), tf.gather(alpha, left, axis=1))  # [T, L, W]
+    return tf.gather(targets, left, axis=1) - residual, alpha - tf.matmul(columns, residual)
 
 
 @dataclass(frozen=True)
@@ -80,3 +105,16 @@ class Ridge(InnerProductHead):
         if examples is not None and dimension is not None:
             return (primal() if examples > dimension else dual()), None
         return tf.cond(tf.shape(support)[1] > tf.shape(support)[2], primal, dual), None
+
+    def refit(self, support: tf.Tensor, labels: tf.Tensor, ways: Ways) -> Refit:
+        kernel = gram(support)
+        targets = tf.tile(one_hot_targets(labels[None], ways), [tf.shape(support)[0], 1, 1])
+        inverse = tf.linalg.inv(regularized(kernel, self.l2)[0])
+        alpha = tf.matmul(inverse, targets)
+
+        def refitted(left: tf.Tensor, kept: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            of_left, coefficients = without(inverse, alpha, targets, left)
+            fit = tf.matmul(tf.cast(kernel, tf.float64), coefficients)  # [T, S, W]
+            return of_left, tf.gather(fit, kept, axis=1)
+
+        return refitted

@@ -1,6 +1,7 @@
 """A folder of images, classified by an exported model from a few labelled ones: a table, CSV and JSON, and a figure.
 
     probability = that of the likeliest class,   margin = probability - that of the second
+    unknown: p_known <= the rate of false alarms,   p_known = the share of known images that look as strange
 
 `support` holds <class>/<file>, at least one image per class; `query` holds images, in folders or not. Where the query
 folder's own folders are named after classes, the images in them are counted as right or wrong.
@@ -11,6 +12,7 @@ import dataclasses
 import io
 import itertools
 import json
+import math
 import os
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +21,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from tf_unravel.adaptation.open_set import check_rate, is_unknown
 from tf_unravel.data.storage import decoding
 from tf_unravel.data.storage.digests import composed, printable
 from tf_unravel.deployment.classifying.contact_sheet import Neighbour, Query, contact_sheet, is_sheet, write_sheet
@@ -37,6 +40,7 @@ _BLOCK = 256  # images of a call
 _NEIGHBOURS = 5
 _ON_A_SHEET = 48
 _LEFT_OUT = 10  # that the table names
+UNKNOWN = "unknown"
 SHEET = "contact_sheet.png"
 
 
@@ -50,6 +54,8 @@ class Answer:
         probabilities: class -> probability.
         folder_class: the class that its folder is named after; None where it is named after none.
         labelled: whether the same image is among the labelled ones.
+        p_known: the share of known images that look as strange or stranger; None of a model without it.
+        unknown: whether it is answered to be of none of the classes.
     """
 
     path: str
@@ -57,6 +63,13 @@ class Answer:
     probabilities: Mapping[str, float]
     folder_class: str | None = None
     labelled: bool = False
+    p_known: float | None = None
+    unknown: bool = False
+
+    @property
+    def answer(self) -> str:
+        """The likeliest class, or "unknown"."""
+        return UNKNOWN if self.unknown else self.class_name
 
     @property
     def class_name(self) -> str:
@@ -86,6 +99,7 @@ class Classification:
         answers: one per image, sorted by file.
         skipped: files that were left out, and why.
         written: the files that hold the same.
+        unknown_rate: the rate of false alarms at which images are answered "unknown"; None where none is.
     """
 
     model: str
@@ -94,19 +108,24 @@ class Classification:
     answers: Sequence[Answer]
     skipped: Mapping[str, str]
     written: Sequence[str] = ()
+    unknown_rate: float | None = None
 
     def __str__(self) -> str:
         rows = [("file", "class", "probability", "margin")]
-        rows += [(a.file, a.class_name, f"{a.probability:.3f}", f"{a.margin:.3f}") for a in self.answers]
+        rows += [(a.file, a.answer, f"{a.probability:.3f}", f"{a.margin:.3f}") for a in self.answers]
         files, classes = (max(len(row[i]) for row in rows) for i in (0, 1))
         lines = [f"{file:<{files}}  {name:<{classes}}  {p:>11}  {margin:>6}" for file, name, p, margin in rows]
         lines.insert(1, "-" * len(lines[0]))
         given = ", ".join(f"{name} {count}" for name, count in self.support.items())
         count = f"{len(self.answers)} image{'' if len(self.answers) == 1 else 's'}"
         lines.append(f"{count}, {self.head}; labelled images: {given}.")
+        if self.unknown_rate is not None:
+            unknown = sum(answer.unknown for answer in self.answers)
+            lines.append(f"{unknown} of them are unknown: they look stranger than known images do but for "
+                         f"{100 * self.unknown_rate:g} %. The probability is of the likeliest class nevertheless.")
         told = [answer for answer in self.answers if answer.folder_class is not None]
         if told:
-            right = sum(answer.class_name == answer.folder_class for answer in told)
+            right = sum(answer.answer == answer.folder_class for answer in told)
             lines.append(f"{right} of {len(told)} images in folders named after a class are given that class "
                          f"({100 * right / len(told):.1f} %).")
         labelled = sum(answer.labelled for answer in self.answers)
@@ -120,19 +139,19 @@ class Classification:
     def json_values(self) -> dict[str, Any]:
         """The same as JSON values."""
         images = [
-            {"file": a.file, "class": a.class_name, "probability": a.probability, "margin": a.margin,
+            {"file": a.file, "class": a.answer, "p_known": a.p_known, "probability": a.probability, "margin": a.margin,
              "folder_class": a.folder_class, "labelled": a.labelled, "probabilities": dict(a.probabilities)}
             for a in self.answers
         ]
-        return {"model": self.model, "head": self.head, "support": dict(self.support), "pictures": images,
-                "skipped": dict(self.skipped)}
+        return {"model": self.model, "head": self.head, "unknown_rate": self.unknown_rate,
+                "support": dict(self.support), "pictures": images, "skipped": dict(self.skipped)}
 
     def csv_text(self) -> str:
         """The table as CSV."""
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")
         writer.writerow(["file", "class", "probability", "margin"])
-        writer.writerows([a.file, a.class_name, f"{a.probability:.6f}", f"{a.margin:.6f}"] for a in self.answers)
+        writer.writerows([a.file, a.answer, f"{a.probability:.6f}", f"{a.margin:.6f}"] for a in self.answers)
         return buffer.getvalue()
 
 
@@ -143,6 +162,7 @@ def classify(
     out: str | os.PathLike = "classification",
     figure: bool = False,
     on_corrupt: str = "error",
+    unknown: float | None = None,
 ) -> Classification:
     """Classifies images; writes classification.csv and .json, and contact_sheet.png with `figure`.
 
@@ -155,13 +175,14 @@ def classify(
         out: folder for the results.
         figure: draw the images beside their nearest labelled ones.
         on_corrupt: "error" raises for an image that cannot be read and names it, "skip" leaves it out.
+        unknown: the rate of false alarms, such as 0.05, at which images are answered "unknown"; None for never.
 
     Returns:
         Classification.
 
     Raises:
-        ValueError: no such model, no images, ones that cannot be read, a support set too few or too many, somebody
-            else's contact_sheet.png where ours would be.
+        ValueError: no such model, no images, ones that cannot be read, a support set too few or too many, labelled
+            images too few for `unknown`, a class of that name, somebody else's contact_sheet.png where ours would be.
 
     Example:
         >>> print(classify("model", "queries", "support"))  # doctest: +SKIP
@@ -173,6 +194,9 @@ def classify(
     given = images_below(root)
     paths = [path for path in given.images if os.path.realpath(path) != drawn_before]
     known = None if support is None else read_labelled(support, loaded.card, on_corrupt)
+    counts = _support_counts(loaded, known)
+    if unknown is not None:
+        _check_unknown(loaded, counts, unknown)
     answers: list[Answer] = []
     brightest: dict[str, int] = {}
     skipped = (known.skipped if known else {}) | given.skipped
@@ -180,12 +204,11 @@ def classify(
         images, kept, damaged = read_images(block, loaded.card, on_corrupt, brightest)
         skipped |= damaged
         if len(kept):
-            answers += _answers(loaded, images, [block[row] for row in kept], known, root)
+            answers += _answers(loaded, images, [block[row] for row in kept], known, root, unknown)
     decoding.warn_of_dim(str(root), brightest.values(), decoding_of(loaded.card), BITS)
     if not answers:
         raise ValueError(f"None of the {len(paths)} images to classify can be read. Received: {query}.")
-    counts = _support_counts(loaded, known)
-    found = Classification(str(model), loaded.card["head"]["settings"], counts, answers, skipped)
+    found = Classification(str(model), loaded.card["head"]["settings"], counts, answers, skipped, unknown_rate=unknown)
     drawn = _figure(loaded, found, known, root, on_corrupt) if figure and known else None
     return _written(found, pathlib.Path(out), drawn)
 
@@ -207,6 +230,22 @@ def _check_asked(model: Model, support: Any, sheet: pathlib.Path | None) -> None
                          "keep them; leave --figure out. Received: figure=True.")
 
 
+def _check_unknown(model: Model, counts: Mapping[str, int], rate: float) -> None:
+    """Refuses a rate of false alarms that this model and these labelled images cannot reach."""
+    check_rate(rate)
+    if "p_known" not in model.signatures["classify"].structured_outputs:
+        raise ValueError("This model was exported before there was --unknown; export it again. "
+                         f"Received: {model.path}.")
+    if UNKNOWN in counts:
+        raise ValueError(f"A class is called {UNKNOWN!r}, as is what --unknown answers; give it another name. "
+                         f"Received: classes {', '.join(counts)}.")
+    compared = sum(count for count in counts.values() if count > 1)
+    if not model.prior.similarities and not is_unknown(np.float32(1 / (1 + compared)), rate):
+        needed = math.ceil(1 / rate - 1 - 1e-6)
+        raise ValueError(f"--unknown={rate:g} needs at least {needed} labelled images in classes of two or more, or a "
+                         f"model exported from a run. Received: {compared}.")
+
+
 def _support_counts(model: Model, known: Labelled | None) -> dict[str, int]:
     """Class -> number of labelled images."""
     if known is None:
@@ -222,7 +261,8 @@ def _blocks(paths: Sequence[str], model: Model, known: Labelled | None) -> Itera
 
 
 def _answers(
-    model: Model, images: np.ndarray, paths: Sequence[str], known: Labelled | None, root: pathlib.Path
+    model: Model, images: np.ndarray, paths: Sequence[str], known: Labelled | None, root: pathlib.Path,
+    rate: float | None,
 ) -> list[Answer]:
     """What the model says of some images."""
     given = () if known is None else (known.images, known.labels)
@@ -230,11 +270,15 @@ def _answers(
     names = (model.baked_classes or ()) if known is None else known.class_names
     written = {composed(name): name for name in names}  # a folder may write the same text in another way
     answers = []
-    for path, image, row in zip(paths, images, model.classify(images, *given).tolist(), strict=True):
+    said = model.answer(images, *given)
+    p_known = said["p_known"].tolist() if "p_known" in said else [None] * len(images)
+    for path, image, row, p in zip(paths, images, said["probabilities"].tolist(), p_known, strict=True):
         file = os.path.relpath(path, root) if root.is_dir() else os.path.basename(path)
         folder_class = written.get(composed(printable(pathlib.PurePath(file).parts[0])))
         probabilities = dict(zip(names, row, strict=True))
-        answers.append(Answer(path, printable(file), probabilities, folder_class, image.tobytes() in labelled))
+        unknown = rate is not None and bool(is_unknown(p, rate))
+        again = image.tobytes() in labelled
+        answers.append(Answer(path, printable(file), probabilities, folder_class, again, p, unknown))
     return answers
 
 
@@ -256,7 +300,7 @@ def _figure(
         neighbours = [Neighbour(known.images[i], known.class_names[known.labels[i]], float(distances[i]))
                       for i in nearest]
         answer = answers[row]
-        rows.append(Query(image, answer.file, answer.class_name, answer.probability, neighbours, answer.folder_class))
+        rows.append(Query(image, answer.file, answer.answer, answer.probability, neighbours, answer.folder_class))
     return contact_sheet(rows, known.class_names, title)
 
 

@@ -50,7 +50,7 @@ class Query(NamedTuple):
     Attributes:
         image: uint8 [H, W, C].
         file: its name.
-        class_name: the class it was given.
+        class_name: the class it was given, or another word for none.
         probability: of that class.
         neighbours: nearest first.
         folder_class: the class that its folder is named after, if any.
@@ -119,7 +119,7 @@ def contact_sheet(queries: Sequence[Query], class_names: Sequence[str], title: s
         said = [query.file, f"{query.class_name} {query.probability:.2f}"]
         if query.folder_class not in (None, query.class_name):
             said.append(f"folder: {query.folder_class}")
-        _image(panel, query.image, (left, top), height, colours[query.class_name], said)
+        _image(panel, query.image, (left, top), height, colours.get(query.class_name, "grey"), said)
         for near in query.neighbours:
             left += 1 + (2 if near is query.neighbours[0] else 1) * _GAP
             below = (near.class_name, f"{near.distance:.2f}")

@@ -22,8 +22,10 @@ The same from image files, JPEG, PNG or BMP, as strings; images of one request m
 Serving's own Classify: its REST API wants one row an image in every output.
 
 Pixels are 0-255. Images of another size than the model's are resized inside, bilinear and antialiased, stretched to the
-model's shape; those of its own size are not touched. Probabilities are the softmax of the head's logits: those of
-prototypes or ridge regression say which class is the likeliest, and are not calibrated. A bad request is refused by
+model's shape; those of its own size are not touched. Probabilities are calibrated on the support set
+(`adaptation.calibration`; those of a head that adapts the network are the softmax of its logits), logits are the head's
+own, and p_known is the share of known images that look as strange or stranger: an image is of none of the classes where
+it is at most the rate of false alarms that one can live with (`adaptation.open_set`). A bad request is refused by
 assertions in the graph (`graph_checks`).
 
 A SavedModel is a program: loading one makes a graph, and calling it runs that, with all that TensorFlow's operations
@@ -41,7 +43,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_unravel.adaptation.head import Classifier, Head
+from tf_unravel.adaptation.calibration import Prior
+from tf_unravel.adaptation.head import Calibrated, Classifier, Head
 from tf_unravel.adaptation.labels import labels_checked
 from tf_unravel.deployment.card import CARD, card_of, is_exported, others_in, write_card
 from tf_unravel.deployment.exporting.decoding_graph import encoded_signatures
@@ -61,6 +64,7 @@ def export(
     support: tuple[Any, Any] | None = None,
     class_names: Sequence[str] | None = None,
     card: Mapping[str, Any] | None = None,
+    prior: Prior | None = None,
 ) -> pathlib.Path:
     """Writes a SavedModel, and a card that says what it is.
 
@@ -72,6 +76,7 @@ def export(
         support: (images uint8 [S, H, W, C], labels integers [S]) to bake in: a plain classifier of these classes.
         class_names: of the labels 0..W-1 of `support`; None for "0", "1" and so on.
         card: what is known of the model besides, such as `{"trained": {...}, "accuracies": [...]}`; JSON values.
+        prior: for calibration, such as `evaluation.fitted_prior` gives; `Prior()` by default.
 
     Returns:
         The folder: saved_model.pb, variables/ and tf_unravel.json, the card.
@@ -85,7 +90,7 @@ def export(
         >>> tf_unravel.export(learner.backbone, tf_unravel.heads.Ridge(), "model")  # doctest: +SKIP
         PosixPath('/home/me/model')
     """
-    head = as_head("head", head)
+    head, prior = as_head("head", head), prior or Prior()
     shape = image_shape_of(backbone)
     target = pathlib.Path(os.path.realpath(path))
     _check_free(target, path)
@@ -93,17 +98,18 @@ def export(
     if support is None:
         if class_names is not None:
             raise ValueError(f"class_names name the classes of a support set; give support. Received: {class_names}.")
-        written = card_of(backbone, head, shape, known=card or {})
-        signatures = _free(backbone, head, features, shape)
+        written = card_of(backbone, head, shape, known=card or {}, prior=prior)
+        signatures = _free(backbone, head, features, shape, prior)
     else:
         chosen = _support_set(*support, shape, head)
         counts = np.bincount(chosen.support_labels.numpy()).tolist()
         names = _checked_names(class_names, len(counts))
-        written = card_of(backbone, head, shape, dict(zip(names, counts, strict=True)), card or {})
+        written = card_of(backbone, head, shape, dict(zip(names, counts, strict=True)), card or {}, prior)
         pixels = resized(chosen.support_images, shape)
         # A name of its own: a graph does not keep the variables it reads alive.
         with labels_checked():
-            classifier = head.fit(backbone, pixels[None], chosen.support_labels[None], len(names)).in_variables()
+            calibrated = head.calibrated(backbone, pixels[None], chosen.support_labels[None], len(names), prior)
+            classifier = calibrated.in_variables()
         signatures = _baked(classifier, features, shape, names)
     pixels = {name: signatures[name] for name in ("features", "classify")}
     signatures |= encoded_signatures(pixels, decoding_of(written), shape[2])
@@ -194,11 +200,15 @@ def _features(backbone: keras.Model, shape: tuple[int, int, int]) -> Any:
     return features.get_concrete_function()
 
 
-def _probabilities(logits: tf.Tensor) -> tf.Tensor:
-    return finite(tf.cast(tf.nn.softmax(logits), tf.float32))
+def _outputs(said: Calibrated) -> dict[str, tf.Tensor]:
+    """What `classify` gives of one task."""
+    probabilities, logits, p_known = (tf.cast(value[0], tf.float32) for value in said)
+    return {"probabilities": finite(probabilities), "logits": logits, "p_known": p_known}
 
 
-def _free(backbone: keras.Model, head: Head, features: Any, shape: tuple[int, int, int]) -> Signatures:
+def _free(
+    backbone: keras.Model, head: Head, features: Any, shape: tuple[int, int, int], prior: Prior
+) -> Signatures:
     """The signatures of a model whose support set comes with every request."""
     specs = [_images("support_images", shape), tf.TensorSpec([None], tf.int32, "support_labels"),
              _images("query_images", shape)]
@@ -211,8 +221,8 @@ def _free(backbone: keras.Model, head: Head, features: Any, shape: tuple[int, in
         support, query = resized(request.support_images, shape), resized(request.query_images, shape)
         ways = request.ways if head.learned_ways is None else head.learned_ways
         with labels_checked():
-            logits = head.fit(backbone, support[None], request.support_labels[None], ways)(query[None])[0]
-        return {"probabilities": _probabilities(logits)}
+            classifier = head.calibrated(backbone, support[None], request.support_labels[None], ways, prior)
+            return _outputs(classifier(query[None]))
 
     return {"features": features, "classify": classify.get_concrete_function(), "serving_default": features}
 
@@ -224,9 +234,9 @@ def _baked(classifier: Classifier, features: Any, shape: tuple[int, int, int], n
     def classify(images: tf.Tensor) -> dict[str, tf.Tensor]:
         pixels = resized(checked_images("images", images), shape)
         with labels_checked():
-            probabilities = _probabilities(classifier(pixels[None])[0])
-        each = tf.tile(tf.constant(names)[None], [tf.shape(probabilities)[0], 1])  # [B, W]
-        return {"probabilities": probabilities, "class_names": each}
+            found = _outputs(classifier(pixels[None]))
+        each = tf.tile(tf.constant(names)[None], [tf.shape(pixels)[0], 1])  # [B, W]
+        return {**found, "class_names": each}
 
     plain = classify.get_concrete_function()
     return {"features": features, "classify": plain, "serving_default": plain}
