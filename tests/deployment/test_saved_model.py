@@ -336,17 +336,17 @@ def test_a_small_disk_that_fills_while_the_model_is_written(tmp_path):
     backbone, images, disk = network(), task().query, tmp_path / "disk"
     needed = sum(path.stat().st_size for path in export(backbone, heads.Ridge(), tmp_path / "other").rglob("*")) >> 10
     with tmpfs(disk, 2 * needed) as resize:
-        export(backbone, heads.Prototypes(), disk / "model")
+        export(backbone, heads.Ridge(l2=3.0), disk / "model")  # as large as the next
         for room in (20, needed // 2, needed - 10):
             resize(needed + room)
             with pytest.raises(NotWritten, match=r"/model cannot be written \(No space left on device\)") as caught:
                 export(backbone, heads.Ridge(), disk / "model")
             assert "\n" not in str(caught.value) and os.listdir(disk) == ["model"]
-            assert Model(disk / "model").card["head"]["name"] == "prototypes"
+            assert Model(disk / "model").card["head"]["settings"] == "ridge, l2 3"
             assert np.isfinite(Model(disk / "model").features(images)).all()
         resize(10 * needed)
         export(backbone, heads.Ridge(), disk / "model")
-        assert Model(disk / "model").card["head"]["name"] == "ridge"
+        assert Model(disk / "model").card["head"]["settings"] == "ridge, l2 50"
 
 
 def test_half_precision_and_one_channel_are_exported_too(tmp_path):

@@ -27,7 +27,7 @@ def run_shell(text: str, *shorter: str) -> None:
     `shorter` are gin bindings added to every training.
     """
     if "tf-unravel" not in text:
-        subprocess.run(["bash", "-eu", "-c", text], check=True)
+        print(subprocess.run(["bash", "-eu", "-c", text], check=True, stdout=subprocess.PIPE, text=True).stdout)
         return
     changes = [f"--gin_bindings={line}" for line in shorter]
     for line in text.replace("\\\n", " ").splitlines():

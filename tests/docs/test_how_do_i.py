@@ -11,7 +11,7 @@ from tests.docs.pages import EPOCH, FEW, blocks, draw, run_python, run_shell
 SMALL = (EPOCH, "conv4.filters = 8")
 
 
-def test_every_answer_works(place, capfd):
+def test_every_answer_works(place, capsys):
     for number, colour in enumerate(np.random.default_rng(1).integers(30, 226, (15, 3))):
         draw(place / "images" / f"class {number:02}", colour, range(4))
     for name, colour in {"blue": (30, 30, 200), "red": (200, 30, 30)}.items():
@@ -30,7 +30,7 @@ def test_every_answer_works(place, capfd):
                 run_shell(text.replace("http://127.0.0.1:8501/v1/models/classifier", address))
         else:
             run_shell(text, *SMALL, *((FEW, "Validation.num_tasks = 50") if "demo_" in text else ()))
-        printed.append(capfd.readouterr().out)
+        printed.append(capsys.readouterr().out)
     (_, layouts, arrays, split, one, unknown, sure, _, deployed, sent, svm, compared, tuned, _, _, plan) = printed
     assert "miniImageNet_category_split" in layouts and "[600 600]" in arrays
     assert [line.count("class ") for line in split.splitlines()] == [9, 3, 3]
