@@ -103,7 +103,9 @@ def served(path: Any) -> Iterator[str]:
     from tf_unravel.deployment.model import Model
     from tf_unravel.deployment.serving.server import application, name_of
 
-    config = uvicorn.Config(application(Model(path), name_of(path), 1 << 24), port=0, log_level="warning")
+    # Its own log configuration closes the handlers that are there, absl's among them, with the stream they write to.
+    config = uvicorn.Config(application(Model(path), name_of(path), 1 << 24), port=0, log_level="warning",
+                            log_config=None)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
