@@ -240,7 +240,7 @@ def test_tasks_keep_their_numbers_from_block_to_block():
 
 def test_features_alone_cannot_be_fine_tuned():
     split = make_split()
-    with pytest.raises(ValueError, match="give the model"):
+    with pytest.raises(ValueError, match="give the keras.Model"):
         evaluate(np.zeros((len(split.images), 4), np.float32), heads.FineTune(), split, num_tasks=2, shots=1, queries=1)
 
 

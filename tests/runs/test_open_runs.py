@@ -177,7 +177,7 @@ def test_an_export_says_what_its_own_run_was(two, tmp_path, monkeypatch):
         runs.FinishedRun(two[1], checkpoint="initial")
         return original(*arguments)
 
-    def export(backbone, head, out, card):
+    def export(backbone, head, out, card, prior):
         cards.append(card)
         assert (head.l2, backbone.trainable_variables[0].shape[-1]) == (3.0, SETTINGS["conv4.filters"][0])
 

@@ -172,7 +172,7 @@ def test_another_run_in_the_place_of_the_copy_is_refused(folder, tmp_path, capsy
 
 @pytest.mark.parametrize("command", ["evaluate", "measure"])
 def test_runs_or_trained_extractors_and_not_both(command, capsys):
-    for which, message in (([], "one of the arguments --run_dir --trained is required"),
+    for which, message in (([], "one of the arguments --run_dir --model --trained is required"),
                            (["--run_dir=a", "--trained=b"], "--trained: not allowed with argument --run_dir")):
         with pytest.raises(SystemExit, match="2"):
             cli.main([command, *which])
