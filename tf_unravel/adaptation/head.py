@@ -89,6 +89,17 @@ class Head:
         """Logits [T, Q, W] from inner products (`heads.Kernels`), of a head that reads these."""
         raise NotImplementedError
 
+    def solve(self, support: tf.Tensor, support_labels: tf.Tensor, ways: Ways) -> Any:
+        """What a classifier keeps of support features [T, S, D] and labels [T, S], tensors in any structure.
+
+        Here features and labels themselves; a head that has weights keeps those, and solves for them once.
+        """
+        return support, tf.convert_to_tensor(support_labels)
+
+    def decide(self, solved: Any, query: tf.Tensor, ways: Ways) -> tf.Tensor:
+        """Logits [T, Q, W] of query features [T, Q, D], from what `solve` gave."""
+        return self(*solved, query, ways)
+
     def fit(
         self, backbone: keras.Model, support_images: tf.Tensor, support_labels: tf.Tensor, ways: Ways
     ) -> Classifier:
@@ -116,11 +127,10 @@ class Head:
         def features(images: tf.Tensor) -> tf.Tensor:
             return task_features(backbone, tf.cast(images, tf.float32))
 
-        def logits(kept: tuple[tf.Tensor, tf.Tensor], query: tf.Tensor) -> tf.Tensor:
-            support, labels = kept
-            return self(support, labels, features(query), ways)
+        def logits(solved: Any, query: tf.Tensor) -> tf.Tensor:
+            return self.decide(solved, features(query), ways)
 
-        return Classifier((features(support_images), labels), logits)
+        return Classifier(self.solve(features(support_images), labels, ways), logits)
 
     def said_of(self, backbone: Any) -> tuple[str, str]:
         """What must be said beside an accuracy: what BatchNorm does, and how the backbone is adapted or ""."""

@@ -1,0 +1,159 @@
+"""Douglas-Rachford splitting for the Crammer-Singer support vector machine, for many classes and many images.
+
+The problem is that of `crammer_singer`, one task at a time, with K = X X^T never formed:
+
+    minimise  f(A) = 1/2 tr(A^T (X X^T + l2 I) A) - tr(Y^T A)   subject to  A <= c Y,  A 1 = 0          (1)
+
+A quadratic under the row sums, and bounds: each alone is easy. With Z = min(V, c Y), the two take turns (over-relaxed by
+r, in (0, 2)):
+
+    V <- V + r (P(2 Z - V) - Z),   P(U) = argmin over A 1 = 0 of  f(A) + rho / 2 ||A - U||^2            (2)
+                                        = (X X^T + (l2 + rho) I)^-1 (Y + rho U), row means subtracted.
+
+By the matrix inversion lemma the inverse is that of a D x D matrix, computed once,
+
+    (X X^T + s I)^-1 R = (R - X M X^T R) / s,   M = (X^T X + s I)^-1,                                   (3)
+
+so that a sweep costs two products of [S, D] with [D, W], whatever the state of the active set. Subtracting row means
+acts on the ways and the inverse on the examples: the two commute.
+
+l2 > 0 makes (1) the dual of a smooth problem: with W = X^T A, F = X W, a_i and f_i the rows of A and F,
+
+    minimise over W  1/2 ||W||^2 + sum_i max over a in C_i of <a, y_i - f_i> - l2 / 2 ||a||^2,           (4)
+    C_i = {a <= c y_i, <a, 1> = 0}.
+
+The duality gap between (1) and (4) is what the rows could still gain. With G = F + l2 A - Y,
+
+    gap(A) = sum_i  -<d_i, g_i> - l2 / 2 ||d_i||^2,   d_i = (projection of (y_i - f_i) / l2 onto C_i) - a_i.   (5)
+
+It is smaller than (6) of `crammer_singer`, which leaves the last term out; that one shrinks with the square root of (5)
+only, because hardly an example reaches c.
+
+Source of (1): Crammer and Singer, "On the Algorithmic Implementation of Multiclass Kernel-based Vector Machines", JMLR
+2001. (2): Eckstein and Bertsekas, "On the Douglas-Rachford Splitting Method and the Proximal Point Algorithm for Maximal
+Monotone Operators", 1992. LIBLINEAR solves (1) without l2 by coordinate descent over single rows (Keerthi et al., "A
+Sequential Dual Method for Large Scale Multi-Class Linear SVMs", KDD 2008; Fan et al., "LIBLINEAR", JMLR 2008), which
+needs fewer multiplications, one small vector at a time; (2) is matrix products alone.
+
+| symbol | name             | shape  |
+|--------|------------------|--------|
+| X      | features         | [S, D] |
+| Y      | targets          | [S, W] |
+| A      | dual             | [S, W] |
+| V      | iterate          | [S, W] |
+| F, G   | scores, gradient | [S, W] |
+| c      | bound            | scalar |
+"""
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from tf_unravel.heads.inner_products import choose, regularized
+
+RHO = 3.0  # in units of the mean diagonal of X X^T + l2 I; 1 and 6 need about half as many sweeps again
+RELAXATION = 1.9
+SWEEPS_PER_CHECK = 10
+SINGLE_PRECISION_GAP = 1e-4  # rounding hides relative gaps near 1e-6 in float32
+MAX_SWEEPS = 2000
+
+
+class Problem(NamedTuple):
+    """One task in units of order 1; `bound` and `l2` are scalars of the features' type."""
+
+    features: tf.Tensor
+    targets: tf.Tensor
+    bound: tf.Tensor
+    l2: tf.Tensor
+
+
+def normalized(features: tf.Tensor, targets: tf.Tensor, c: float, l2: float) -> tuple[Problem, tf.Tensor]:
+    """(Problem whose X X^T + l2 I has mean diagonal 1, unit): A / unit solves it with the bound c / unit."""
+    features = tf.cast(features, tf.float64)
+    unit = 1.0 / (tf.reduce_mean(tf.reduce_sum(tf.square(features), axis=1)) + l2)
+    return Problem(tf.sqrt(unit) * features, targets, c / unit, l2 * unit), unit
+
+
+def threshold(values: tf.Tensor, total: tf.Tensor) -> tf.Tensor:
+    """nu [S, 1] with sum_m max(0, nu - values_m) = total > 0 in every row of values [S, W].
+
+    From above: entries that are not below nu leave the sum, until none does (Michelot, 1986).
+    """
+
+    def lower(nu: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        below = tf.cast(values < nu, values.dtype)
+        count, sums = (tf.reduce_sum(x, axis=1, keepdims=True) for x in (below, below * values))
+        new = tf.where(count > 0.0, (total + sums) / tf.maximum(count, 1.0), nu)
+        return new, tf.reduce_any(new < nu)
+
+    start = tf.reduce_mean(values, axis=1, keepdims=True) + total / tf.cast(tf.shape(values)[1], values.dtype)
+    return tf.while_loop(lambda _, lowered: lowered, lower, (start, True), maximum_iterations=50)[0]
+
+
+def project(problem: Problem, point: tf.Tensor) -> tf.Tensor:
+    """The nearest matrix to `point` with A <= c Y and A 1 = 0: min(c Y, point - nu)."""
+    ceiling = problem.bound * problem.targets
+    return tf.minimum(ceiling, point - threshold(point - ceiling, problem.bound))
+
+
+def relative_gap(problem: Problem, dual: tf.Tensor) -> tf.Tensor:
+    """gap(A) / |f(A)| of a feasible A, equation (5); infinite where f(A) is not below 0, as it is at the optimum."""
+    scores = tf.matmul(problem.features, tf.matmul(problem.features, dual, transpose_a=True))
+    gradient = scores + problem.l2 * dual - problem.targets
+    gain = project(problem, (problem.targets - scores) / problem.l2) - dual
+    gap = -tf.reduce_sum(gain * (gradient + 0.5 * problem.l2 * gain))
+    value = 0.5 * tf.reduce_sum(dual * (gradient - problem.targets))
+    return tf.where(value >= 0.0, tf.constant(float("inf"), value.dtype), tf.abs(gap) / tf.abs(value))
+
+
+def sweeps(problem: Problem, iterate: tf.Tensor, tolerance: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Equation (2) from `iterate` until the relative gap is below the tolerance.
+
+    Returns:
+        (V, A feasible, relative gap).
+    """
+    features, targets = problem.features, problem.targets
+    shift = problem.l2 + RHO
+    hessian, _ = regularized(tf.matmul(features, features, transpose_a=True)[None], shift)
+    inverse = tf.cast(tf.linalg.inv(hessian)[0], features.dtype)  # M, [D, D]
+    ceiling, step = problem.bound * targets, RELAXATION / shift
+    back = step * tf.matmul(features, inverse)  # [S, D]
+
+    def sweep(i: tf.Tensor, v: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        z = tf.minimum(v, ceiling)
+        right = targets + RHO * (z + (z - v))
+        right -= tf.reduce_mean(right, axis=1, keepdims=True)
+        away = tf.matmul(back, tf.matmul(features, right, transpose_a=True))
+        return i + 1, v + (step * right - away - RELAXATION * z)
+
+    def checked(i: tf.Tensor, v: tf.Tensor, *_: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        _, v = tf.while_loop(lambda j, _: j < SWEEPS_PER_CHECK, sweep, (0, v))
+        dual = project(problem, tf.minimum(v, ceiling))
+        return i + SWEEPS_PER_CHECK, v, dual, relative_gap(problem, dual)
+
+    start = (0, iterate, iterate, tf.constant(float("inf"), features.dtype))
+    return tf.while_loop(lambda i, v, dual, gap: (i < MAX_SWEEPS) & (gap > tolerance), checked, start)[1:]
+
+
+def solve(
+    features: tf.Tensor, targets: tf.Tensor, c: float, l2: float, tolerance: float
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Solves (1): in float32 as far as that goes, then in float64.
+
+    Args:
+        features: X, [S, D].
+        targets: one-hot Y, float64 [S, W].
+        c, l2, tolerance: see `SVM`; the tolerance is of the relative gap (5).
+
+    Returns:
+        (A float64 [S, W] feasible, relative gap float64), NaN for features that are not finite.
+    """
+    problem, unit = normalized(features, targets, c, l2)
+    single = Problem(*[tf.cast(value, tf.float32) for value in problem])
+    start = tf.zeros_like(single.targets)
+    iterate, _, _ = sweeps(single, start, tf.constant(max(SINGLE_PRECISION_GAP, tolerance), tf.float32))
+    # A task that float32 cannot hold begins again.
+    iterate = tf.where(tf.reduce_all(tf.math.is_finite(iterate)), iterate, start)
+    _, dual, gap = sweeps(problem, tf.cast(iterate, tf.float64), tf.constant(tolerance, tf.float64))
+    finite = tf.math.is_finite(unit) & (unit > 0.0)
+    return choose(finite[None], unit * dual[None])[0], gap
