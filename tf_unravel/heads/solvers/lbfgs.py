@@ -7,21 +7,23 @@ P = softmax(F), the gradient is
 
     G = X^T (P - Y) + R W.                                                                              (2)
 
-L-BFGS keeps the last m pairs s = change of W, y = change of G, and gets its direction -H G from the two-loop recursion
+L-BFGS keeps the last m pairs s = change of W, y = change of G. With S and Y' of rows s and y, its direction is -H G,
 
-    q <- G;   for the pairs, newest first:  a = <s, q> / <s, y>,  q <- q - a y
-    q <- gamma M q;   for the pairs, oldest first:  q <- q + s (a - <y, q> / <s, y>)                    (3)
+    H G = gamma M G + S^T u - gamma (Y' M)^T p,                                                         (3)
+    p = U^-1 S G,   u = U^-T ((E + gamma Y' M Y'^T) p - gamma Y' M G),
 
-whose start is not a multiple of the identity here but of
+U the upper triangle of S Y'^T and E its diagonal: the two-loop recursion as a few products of matrices. H starts not
+from a multiple of the identity but from gamma M, gamma = <s, y> / <y, M y> of the newest pair, with
 
-    M = (p X^T X + R)^-1,                                                                               (4)
+    M = (v X^T X + R)^-1,                                                                               (4)
 
-the inverse Hessian of (1) if every probability had the variance p: one Cholesky factor of D x D, and two to three times
-fewer iterations. gamma = <s, y> / <y, M y> of the newest pair. Each iteration costs two products of [S, D] with [D, W]:
-along the line W + t d the scores are F + t X d, so that the line search needs none. It looks at slopes only, which
-rounding spoils later than values: t = 1, and by the secant rule less where the slope has turned by more than half.
+the inverse Hessian of (1) if every probability had the variance v: one inverse of D x D, and two to three times fewer
+iterations. Each iteration costs two products of [S, D] with [D, W]: along the line W + t d the scores are F + t X d, so
+that the line search needs none. It looks at slopes only, which rounding spoils later than values: t = 1, and by the
+secant rule less where the slope has turned by more than half.
 
-Source: Nocedal, "Updating Quasi-Newton Matrices with Limited Storage", 1980; Liu and Nocedal, 1989, for gamma.
+Source: Liu and Nocedal, "On the Limited Memory BFGS Method for Large Scale Optimization", 1989; (3) is equation 3.2 of
+Byrd, Nocedal and Schnabel, "Representations of Quasi-Newton Matrices and Their Use in Limited Memory Methods", 1994.
 
 | symbol | name                | shape             |
 |--------|---------------------|-------------------|
@@ -31,8 +33,8 @@ Source: Nocedal, "Updating Quasi-Newton Matrices with Limited Storage", 1980; Li
 | F      | scores              | [S, W]            |
 | G      | gradient            | [D (+ 1), W]      |
 | R      | penalty             | [D (+ 1), 1]      |
-| s, y   | pairs.steps, .turns | [m, D (+ 1), W]   |
-| <s, y> | pairs.products      | [m]               |
+| S, Y'  | steps, turns        | [m, (D (+ 1)) W]  |
+| Y' M   | prepared            | [m, (D (+ 1)) W]  |
 """
 
 from typing import NamedTuple
@@ -65,11 +67,11 @@ class Point(NamedTuple):
 
 
 class Pairs(NamedTuple):
-    """The last changes, oldest first; a pair whose product is infinite counts for nothing."""
+    """S, Y' and Y' M, oldest first; zeros where there is none yet."""
 
     steps: tf.Tensor
     turns: tf.Tensor
-    products: tf.Tensor
+    prepared: tf.Tensor
 
 
 def inner(left: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
@@ -96,18 +98,19 @@ def preconditioner(problem: Problem) -> tf.Tensor:
 
 
 def direction(gradient: tf.Tensor, pairs: Pairs, matrix: tf.Tensor) -> tf.Tensor:
-    """-H G by the two-loop recursion (3)."""
-    q, amounts = gradient, []
-    for i in reversed(range(PAIRS)):
-        amounts.append(inner(pairs.steps[i], q) / pairs.products[i])
-        q -= amounts[-1] * pairs.turns[i]
-    newest = pairs.turns[-1]
-    known = tf.math.is_finite(pairs.products[-1])
-    curvature = tf.where(known, inner(newest, tf.matmul(matrix, newest)), tf.ones_like(pairs.products[-1]))
-    q = tf.where(known, pairs.products[-1] / curvature, tf.ones_like(curvature)) * tf.matmul(matrix, q)
-    for i, amount in zip(range(PAIRS), reversed(amounts), strict=True):
-        q += (amount - inner(pairs.turns[i], q) / pairs.products[i]) * pairs.steps[i]
-    return -q
+    """-H G, equation (3)."""
+    flat = tf.reshape(gradient, [-1, 1])
+    products = tf.matmul(pairs.steps, pairs.turns, transpose_b=True)  # S Y'^T, [m, m]
+    bends = tf.matmul(pairs.prepared, pairs.turns, transpose_b=True)  # Y' M Y'^T, [m, m]
+    diagonal = tf.linalg.diag_part(products)
+    known = diagonal > 0.0
+    gamma = tf.where(known[-1], diagonal[-1] / tf.where(known[-1], bends[-1, -1], 1.0), 1.0)
+    upper = tf.linalg.set_diag(products, tf.where(known, diagonal, tf.ones_like(diagonal)))
+    p = tf.linalg.triangular_solve(upper, tf.matmul(pairs.steps, flat), lower=False)  # [m, 1]
+    right = diagonal[:, None] * p + gamma * (tf.matmul(bends, p) - tf.matmul(pairs.prepared, flat))
+    u = tf.linalg.triangular_solve(upper, right, lower=False, adjoint=True)  # [m, 1]
+    rest = tf.matmul(pairs.steps, u, transpose_a=True) - gamma * tf.matmul(pairs.prepared, p, transpose_a=True)
+    return -(gamma * tf.matmul(matrix, gradient) + tf.reshape(rest, tf.shape(gradient)))
 
 
 def line_search(problem: Problem, at: Point, change: tf.Tensor) -> Point:
@@ -132,13 +135,15 @@ def line_search(problem: Problem, at: Point, change: tf.Tensor) -> Point:
     return Point(weights, at.scores + t * scores_change, gradient_at(problem, weights, rest))
 
 
-def remembered(pairs: Pairs, old: Point, new: Point) -> Pairs:
-    """The pairs with the newest one in the place of the oldest."""
+def remembered(pairs: Pairs, old: Point, new: Point, matrix: tf.Tensor) -> Pairs:
+    """The pairs with the newest one in the place of the oldest; as they are where rounding bends it the wrong way."""
     step, turn = new.weights - old.weights, new.gradient - old.gradient
-    product = inner(step, turn)
-    product = tf.where(product > 0.0, product, tf.constant(float("inf"), product.dtype))
-    return Pairs(*[tf.concat([kept[1:], value[None]], axis=0)
-                   for kept, value in zip(pairs, (step, turn, product), strict=True)])
+    values = (step, turn, tf.matmul(matrix, turn))
+    sound = inner(step, turn) > 0.0
+    return Pairs(*[
+        tf.cond(sound, lambda k=kept, v=value: tf.concat([k[1:], tf.reshape(v, [1, -1])], axis=0), lambda k=kept: k)
+        for kept, value in zip(pairs, values, strict=True)
+    ])
 
 
 def minimise(problem: Problem, weights: tf.Tensor, tolerance: tf.Tensor) -> tuple[Point, tf.Tensor]:
@@ -157,11 +162,9 @@ def minimise(problem: Problem, weights: tf.Tensor, tolerance: tf.Tensor) -> tupl
 
     def body(i: tf.Tensor, at: Point, pairs: Pairs) -> tuple[tf.Tensor, Point, Pairs]:
         new = line_search(problem, at, direction(at.gradient, pairs, matrix))
-        return i + 1, new, remembered(pairs, at, new)
+        return i + 1, new, remembered(pairs, at, new, matrix)
 
-    none = tf.ensure_shape(tf.zeros(tf.concat([[PAIRS], tf.shape(weights)], axis=0), weights.dtype),
-                           [PAIRS, *weights.shape])
-    pairs = Pairs(none, none, tf.fill([PAIRS], tf.constant(float("inf"), weights.dtype)))
+    pairs = Pairs(*[tf.zeros([PAIRS, tf.size(weights)], weights.dtype)] * 3)
     _, at, _ = tf.while_loop(
         lambda i, at, _: (i < MAX_ITERATIONS) & (relative(at.gradient) > tolerance), body, (0, start, pairs)
     )
