@@ -3,8 +3,9 @@
     classifier = head.fit(backbone, support_images, support_labels, ways)
     logits = classifier(query_images)
 
-Every head has this, whatever it reads. A head is written against what it reads, though, and is given that by the
-functions that evaluate, train and export:
+Every head has this, whatever it reads. On features it is `decide(solve(support, labels, ways), query, ways)`: what does
+not depend on the queries is solved once, when the head is fitted. A head is written against what it reads, though, and
+is given that by the functions that evaluate, train and export:
 
 | reads                | its call                                                                            |
 |----------------------|-------------------------------------------------------------------------------------|

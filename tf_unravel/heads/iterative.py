@@ -81,13 +81,15 @@ class IterativeHead(InnerProductHead):
         return _by_size(targets, few, many)
 
     def _one_by_one(self, features: tf.Tensor, targets: tf.Tensor, ridge: float) -> Solution:
-        def one(task: tuple[tf.Tensor, tf.Tensor]) -> Solution:
-            return self.many(*task, ridge)
+        @tf.custom_gradient
+        def solution(features: tf.Tensor, targets: tf.Tensor) -> tuple[Solution, Callable[..., tuple]]:
+            signature = (tf.TensorSpec([None, None], tf.float64), tf.TensorSpec([None], tf.float64),
+                         tf.TensorSpec([], tf.float64))
+            solved = tf.map_fn(lambda task: self.many(task[0], task[1], ridge), (features, targets),
+                               fn_output_signature=signature, parallel_iterations=1)
+            return solved, lambda *_: (_no_gradient(features), None)
 
-        tasks = (_without_derivative(features), targets)
-        signature = (tf.TensorSpec([None, None], tf.float64), tf.TensorSpec([None], tf.float64),
-                     tf.TensorSpec([], tf.float64))
-        return tf.map_fn(one, tasks, fn_output_signature=signature, parallel_iterations=1)
+        return solution(_of_branch(features), _of_branch(targets))
 
 
 def _by_size(targets: tf.Tensor, few: Callable, many: Callable) -> tuple[tf.Tensor, ...]:
@@ -98,19 +100,15 @@ def _by_size(targets: tf.Tensor, few: Callable, many: Callable) -> tuple[tf.Tens
     return tf.cond(sizes[1] * sizes[2] > MANY, many, few)
 
 
-def _of_branch(targets: tf.Tensor) -> tf.Tensor:
+def _of_branch(value: tf.Tensor) -> tf.Tensor:
     """The same, as a tensor of the branch: TensorFlow loses others that a custom gradient inside a branch refers to."""
-    return tf.identity(targets)
+    return tf.identity(value)
 
 
-@tf.custom_gradient
-def _without_derivative(features: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
-    message = (f"support sets of more than {MANY:,} images times classes have no gradient; train on smaller tasks, or "
+def _no_gradient(features: tf.Tensor) -> tf.Tensor:
+    """Raises ValueError; in a graph it is one that fails when it runs."""
+    message = (f"Support sets of more than {MANY:,} images times classes have no gradient; train on smaller tasks, or "
                "stop the gradient of the support features.")
-
-    def gradient(upstream: tf.Tensor) -> tf.Tensor:
-        if tf.executing_eagerly():
-            raise ValueError(f"{message[0].upper()}{message[1:]} Received: {features.shape[1]} images.")
-        return required(upstream, (tf.constant(False), message, ["images", tf.shape(features)[1]]))
-
-    return tf.identity(features), gradient
+    if tf.executing_eagerly():
+        raise ValueError(f"{message} Received: {features.shape[1]} images.")
+    return required(tf.zeros_like(features), (tf.constant(False), message, ["images", tf.shape(features)[1]]))

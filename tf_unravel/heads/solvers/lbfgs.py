@@ -174,7 +174,7 @@ def minimise(problem: Problem, weights: tf.Tensor, tolerance: tf.Tensor) -> tupl
 def solve(
     features: tf.Tensor, targets: tf.Tensor, l2: float, bias: bool, tolerance: float
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Solves (1): in float32 as far as that goes, then in float64 if the tolerance asks for it.
+    """Solves (1): in float32, and on in float64 where the tolerance is below what that reaches.
 
     Args:
         features: X, [S, D], without a column of ones.
@@ -195,10 +195,19 @@ def solve(
     problem = Problem(features, targets, penalty)
     single = Problem(*[tf.cast(value, tf.float32) for value in problem])
     zero = tf.zeros_like(gradient_at(single, 0.0, single.targets))
-    at, _ = minimise(single, zero, tf.constant(max(SINGLE_PRECISION_NORM, tolerance), tf.float32))
-    # A task that float32 cannot hold begins again.
-    start = tf.where(tf.reduce_all(tf.math.is_finite(at.weights)), at.weights, zero)
-    at, norm = minimise(problem, tf.cast(start, tf.float64), tf.constant(tolerance, tf.float64))
+    single_goal = max(SINGLE_PRECISION_NORM, tolerance)
+    rough, norm = minimise(single, zero, tf.constant(single_goal, tf.float32))
+
+    def refined() -> tuple[tf.Tensor, tf.Tensor]:
+        # A task that float32 cannot hold begins again.
+        start = tf.where(tf.reduce_all(tf.math.is_finite(rough.weights)), rough.weights, zero)
+        at, norm = minimise(problem, tf.cast(start, tf.float64), tf.constant(tolerance, tf.float64))
+        return at.weights, norm
+
+    def done() -> tuple[tf.Tensor, tf.Tensor]:
+        return tf.cast(rough.weights, tf.float64), tf.cast(norm, tf.float64)
+
+    weights, norm = tf.cond(norm <= tolerance, done, refined)
     if not bias:
-        return scale * at.weights, tf.zeros_like(targets[0]), norm
-    return scale * at.weights[:-1], at.weights[-1], norm
+        return scale * weights, tf.zeros_like(targets[0]), norm
+    return scale * weights[:-1], weights[-1], norm

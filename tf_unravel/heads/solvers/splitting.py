@@ -4,8 +4,8 @@ The problem is that of `crammer_singer`, one task at a time, with K = X X^T neve
 
     minimise  f(A) = 1/2 tr(A^T (X X^T + l2 I) A) - tr(Y^T A)   subject to  A <= c Y,  A 1 = 0          (1)
 
-A quadratic under the row sums, and bounds: each alone is easy. With Z = min(V, c Y), the two take turns (over-relaxed by
-r, in (0, 2)):
+A quadratic under the row sums, and bounds: each alone is easy. With Z = min(V, c Y) the two take turns, over-relaxed by r
+in (0, 2):
 
     V <- V + r (P(2 Z - V) - Z),   P(U) = argmin over A 1 = 0 of  f(A) + rho / 2 ||A - U||^2            (2)
                                         = (X X^T + (l2 + rho) I)^-1 (Y + rho U), row means subtracted.
@@ -30,10 +30,10 @@ It is smaller than (6) of `crammer_singer`, which leaves the last term out; that
 only, because hardly an example reaches c.
 
 Source of (1): Crammer and Singer, "On the Algorithmic Implementation of Multiclass Kernel-based Vector Machines", JMLR
-2001. (2): Eckstein and Bertsekas, "On the Douglas-Rachford Splitting Method and the Proximal Point Algorithm for Maximal
-Monotone Operators", 1992. LIBLINEAR solves (1) without l2 by coordinate descent over single rows (Keerthi et al., "A
-Sequential Dual Method for Large Scale Multi-Class Linear SVMs", KDD 2008; Fan et al., "LIBLINEAR", JMLR 2008), which
-needs fewer multiplications, one small vector at a time; (2) is matrix products alone.
+2001; of (2): Eckstein and Bertsekas, "On the Douglas-Rachford Splitting Method and the Proximal Point Algorithm for
+Maximal Monotone Operators", 1992. LIBLINEAR solves (1) without l2 by coordinate descent over single rows (Keerthi et
+al., "A Sequential Dual Method for Large Scale Multi-Class Linear SVMs", KDD 2008; Fan et al., "LIBLINEAR", JMLR 2008).
+That takes fewer multiplications, one small vector after the other; (2) is products of matrices alone.
 
 | symbol | name             | shape  |
 |--------|------------------|--------|

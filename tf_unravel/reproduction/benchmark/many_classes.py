@@ -1,13 +1,13 @@
 """Many classes and many images: seconds to solve a head, beside scikit-learn on the same features, and to use it.
 
-| head       | beside                                                       | same optimum, by                         |
-|------------|--------------------------------------------------------------|------------------------------------------|
-| SVM        | `LinearSVC(multi_class="crammer_singer", C=0.1)`, no l2      | the primal objective of ours, at both    |
-| Linear     | `LogisticRegression(C=1)`, the same problem                  | the gradient norm, relative to that at 0 |
-| Ridge, Prototypes | nothing                                               |                                          |
+| head              | beside                                                  | same optimum, by                     |
+|-------------------|---------------------------------------------------------|--------------------------------------|
+| SVM               | `LinearSVC(multi_class="crammer_singer", C=0.1)`, no l2 | the objective of ours, at both       |
+| Linear            | `LogisticRegression(C=1)`, the same problem             | the gradient norm, relative to at 0  |
+| Ridge, Prototypes | nothing                                                 |                                      |
 
-Each head at each size runs in a process of its own, whose peak memory before scikit-learn is imported counts everything:
-interpreter, TensorFlow, features. "One query" is what a served model with these classes built in does for a request,
+Each head at each size runs in a process of its own. Its peak memory, before scikit-learn is imported, counts
+everything: interpreter, TensorFlow, features. "One query" is what a served model with these classes built in does for a request,
 from features to logits.
 """
 

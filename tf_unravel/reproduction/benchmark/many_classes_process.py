@@ -17,9 +17,9 @@ from tf_unravel.reproduction.benchmark.timing import Work, interleaved
 
 
 def outcome(head: str, ways: int, shots: int, dimension: int, rounds: int, queries: int) -> dict[str, Any]:
-    """Seconds of ours and of the peer, milliseconds for a query, peak bytes of ours, and how far both are from optimal."""
+    """Seconds of ours and of the peer, milliseconds for a query, our peak bytes, and how far both are from optimal."""
     features, split = random_features(ways * shots, ways, dimension)
-    labels, ours = split.class_ids, heads.by_name[head]()
+    labels, ours = split.class_ids, _HEADS[head]()
     support, support_labels = tf.constant(features[None]), tf.constant(labels[None])
     solved = ours.solve(support, support_labels, ways)
     answer = tf.function(lambda query: ours.decide(solved, query, ways))
@@ -60,7 +60,7 @@ def _gradient_norms(
 def _objectives(
     features: np.ndarray, targets: np.ndarray, solved: tuple[tf.Tensor, ...], theirs: tuple[np.ndarray, np.ndarray]
 ) -> tuple[float, float]:
-    """Relative duality gap of ours, and how far the primal objective (4) of `splitting` is above it with their weights."""
+    """Relative duality gap of ours, and how far the objective (4) of `splitting` is above it at their weights."""
     head = heads.SVM()
     problem = splitting.Problem(*[tf.constant(value, tf.float64) for value in (features, targets, head.c, head.l2)])
     weights, _, gap = head.many(problem.features, problem.targets, head.l2)
@@ -86,7 +86,10 @@ def _logistic_regression() -> Any:
     return LogisticRegression(C=1.0 / heads.Linear().l2)
 
 
-_PEERS: dict[str, tuple[Callable[[], Any], Callable[..., list[float]]]] = {
+_HEADS: dict[str, Callable[[], heads.Head]] = {
+    each.name: each for each in (heads.Prototypes, heads.Ridge, heads.SVM, heads.Linear)
+}
+_PEERS: dict[str, tuple[Callable[[], Any], Callable[..., tuple[float, float]]]] = {
     "svm": (_linear_svc, _objectives), "linear": (_logistic_regression, _gradient_norms),
 }
 
