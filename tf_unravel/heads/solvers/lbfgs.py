@@ -146,6 +146,7 @@ def remembered(pairs: Pairs, old: Point, new: Point, matrix: tf.Tensor) -> Pairs
     ])
 
 
+@tf.function(reduce_retracing=True)
 def minimise(problem: Problem, weights: tf.Tensor, tolerance: tf.Tensor) -> tuple[Point, tf.Tensor]:
     """L-BFGS from `weights`, until the gradient norm relative to that at zero is at most the tolerance.
 
@@ -186,7 +187,8 @@ def solve(
         (W float64 [D, W], b float64 [W], relative gradient norm), NaN for features that are not finite.
     """
     features = tf.cast(features, tf.float64)
-    scale = tf.math.rsqrt(tf.reduce_mean(tf.reduce_sum(tf.square(features), axis=1)))
+    norm = tf.reduce_mean(tf.reduce_sum(tf.square(features), axis=1))
+    scale = tf.math.rsqrt(tf.where(norm > 0.0, norm, tf.ones_like(norm)))
     penalty = tf.fill([tf.shape(features)[1], 1], l2 * scale**2)
     features *= scale
     if bias:

@@ -4,8 +4,8 @@ The problem is that of `crammer_singer`, one task at a time, with K = X X^T neve
 
     minimise  f(A) = 1/2 tr(A^T (X X^T + l2 I) A) - tr(Y^T A)   subject to  A <= c Y,  A 1 = 0          (1)
 
-A quadratic under the row sums, and bounds: each alone is easy. With Z = min(V, c Y) the two take turns, over-relaxed by r
-in (0, 2):
+A quadratic under the row sums, and bounds: each alone is easy. With Z = min(V, c Y) the two take turns, over-relaxed by
+r in (0, 2):
 
     V <- V + r (P(2 Z - V) - Z),   P(U) = argmin over A 1 = 0 of  f(A) + rho / 2 ||A - U||^2            (2)
                                         = (X X^T + (l2 + rho) I)^-1 (Y + rho U), row means subtracted.
@@ -28,6 +28,9 @@ The duality gap between (1) and (4) is what the rows could still gain. With G = 
 
 It is smaller than (6) of `crammer_singer`, which leaves the last term out; that one shrinks with the square root of (5)
 only, because hardly an example reaches c.
+
+Sweeps that are needed: 60 to 150 where the classes can be separated, as they can when D is large. Examples that overlap
+need more, the more the smaller l2 is beside the diagonal of K; after MAX_SWEEPS the gap says how far they came.
 
 Source of (1): Crammer and Singer, "On the Algorithmic Implementation of Multiclass Kernel-based Vector Machines", JMLR
 2001; of (2): Eckstein and Bertsekas, "On the Douglas-Rachford Splitting Method and the Proximal Point Algorithm for
@@ -67,11 +70,15 @@ class Problem(NamedTuple):
     l2: tf.Tensor
 
 
-def normalized(features: tf.Tensor, targets: tf.Tensor, c: float, l2: float) -> tuple[Problem, tf.Tensor]:
-    """(Problem whose X X^T + l2 I has mean diagonal 1, unit): A / unit solves it with the bound c / unit."""
+def normalized(
+    features: tf.Tensor, targets: tf.Tensor, c: float, l2: float
+) -> tuple[Problem, tf.Tensor, tf.Tensor]:
+    """(Problem whose X X^T + l2 I has mean diagonal 1, unit, whether that is finite): A / unit solves it."""
     features = tf.cast(features, tf.float64)
-    unit = 1.0 / (tf.reduce_mean(tf.reduce_sum(tf.square(features), axis=1)) + l2)
-    return Problem(tf.sqrt(unit) * features, targets, c / unit, l2 * unit), unit
+    diagonal = tf.reduce_mean(tf.reduce_sum(tf.square(features), axis=1)) + l2
+    finite = tf.math.is_finite(diagonal)
+    unit = tf.where(finite, 1.0 / diagonal, tf.ones_like(diagonal))
+    return Problem(tf.sqrt(unit) * features, targets, c / unit, l2 * unit), unit, finite
 
 
 def threshold(values: tf.Tensor, total: tf.Tensor) -> tf.Tensor:
@@ -106,6 +113,7 @@ def relative_gap(problem: Problem, dual: tf.Tensor) -> tf.Tensor:
     return tf.where(value >= 0.0, tf.constant(float("inf"), value.dtype), tf.abs(gap) / tf.abs(value))
 
 
+@tf.function(reduce_retracing=True)
 def sweeps(problem: Problem, iterate: tf.Tensor, tolerance: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Equation (2) from `iterate` until the relative gap is below the tolerance.
 
@@ -148,12 +156,11 @@ def solve(
     Returns:
         (A float64 [S, W] feasible, relative gap float64), NaN for features that are not finite.
     """
-    problem, unit = normalized(features, targets, c, l2)
+    problem, unit, finite = normalized(features, targets, c, l2)
     single = Problem(*[tf.cast(value, tf.float32) for value in problem])
     start = tf.zeros_like(single.targets)
     iterate, _, _ = sweeps(single, start, tf.constant(max(SINGLE_PRECISION_GAP, tolerance), tf.float32))
     # A task that float32 cannot hold begins again.
     iterate = tf.where(tf.reduce_all(tf.math.is_finite(iterate)), iterate, start)
     _, dual, gap = sweeps(problem, tf.cast(iterate, tf.float64), tf.constant(tolerance, tf.float64))
-    finite = tf.math.is_finite(unit) & (unit > 0.0)
     return choose(finite[None], unit * dual[None])[0], gap

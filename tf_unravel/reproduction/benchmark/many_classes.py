@@ -7,8 +7,8 @@
 | Ridge, Prototypes | nothing                                                 |                                      |
 
 Each head at each size runs in a process of its own. Its peak memory, before scikit-learn is imported, counts
-everything: interpreter, TensorFlow, features. "One query" is what a served model with these classes built in does for a request,
-from features to logits.
+everything: interpreter, TensorFlow, features. "One query" is what a served model with these classes built in does for
+a request, from features to logits.
 """
 
 import dataclasses
