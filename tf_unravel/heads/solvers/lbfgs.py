@@ -41,7 +41,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from tf_unravel.heads.inner_products import regularized
+from tf_unravel.heads.inner_products import choose, regularized
 
 PAIRS = 10
 VARIANCE = 0.1
@@ -187,8 +187,8 @@ def solve(
         (W float64 [D, W], b float64 [W], relative gradient norm), NaN for features that are not finite.
     """
     features = tf.cast(features, tf.float64)
-    norm = tf.reduce_mean(tf.reduce_sum(tf.square(features), axis=1))
-    scale = tf.math.rsqrt(tf.where(norm > 0.0, norm, tf.ones_like(norm)))
+    square = tf.reduce_mean(tf.reduce_sum(tf.square(features), axis=1))
+    scale = tf.math.rsqrt(tf.where(square > 0.0, square, tf.ones_like(square)))
     penalty = tf.fill([tf.shape(features)[1], 1], l2 * scale**2)
     features *= scale
     if bias:
@@ -210,6 +210,7 @@ def solve(
         return tf.cast(rough.weights, tf.float64), tf.cast(norm, tf.float64)
 
     weights, norm = tf.cond(norm <= tolerance, done, refined)
+    weights = choose(tf.math.is_finite(square)[None], weights[None])[0]
     if not bias:
         return scale * weights, tf.zeros_like(targets[0]), norm
     return scale * weights[:-1], weights[-1], norm
