@@ -19,7 +19,7 @@ def is_finite_number(value: Any) -> bool:
 
 
 def refuse_negative(owner: str, **values: Any) -> None:
-    """Refuses what is no finite number from 0 on.
+    """Raises ValueError unless every value is a finite number >= 0.
 
     Args:
         owner: whose arguments they are.

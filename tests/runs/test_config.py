@@ -57,6 +57,13 @@ def test_a_binding_of_the_guide_can_be_built(binding):
         keras.config.set_dtype_policy("float32")
 
 
+def test_a_pretrained_network_is_not_given_other_pixels():
+    plan = runs.plan(runs.parse(["gin/run/own_images_pretrained.gin"],
+                                [*SMALL, "run.normalization = ((1.0,), (1.0,))"]))
+    with pytest.raises(config.ConfigError, match="run.normalization is for a backbone that is trained from scratch"):
+        plan.build(config.DataFacts.of(make_split(num_classes=5, per_class=4, size=32)))
+
+
 def test_the_guide_promises_something():
     assert len(PROMISED) > 10
 

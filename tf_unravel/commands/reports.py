@@ -234,6 +234,7 @@ def write_projections(projections: Projections, class_names: tuple[str, ...], pa
 
 
 def separation_table(rows: Sequence[dict[str, Any]], num_pairs: int, seed: int) -> str:
+    """One line per run or model, and what was measured how."""
     lines = [["run", "r_fc", "r_hv", "4 r_fc / (4 + r_fc)", "variance ratio"]]
     for row in rows:
         lines.append([row["run"], f"{row['r_fc']:.3f} ± {row['r_fc_error']:.3f}",

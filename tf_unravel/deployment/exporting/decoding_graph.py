@@ -65,7 +65,8 @@ def _encoded(function: Any, decode: Callable[[tf.Tensor, tf.Tensor], tf.Tensor])
 @functools.cache  # traced once for all signatures, and all models of one kind
 def decoder(how: Decoding, channels: int) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
     """(name of the input, files string [N]) -> uint8 [N, H, W, C], (H, W) by `how.size`."""
-    assert how.size is not None  # of a card
+    if how.size is None:
+        raise ValueError("Files of any size become pixels of one; give a decoding with a size. Received: size=None.")
     shape = (*how.size, channels)
 
     @tf.function(input_signature=[tf.TensorSpec([], tf.string), tf.TensorSpec([None], tf.string)], autograph=False)

@@ -259,8 +259,8 @@ def _support_set(images: Any, labels: Any, shape: tuple[int, int, int], head: He
 
 
 def _checked_names(class_names: Sequence[str] | None, ways: int) -> tuple[str, ...]:
-    """One name a class."""
+    """One name per class."""
     names = tuple(str(label) for label in (range(ways) if class_names is None else class_names))
     if len(names) != ways or len(set(names)) != ways:
-        raise ValueError(f"class_names must be {ways} names, one a class and each once. Received: {names}.")
+        raise ValueError(f"class_names must be {ways} different names, one per class. Received: {names}.")
     return names
