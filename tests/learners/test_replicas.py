@@ -7,15 +7,15 @@ import sys
 
 import pytest
 
-EACH_KIND = ["feature_clustering", "episodic", "maml", "weight_clustering"]
+EACH_KIND = ["feature_clustering", "maml"]
 THEIR_VARIANTS = [
-    "pairs", "hyperplane_variation", "episodic_two_passes", "first_order_maml", "reptile", "classical_with_dropout",
-    "episodic_with_dropout", "maml_with_dropout", "reptile_with_dropout",
+    "pairs", "hyperplane_variation", "episodic", "episodic_two_passes", "first_order_maml", "reptile",
+    "weight_clustering", "classical_with_dropout", "episodic_with_dropout", "maml_with_dropout", "reptile_with_dropout",
 ]  # fmt: skip
 CASES = [
     *((2, name) for name in EACH_KIND),
     *(pytest.param(2, name, marks=pytest.mark.long) for name in THEIR_VARIANTS),
-    *(pytest.param(4, name, marks=pytest.mark.long) for name in EACH_KIND),
+    *(pytest.param(4, name, marks=pytest.mark.long) for name in (*EACH_KIND, "episodic", "weight_clustering")),
 ]
 
 

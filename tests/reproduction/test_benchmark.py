@@ -125,6 +125,7 @@ def test_unknown_part_is_refused_before_anything_is_written(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.long
 def test_peak_memory_is_that_of_the_process_alone():
     """Not of the one that starts it, which here holds more than such a small process ever will."""
     ballast = np.ones(3 << 27)  # 3 GiB
@@ -163,7 +164,12 @@ EXPECTED = {  # what a part must have measured: beginnings of its lines
 }
 
 
-@pytest.mark.parametrize("part", benchmark.PARTS)
+TAKE_LONG = ("meta", "memory", "start")  # their peers and processes start PyTorch or TensorFlow again and again
+
+
+@pytest.mark.parametrize("part", [
+    pytest.param(part, marks=pytest.mark.long) if part in TAKE_LONG else part for part in benchmark.PARTS
+])
 def test_every_part_runs(part, tmp_path, monkeypatch):
     monkeypatch.setenv("TF_UNRAVEL_CACHE", str(tmp_path / "cache"))
     text = benchmark.run([part], tmp_path / "b.json", quick=True)
