@@ -3,8 +3,9 @@
     classifier = head.fit(backbone, support_images, support_labels, ways)
     logits = classifier(query_images)
 
-Every head has this, whatever it reads. A head is written against what it reads, though, and is given that by the
-functions that evaluate, train and export:
+Every head has this, whatever it reads. On features it is `decide(solve(support, labels, ways), query, ways)`: what does
+not depend on the queries is solved once, when the head is fitted. A head is written against what it reads, though, and
+is given that by the functions that evaluate, train and export:
 
 | reads                | its call                                                                            |
 |----------------------|-------------------------------------------------------------------------------------|
@@ -105,6 +106,17 @@ class Head:
         """Logits [T, Q, W] from inner products (`heads.Kernels`), of a head that reads these."""
         raise NotImplementedError
 
+    def solve(self, support: tf.Tensor, support_labels: tf.Tensor, ways: Ways) -> Any:
+        """What a classifier keeps of support features [T, S, D] and labels [T, S], tensors in any structure.
+
+        Here features and labels themselves; a head that has weights keeps those, and solves for them once.
+        """
+        return support, tf.convert_to_tensor(support_labels)
+
+    def decide(self, solved: Any, query: tf.Tensor, ways: Ways) -> tf.Tensor:
+        """Logits [T, Q, W] of query features [T, Q, D], from what `solve` gave."""
+        return self(*solved, query, ways)
+
     def fit(
         self, backbone: keras.Model, support_images: tf.Tensor, support_labels: tf.Tensor, ways: Ways
     ) -> Classifier:
@@ -133,7 +145,7 @@ class Head:
 
     def fit_features(self, support: tf.Tensor, support_labels: tf.Tensor, ways: Ways) -> Classifier:
         """The same from features [T, S, D], of a head that reads them: query features [T, Q, D] -> logits."""
-        return Classifier((support, support_labels), lambda kept, query: self(*kept, query, ways))
+        return Classifier(self.solve(support, support_labels, ways), lambda kept, query: self.decide(kept, query, ways))
 
     def calibrated(
         self, backbone: keras.Model, support_images: tf.Tensor, support_labels: tf.Tensor, ways: Ways,
