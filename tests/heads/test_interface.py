@@ -152,8 +152,30 @@ def test_a_classifier_keeps_weights_and_not_the_support_set(name, backbone, monk
     monkeypatch.setattr(type(head), "solve", lambda *_: pytest.fail("solved again"))
     for each in (classifier, classifier.in_variables()):
         np.testing.assert_allclose(each(query), expected, rtol=1e-5, atol=1e-5)
-    sizes = [tuple(value.shape) for value in tf.nest.flatten(classifier._kept)]
+    sizes = [tuple(value.shape) for value in tf.nest.flatten(classifier.kept)]
     assert all(3 in shape or shape[1] == 1 for shape in sizes) and not any(6 in shape for shape in sizes)
+
+
+@pytest.mark.parametrize(("base", "settings"), [
+    (heads.Prototypes, {}), (heads.Ridge, {"l2": 1e-3}), (heads.SVM, {}), (heads.Linear, {}),
+])
+def test_a_call_of_ones_own_counts_everywhere(base, settings, backbone):
+    """Not the base's weights in a classifier, its closed form in calibration, or its inner products in `evaluate`."""
+
+    class Reversed(base):
+        def __call__(self, support, support_labels, query, ways):
+            return -super().__call__(support, support_labels, query, ways)
+
+    support, labels, query, _ = drawn(2)
+    for fit in ("fit", "calibrated"):
+        mine, theirs = (getattr(head, fit)(backbone, support, np.tile(labels[:1], (2, 1)), 3)(query)
+                        for head in (Reversed(**settings), base(**settings)))
+        if fit == "calibrated":
+            mine, theirs = mine.logits, theirs.logits
+        np.testing.assert_allclose(mine, -theirs, rtol=1e-4, atol=1e-4)
+    mine, theirs = (evaluate(backbone, head, SPLIT, ways=3, shots=2, queries=4, num_tasks=30).per_task
+                    for head in (Reversed(**settings), base(**settings)))
+    assert not np.array_equal(mine, theirs)
 
 
 def test_what_is_said_of_heads_of_ones_own(backbone):

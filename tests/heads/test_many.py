@@ -7,7 +7,7 @@ from sklearn.linear_model import LogisticRegression
 
 from tests.heads.problems import inner_products, make_tasks, relative_error
 from tests.heads.test_linear import centred
-from tf_unravel.heads import SVM, Linear, iterative
+from tf_unravel.heads import SVM, Linear, iterative, linear
 from tf_unravel.heads.solvers import lbfgs, splitting
 
 HEADS = [SVM(tolerance=1e-11), Linear(tolerance=1e-11), Linear(bias=False, tolerance=1e-11)]
@@ -188,6 +188,6 @@ class TestLBFGS:
 
     def test_the_tolerance_is_reached_and_reported(self, many):
         tasks = make_tasks((4, 5, 6), 5, tasks=2)
-        norms = [Linear(tolerance=t / 1000).gradient_norm(inner_products(tasks), tasks.labels, 3).numpy()
+        norms = [Linear(tolerance=t / linear.FIRST_ORDER).gradient_norm(inner_products(tasks), tasks.labels, 3).numpy()
                  for t in (1e-2, 1e-9)]
         assert (norms[0] < 1e-2).all() and (norms[1] < 1e-9).all() and (norms[0] > norms[1]).all()

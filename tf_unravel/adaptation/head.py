@@ -3,9 +3,9 @@
     classifier = head.fit(backbone, support_images, support_labels, ways)
     logits = classifier(query_images)
 
-Every head has this, whatever it reads. On features it is `decide(solve(support, labels, ways), query, ways)`: what does
-not depend on the queries is solved once, when the head is fitted. A head is written against what it reads, though, and
-is given that by the functions that evaluate, train and export:
+Every head has this, whatever it reads. One with weights has `solve`, for what does not depend on the queries, and
+`decide`: it is solved once, when it is fitted. A head is written against what it reads, though, and is given that by
+the functions that evaluate, train and export:
 
 | reads                | its call                                                                            |
 |----------------------|-------------------------------------------------------------------------------------|
@@ -98,6 +98,21 @@ class Head:
     reads: ClassVar[Reads] = Reads.FEATURES
     translation_invariant: ClassVar[bool] = False
 
+    _solved_once: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """A head whose call is new does not go on with what its base solves, refits or reads for the old one."""
+        super().__init_subclass__(**options)
+        own = vars(cls)
+        if "solve" in own:
+            cls._solved_once = True
+        elif "__call__" in own:
+            cls._solved_once = False
+        if "__call__" in own and "refit" not in own:
+            cls.refit = Head.refit  # type: ignore[method-assign]
+        if "__call__" in own and "logits" not in own and cls.reads is Reads.INNER_PRODUCTS:
+            cls.reads = Reads.FEATURES
+
     def __call__(self, *args: Any, **kwargs: Any) -> tf.Tensor:
         """Logits [T, Q, W] of the queries from what the head reads; differentiable, to train through it."""
         raise NotImplementedError
@@ -109,13 +124,13 @@ class Head:
     def solve(self, support: tf.Tensor, support_labels: tf.Tensor, ways: Ways) -> Any:
         """What a classifier keeps of support features [T, S, D] and labels [T, S], tensors in any structure.
 
-        Here features and labels themselves; a head that has weights keeps those, and solves for them once.
+        For heads that have something to solve for once, such as weights. Without it a classifier keeps the features.
         """
-        return support, tf.convert_to_tensor(support_labels)
+        raise NotImplementedError
 
     def decide(self, solved: Any, query: tf.Tensor, ways: Ways) -> tf.Tensor:
         """Logits [T, Q, W] of query features [T, Q, D], from what `solve` gave."""
-        return self(*solved, query, ways)
+        raise NotImplementedError
 
     def fit(
         self, backbone: keras.Model, support_images: tf.Tensor, support_labels: tf.Tensor, ways: Ways
@@ -145,7 +160,10 @@ class Head:
 
     def fit_features(self, support: tf.Tensor, support_labels: tf.Tensor, ways: Ways) -> Classifier:
         """The same from features [T, S, D], of a head that reads them: query features [T, Q, D] -> logits."""
-        return Classifier(self.solve(support, support_labels, ways), lambda kept, query: self.decide(kept, query, ways))
+        if self._solved_once:
+            solved = self.solve(support, support_labels, ways)
+            return Classifier(solved, lambda kept, query: self.decide(kept, query, ways))
+        return Classifier((support, support_labels), lambda kept, query: self(*kept, query, ways))
 
     def calibrated(
         self, backbone: keras.Model, support_images: tf.Tensor, support_labels: tf.Tensor, ways: Ways,

@@ -42,7 +42,7 @@ from tf_unravel.heads.iterative import IterativeHead, Solution
 from tf_unravel.heads.solvers import lbfgs, saddle
 
 LINE_SEARCH = 0.25 ** np.arange(6)
-FIRST_ORDER = 1000.0  # times the tolerance: the relative gradient norm that `lbfgs` stops at
+FIRST_ORDER = 100.0  # times the tolerance: the relative gradient norm that `lbfgs` stops at
 
 
 class Fit(NamedTuple):
@@ -209,8 +209,8 @@ class Linear(IterativeHead):
         l2: weight of 1/2 ||W||^2 against the summed loss; positive. Default 1, scikit-learn's C = 1 / l2 = 1.
         bias: fit b, unregularized as in scikit-learn. Default True. Its mean over the classes is 0.
         tolerance: of the last Newton step, relative to the largest score. Default 1e-6: the error left is about its
-            square. With many classes and images (see `iterative`) the gradient norm falls to 1000 times it, relative
-            to that at zero: to 1e-3, where LogisticRegression stops between 2e-3 and 4e-2.
+            square. With many classes and images (see `iterative`) the gradient norm falls to 100 times it, relative
+            to that at zero.
         max_iterations: of Newton's method. Default 100; some ten are usual.
 
     Raises:

@@ -1,5 +1,6 @@
 """The process that `many_classes` measures: one head at one size, what it took as one line of JSON."""
 
+import functools
 import json
 import sys
 import warnings
@@ -27,21 +28,24 @@ def outcome(head: str, ways: int, shots: int, dimension: int, rounds: int, queri
     query_rates = interleaved(works, queries)["query"]
     peak = peak_bytes()
     works = {"ours": Work(lambda: [value.numpy() for value in ours.solve(support, support_labels, ways)])}
-    result = {"query_milliseconds": [1000.0 / rate for rate in query_rates], "peak_bytes": peak}
-    if head not in _PEERS:
-        rates = interleaved(works, rounds, warm_up=0)
-        return {**result, "seconds": [1.0 / rate for rate in rates["ours"]], "peer_seconds": []}
-    fitted: list[Any] = []
-    make, certificates = _PEERS[head]
-    works["peer"] = Work(lambda: fitted.append(make().fit(features, labels)))
+    fitted: dict[str, Any] = {}
+
+    def fit(name: str, make: Callable[[], Any]) -> None:
+        fitted[name] = make().fit(features, labels)
+
+    for name, make in _PEERS.get(head, {}).items():
+        works[name] = Work(functools.partial(fit, name, make))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it has not converged: its certificate says how far it came
         rates = interleaved(works, rounds, warm_up=0)
     seconds = {name: [1.0 / rate for rate in values] for name, values in rates.items()}
-    theirs = (fitted[-1].coef_.T, np.broadcast_to(fitted[-1].intercept_, [ways]))
-    certificate, peer_certificate = certificates(features, np.eye(ways)[labels], solved, theirs)
-    return {**result, "seconds": seconds["ours"], "peer_seconds": seconds["peer"], "certificate": certificate,
-            "peer_certificate": peer_certificate}
+    result: dict[str, Any] = {"query_milliseconds": [1000.0 / rate for rate in query_rates], "peak_bytes": peak,
+                              "seconds": seconds["ours"], "peers": []}
+    for name, model in fitted.items():
+        theirs = (model.coef_.T, np.broadcast_to(model.intercept_, [ways]))
+        result["certificate"], certificate = _CERTIFICATES[head](features, np.eye(ways)[labels], solved, theirs)
+        result["peers"].append({"name": name, "seconds": seconds[name], "certificate": certificate})
+    return result
 
 
 def _gradient_norms(
@@ -80,18 +84,21 @@ def _linear_svc() -> Any:
     return LinearSVC(multi_class="crammer_singer", C=heads.SVM().c, fit_intercept=False)
 
 
-def _logistic_regression() -> Any:
+def _logistic_regression(**settings: float) -> Any:
     from sklearn.linear_model import LogisticRegression
 
-    return LogisticRegression(C=1.0 / heads.Linear().l2)
+    return LogisticRegression(C=1.0 / heads.Linear().l2, **settings)
 
 
 _HEADS: dict[str, Callable[[], heads.Head]] = {
     each.name: each for each in (heads.Prototypes, heads.Ridge, heads.SVM, heads.Linear)
 }
-_PEERS: dict[str, tuple[Callable[[], Any], Callable[..., tuple[float, float]]]] = {
-    "svm": (_linear_svc, _objectives), "linear": (_logistic_regression, _gradient_norms),
+_PEERS: dict[str, dict[str, Callable[[], Any]]] = {
+    "svm": {"LinearSVC": _linear_svc},
+    "linear": {"LogisticRegression": _logistic_regression,
+               "LogisticRegression, tol=1e-6": lambda: _logistic_regression(tol=1e-6, max_iter=1000)},
 }
+_CERTIFICATES: dict[str, Callable[..., tuple[float, float]]] = {"svm": _objectives, "linear": _gradient_norms}
 
 
 if __name__ == "__main__":
