@@ -1,9 +1,13 @@
 """The benchmark: its clockwork on clocks that are known, its peers against our own code, every part at tiny sizes."""
 
+import contextlib
+import http.server
 import itertools
 import json
 import subprocess
 import sys
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -11,7 +15,7 @@ import tensorflow as tf
 
 from tf_unravel import backbones, heads
 from tf_unravel.reproduction import benchmark
-from tf_unravel.reproduction.benchmark import child, machine, peers, published, sampling, tasks
+from tf_unravel.reproduction.benchmark import child, machine, peers, published, sampling, serving_load, tasks
 from tf_unravel.reproduction.benchmark.measurement import Measurement, Target, table
 from tf_unravel.reproduction.benchmark.timing import Work, interleaved, ratios, summary
 
@@ -140,6 +144,50 @@ def test_a_failing_process_is_named():
         child.run_module("tf_unravel.nothing")
 
 
+@contextlib.contextmanager
+def answering(statuses, seconds=0.0):
+    """A server whose answers have these statuses, one after the other; its address."""
+    following = itertools.cycle(statuses)
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self):
+            self.rfile.read(int(self.headers["Content-Length"]))
+            time.sleep(seconds)
+            self.send_response(next(following))
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever).start()
+        yield f"http://127.0.0.1:{server.server_port}/v1/models/none"
+        server.shutdown()
+
+
+def test_a_load_is_timed_by_rounds():
+    with answering([200], seconds=0.05) as address:
+        found = serving_load.outcome(address, {"one": ("{}", 1), "two": ("{}", 2)}, 0.5, rounds=2)
+    for load, connections in (("one", 1), ("two", 2)):
+        assert len(found[load]) == 2
+        for each in found[load]:
+            assert 50 <= each["p50"] <= each["p99"]
+            assert 1 < each["requests_per_second"] <= 20 * connections
+            assert each["requests"] <= 11 * connections
+
+
+def test_a_refused_request_ends_the_load():
+    with answering([200, 200, 503]) as address, pytest.raises(
+        ConnectionError, match="few: 1 of [23] requests failed, the first with: status 503, {}"
+    ):
+        serving_load.outcome(address, {"few": ("{}", 1)}, 5.0, rounds=1)
+
+
 EXPECTED = {  # what a part must have measured: beginnings of its lines
     "step": ["classical step, conv4, 16x16, batch 8", "end to end with loading and augmentation, conv4",
              "classical step, r2d2", "end to end with loading and augmentation, r2d2"],
@@ -160,6 +208,8 @@ EXPECTED = {  # what a part must have measured: beginnings of its lines
     "memory": ["MAML second order, 16x16, 1-shot, 2 tasks: peak", "MAML second order, 16x16, 1-shot, 2 tasks, remat",
                "MAML second order, 16x16, 1-shot, 2 tasks, rematerialized"],
     "start": ["`tf-unravel train` to its first step"] * 2,
+    "serving": [*["classify, pixel lists, 3-way 2-shot"] * 3, *["classify_encoded, JPEG, 3-way 2-shot"] * 3,
+                *["20 classes x 2 built in"] * 3, "calibrated answer, ridge, 3 x 2"],
 }
 
 

@@ -28,6 +28,7 @@ from tf_unravel.reproduction.benchmark import (
     meta_steps,
     regularizer_cost,
     sampling,
+    serving,
     start,
     tasks,
 )
@@ -43,6 +44,7 @@ PARTS: dict[str, ModuleType] = {
     "meta": meta_steps,
     "memory": meta_memory,
     "start": start,
+    "serving": serving,
 }
 
 
