@@ -13,9 +13,18 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_unravel import backbones, heads
+from tf_unravel import backbones, export, heads
 from tf_unravel.reproduction import benchmark
-from tf_unravel.reproduction.benchmark import child, machine, peers, published, sampling, serving_load, tasks
+from tf_unravel.reproduction.benchmark import (
+    child,
+    machine,
+    peers,
+    photographs,
+    published,
+    sampling,
+    serving_load,
+    tasks,
+)
 from tf_unravel.reproduction.benchmark.measurement import Measurement, Target, table
 from tf_unravel.reproduction.benchmark.timing import Work, interleaved, ratios, summary
 
@@ -129,6 +138,12 @@ def test_unknown_part_is_refused_before_anything_is_written(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_model_for_a_part_that_takes_none_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="for the part decoding.* Received: --only=step"):
+        benchmark.run(["step"], tmp_path / "b.json", model="model")
+    assert not list(tmp_path.iterdir())
+
+
 def test_peak_memory_is_that_of_the_process_alone():
     """Not of the one that starts it, which here holds more than such a small process ever will."""
     ballast = np.ones(3 << 27)  # 3 GiB
@@ -183,7 +198,7 @@ def test_a_load_is_timed_by_rounds():
 
 def test_a_refused_request_ends_the_load():
     with answering([200, 200, 503]) as address, pytest.raises(
-        ConnectionError, match="few: 1 of [23] requests failed, the first with: status 503, {}"
+        ConnectionError, match="few: 1 of 3 requests failed, the first with: status 503, {}"
     ):
         serving_load.outcome(address, {"few": ("{}", 1)}, 5.0, rounds=1)
 
@@ -210,6 +225,8 @@ EXPECTED = {  # what a part must have measured: beginnings of its lines
     "start": ["`tf-unravel train` to its first step"] * 2,
     "serving": [*["classify, pixel lists, 3-way 2-shot"] * 3, *["classify_encoded, JPEG, 3-way 2-shot"] * 3,
                 *["20 classes x 2 built in"] * 3, "calibrated answer, ridge, 3 x 2"],
+    "decoding": [f"{kind}, 12 images to 16x16, bilinear: " for kind in ("JPEG 4:2:0", "JPEG 4:4:4", "PNG", "BMP")
+                 for _ in range(8)],
 }
 
 
@@ -223,10 +240,35 @@ def test_every_part_runs(part, tmp_path, monkeypatch):
     assert len(lines) == len(EXPECTED[part])
     for line, beginning in zip(lines, EXPECTED[part], strict=True):
         assert line["part"] == part and line["what"].startswith(beginning) and line["what"] in text
-        assert line["ours"] > 0 and all(value > 0 for value in line["ours_by_round"])
+        least = 0 if part == "decoding" else np.nextafter(0, 1)  # differences may be none
+        assert line["ours"] >= least and all(value >= least for value in line["ours_by_round"])
         if line["peer"] is not None:
             paired = ratios(line["ours_by_round"], line["peer_by_round"])
             assert line["ratio"] == summary(paired).median and line["ratio_range"] == [min(paired), max(paired)]
+
+
+def test_decoders_are_compared_on_the_files_of_a_folder(tmp_path):
+    """By a model of one's own: what the benchmark calls the graph's pixels are those that the features come from."""
+    rng = np.random.default_rng(0)
+    for name in ("ant", "bat", "cat", "dog"):
+        of = photographs.colours(rng)
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for number in range(3 if name == "bat" else 4):
+            data = photographs.file_of(photographs.photograph(rng, of, 30, 40), "PNG")
+            (tmp_path / "images" / name / f"{number}.png").write_bytes(data)
+        (tmp_path / "images" / name / "0.webp").write_bytes(b"not read by the graph")
+    model = export(backbones.conv4((16, 16, 3), filters=4), heads.Ridge(), tmp_path / "model")
+    given = {"data_root": str(tmp_path / "images"), "model": str(model)}
+    benchmark.run(["decoding"], tmp_path / "b.json", quick=True, **given)
+    lines = json.loads((tmp_path / "b.json").read_text())["measurements"]
+    assert len(lines) == 8 and all(line["what"].startswith("files, 12 images to 16x16, bilinear: ") for line in lines)
+    found = {line["what"].partition(": ")[2]: line["ours"] for line in lines}
+    assert 0 < found["values that differ"] < 50 and found["largest difference of values"] == 1
+    assert found["mean difference of values"] == pytest.approx(found["values that differ"] / 100)
+    assert 0 < found["mean difference of features, relative"] < found["largest difference of features, relative"] < 5
+    (tmp_path / "images" / "dog" / "3.png").unlink()
+    with pytest.raises(ValueError, match="3 classes of 4 files .jpg, .*Received: 2 such classes"):
+        benchmark.run(["decoding"], tmp_path / "b.json", quick=True, **given)
 
 
 def test_without_pytorch_our_figures_are_still_there(tmp_path, monkeypatch):
