@@ -14,10 +14,13 @@ import pytest
 import tensorflow as tf
 
 from tf_unravel import backbones, export, heads
+from tf_unravel.data.storage.decoding import Decoding, decode
 from tf_unravel.reproduction import benchmark
 from tf_unravel.reproduction.benchmark import (
     child,
     machine,
+    many_images,
+    many_images_process,
     peers,
     photographs,
     published,
@@ -152,6 +155,34 @@ def test_peak_memory_is_that_of_the_process_alone():
     assert 1 << 27 < int(done.stdout.splitlines()[-1]) < ballast.nbytes / 2
 
 
+def test_watched_memory_is_that_of_arrays_and_of_children_and_not_of_mapped_files(tmp_path):
+    if many_images_process.anonymous_bytes() is None:
+        pytest.skip("no /proc")
+    size = 1 << 28
+    mapped = np.lib.format.open_memmap(tmp_path / "mapped.npy", "w+", np.uint8, (size,))
+    before = many_images_process.anonymous_bytes()
+    with many_images_process.watched() as of_file:
+        mapped[:] = 1
+    with many_images_process.watched() as of_array:
+        held = np.ones(size, np.uint8)
+        time.sleep(0.3)
+        del held
+    with many_images_process.watched() as of_child:
+        code = f"import time; held = bytearray(b'1') * {size}; time.sleep(1)"
+        subprocess.run([sys.executable, "-c", code], check=True)
+    assert of_file.largest - before < size / 4 < size * 0.9 < of_child.largest - before
+    assert size * 0.9 < of_array.largest - before < size * 1.2
+
+
+def test_written_images_differ_by_their_bytes_alone(tmp_path):
+    many_images.write_images(tmp_path, 7, 3, 16)
+    files = sorted(tmp_path.glob("*/*.jpg"))
+    assert [str(file.relative_to(tmp_path)) for file in files][:3] == [
+        "0000/0000000.jpg", "0000/0000003.jpg", "0000/0000006.jpg"]
+    assert len({file.read_bytes() for file in files}) == 7
+    assert len({decode(file.read_bytes(), Decoding())[0].tobytes() for file in files}) == 3
+
+
 def test_a_failing_process_is_named():
     with pytest.raises(ChildProcessError, match="python -m tf_unravel.nothing failed with status 1: .*No module named"):
         list(child.stream_module("tf_unravel.nothing"))
@@ -223,10 +254,13 @@ EXPECTED = {  # what a part must have measured: beginnings of its lines
     "memory": ["MAML second order, 16x16, 1-shot, 2 tasks: peak", "MAML second order, 16x16, 1-shot, 2 tasks, remat",
                "MAML second order, 16x16, 1-shot, 2 tasks, rematerialized"],
     "start": ["`tf-unravel train` to its first step"] * 2,
-    "serving": [*["classify, pixel lists, 3-way 2-shot"] * 3, *["classify_encoded, JPEG, 3-way 2-shot"] * 3,
+    "serving": [*[f"3-way 2-shot, 1 query, 16x16, 2 connections, {kind}"
+                  for kind in ("pixel lists", "JPEG of 16x16", "JPEG of 60x40") for _ in range(3)],
                 *["20 classes x 2 built in"] * 3, "calibrated answer, ridge, 3 x 2"],
     "decoding": [f"{kind}, 12 images to 16x16, bilinear: " for kind in ("JPEG 4:2:0", "JPEG 4:4:4", "PNG", "BMP")
                  for _ in range(8)],
+    "many_images": [*["evaluate and measure --model, 125 images of 32x32"] * 2,
+                    *["evaluate and measure --model, 150 images of 32x32"] * 2, "peak memory for each image from 125"],
 }
 
 
@@ -240,7 +274,8 @@ def test_every_part_runs(part, tmp_path, monkeypatch):
     assert len(lines) == len(EXPECTED[part])
     for line, beginning in zip(lines, EXPECTED[part], strict=True):
         assert line["part"] == part and line["what"].startswith(beginning) and line["what"] in text
-        least = 0 if part == "decoding" else np.nextafter(0, 1)  # differences may be none
+        is_difference = part == "decoding" or line["what"].startswith("peak memory for each image")
+        least = -np.inf if is_difference else np.nextafter(0, 1)
         assert line["ours"] >= least and all(value >= least for value in line["ours_by_round"])
         if line["peer"] is not None:
             paired = ratios(line["ours_by_round"], line["peer_by_round"])

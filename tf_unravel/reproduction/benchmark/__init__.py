@@ -25,6 +25,7 @@ from tf_unravel.reproduction.benchmark import (
     decoding,
     episodic_step,
     machine,
+    many_images,
     many_tasks,
     meta_memory,
     meta_steps,
@@ -48,6 +49,7 @@ PARTS: dict[str, ModuleType] = {
     "start": start,
     "serving": serving,
     "decoding": decoding,
+    "many_images": many_images,
 }
 
 

@@ -39,6 +39,7 @@ class Sizes:
     Args:
         side, filters: of the images and of conv4.
         ways, shots: of the task in each request; it has one query.
+        photograph: (height, width) of images that are sent as a camera's are, and reduced by the server.
         many: (classes, images of each) of the model that has its support set built in.
         connections: that are kept open, each with one request after the other; the model of many classes has one.
         seconds, rounds: of each load.
@@ -50,6 +51,7 @@ class Sizes:
     filters: int = 64
     ways: int = 5
     shots: int = 5
+    photograph: tuple[int, int] = (480, 640)
     many: tuple[int, int] = (1000, 5)
     connections: int = 4
     seconds: float = 20.0
@@ -61,7 +63,7 @@ class Sizes:
 
 
 FULL = Sizes()
-QUICK = Sizes(16, 4, 3, 2, (20, 2), 2, 0.3, 1, (("ridge", 3, 2),), 12)
+QUICK = Sizes(16, 4, 3, 2, (40, 60), (20, 2), 2, 0.3, 1, (("ridge", 3, 2),), 12)
 
 
 def measure(sizes: Sizes) -> Iterator[Measurement]:
@@ -80,20 +82,22 @@ def _tasks_in_requests(sizes: Sizes, folder: pathlib.Path) -> Iterator[Measureme
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(sizes.ways), sizes.shots)
     of = [colours(rng) for _ in range(sizes.ways)]
-    images = np.stack([photograph(rng, of[label], sizes.side, sizes.side) for label in (*labels, 0)])
-    files = [_b64(image) for image in images]
-    lists, encoded = "classify, pixel lists", "classify_encoded, JPEG"
-    bodies = {
-        lists: _body("classify", inputs={"support_images": images[:-1].tolist(), "support_labels": labels.tolist(),
-                                         "query_images": images[-1:].tolist()}),
-        encoded: _body("classify_encoded", inputs={"support_bytes": files[:-1], "support_labels": labels.tolist(),
-                                                   "query_bytes": files[-1:]}),
-    }
+    images, large = (np.stack([photograph(rng, of[label], *size) for label in (*labels, 0)])
+                     for size in ((sizes.side, sizes.side), sizes.photograph))
+    bodies = {"pixel lists": _body("classify", inputs={
+        "support_images": images[:-1].tolist(), "support_labels": labels.tolist(), "query_images": images[-1:].tolist()
+    })}
+    for these in (images, large):
+        files = [_b64(image) for image in these]
+        bodies[f"JPEG of {these.shape[2]}x{these.shape[1]}"] = _body("classify_encoded", inputs={
+            "support_bytes": files[:-1], "support_labels": labels.tolist(), "query_bytes": files[-1:]
+        })
     model = deployment.export(_network(sizes), heads.Ridge(), folder / "tasks" / "1")
     found = _load(model, bodies, sizes.connections, sizes)
     what = f"{sizes.ways}-way {sizes.shots}-shot, 1 query, {sizes.side}x{sizes.side}, {sizes.connections} connections"
-    yield from _lines(f"{lists}, {what}", found[lists])
-    yield from _lines(f"{encoded}, {what}", found[encoded], found[lists])
+    for name, body in bodies.items():
+        lists = [] if name == "pixel lists" else found["pixel lists"]
+        yield from _lines(f"{what}, {name}", found[name], len(body), lists)
 
 
 def _many_classes(sizes: Sizes, folder: pathlib.Path) -> Iterator[Measurement]:
@@ -103,9 +107,10 @@ def _many_classes(sizes: Sizes, folder: pathlib.Path) -> Iterator[Measurement]:
     model = deployment.export(_network(sizes), heads.Ridge(), folder / "many" / "1",
                               support=(support, np.repeat(np.arange(classes), shots)))
     query = photograph(rng, colours(rng), sizes.side, sizes.side)
-    what = f"{classes:,} classes x {shots} built in, 1 JPEG, 1 connection"
-    found = _load(model, {what: _body("classify_encoded", instances=[_b64(query)])}, 1, sizes)
-    yield from _lines(what, found[what], target=Target(100.0, at_least=False, of_ratio=False))
+    what = f"{classes:,} classes x {shots} built in, 1 JPEG of {sizes.side}x{sizes.side}, 1 connection"
+    body = _body("classify_encoded", instances=[_b64(query)])
+    found = _load(model, {what: body}, 1, sizes)
+    yield from _lines(what, found[what], len(body), target=Target(100.0, at_least=False, of_ratio=False))
 
 
 def _network(sizes: Sizes) -> Any:
@@ -151,10 +156,14 @@ def _served(model: pathlib.Path) -> Iterator[str]:
 
 
 def _lines(
-    what: str, rounds: Sequence[dict[str, float]], lists: Sequence[dict[str, float]] = (), target: Target | None = None
+    what: str,
+    rounds: Sequence[dict[str, float]],
+    size: int,
+    lists: Sequence[dict[str, float]] = (),
+    target: Target | None = None,
 ) -> Iterator[Measurement]:
     """A load's rate and latencies, beside those of pixel lists; the target is for p50."""
-    note = f"{sum(int(each['requests']) for each in rounds):,} requests, 0 errors"
+    note = f"{sum(int(each['requests']) for each in rounds):,} requests of {size:,} bytes, 0 errors"
     for key, unit in (("requests_per_second", "requests/s"), ("p50", "ms"), ("p99", "ms")):
         ours, peer = (tuple(each[key] for each in these) for these in (rounds, lists))
         named, aim = (what, None) if unit == "requests/s" else (f"{what}: {key}", target if key == "p50" else None)
