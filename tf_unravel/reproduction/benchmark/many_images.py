@@ -14,6 +14,7 @@ import pathlib
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 import numpy as np
@@ -58,10 +59,9 @@ def measure(sizes: Sizes) -> Iterator[Measurement]:
             found = _outcome(sizes, count, pathlib.Path(folder))
         what = f"evaluate and measure --model, {count:,} images of {sizes.side}x{sizes.side}"
         yield Measurement(what, "s", (found["seconds"],))
-        if found["peak_bytes"] is None:  # not on Linux
-            continue
-        peaks.append(found["peak_bytes"])
-        yield Measurement(f"{what}: peak memory", "GiB", (peaks[-1] / 2**30,))
+        if found["peak_bytes"] is not None:  # on Linux
+            peaks.append(found["peak_bytes"])
+            yield Measurement(f"{what}: peak memory", "GiB", (peaks[-1] / 2**30,))
     if len(peaks) > 1:
         growth = (peaks[-1] - peaks[0]) / (sizes.counts[-1] - sizes.counts[0]) / 1024
         what = f"peak memory for each image from {sizes.counts[0]:,} to {sizes.counts[-1]:,}"
@@ -69,7 +69,7 @@ def measure(sizes: Sizes) -> Iterator[Measurement]:
         yield Measurement(what, "KiB", (growth,), (3 * sizes.side**2 / 1024,), "its pixels", most)
 
 
-def _outcome(sizes: Sizes, count: int, folder: pathlib.Path) -> dict[str, float | None]:
+def _outcome(sizes: Sizes, count: int, folder: pathlib.Path) -> dict[str, Any]:
     write_images(folder / "images", count, sizes.classes, sizes.file_side)
     square = sizes.side // _SQUARES
     network = keras.Sequential([keras.Input((sizes.side, sizes.side, 3)), keras.layers.Rescaling(1 / 255),
