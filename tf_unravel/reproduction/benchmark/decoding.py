@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -63,6 +64,7 @@ def measure(sizes: Sizes) -> Iterator[Measurement]:
 
 
 def _exported(sizes: Sizes, folder: str) -> pathlib.Path:
+    keras.utils.set_random_seed(0)  # the same network, and so the same differences, each time
     backbone = backbones.conv4((sizes.side, sizes.side, 3), filters=sizes.filters)
     return deployment.export(backbone, heads.Ridge(), pathlib.Path(folder) / "model")
 
