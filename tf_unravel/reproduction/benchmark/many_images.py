@@ -2,8 +2,8 @@
 
 Decoded images and their features lie in files of the cache, which are mapped. What counts is therefore the anonymous
 memory of the command and its decoding processes: pages of files are given back when others need the room. An image may
-add its bookkeeping (paths, digests, norms), far from its pixels. Images and cache are in the folder for temporary files
-(TMPDIR), which takes 16 GB with 100,000 images of 224x224.
+add its bookkeeping (paths, digests, norms), neither its pixels nor its features. Images and cache are in the folder for
+temporary files (TMPDIR), which takes 16 GB with 100,000 images of 224x224.
 
 The network is a mean over squares of the image: what is measured does not depend on it, and it costs little.
 """
@@ -26,8 +26,8 @@ from tf_unravel.reproduction.benchmark.measurement import Measurement, Target
 from tf_unravel.reproduction.benchmark.photographs import colours, photograph
 
 _PROCESS = "tf_unravel.reproduction.benchmark.many_images_process"
-_SQUARES = 4  # a side
-_MOST_KIB = 4.0  # an image
+_SQUARES = 16  # a side: features of 3 KiB
+_MOST_KIB = 2.0  # an image
 
 
 @dataclass(frozen=True)
