@@ -238,6 +238,9 @@ def _add_paper(paper: argparse.ArgumentParser) -> None:
 def _add_benchmark(benchmark: argparse.ArgumentParser) -> None:
     benchmark.add_argument("--only", type=_names, default=[], help="parts to run; default: all")
     benchmark.add_argument("--out", default="benchmark.json", help="where the figures go; default benchmark.json")
+    benchmark.add_argument("--data_root", help="for the part decoding: a folder of images, in <class>/<file>, in place "
+                                               "of images that it makes")
+    benchmark.add_argument("--model", help="for the part decoding: an exported model, in place of conv4, untrained")
 
 
 def _train(arguments: argparse.Namespace) -> int:
@@ -375,7 +378,7 @@ def _paper(arguments: argparse.Namespace) -> int:
 def _benchmark(arguments: argparse.Namespace) -> int:
     from tf_unravel.reproduction import benchmark
 
-    print(benchmark.run(arguments.only, arguments.out))
+    print(benchmark.run(arguments.only, arguments.out, data_root=arguments.data_root, model=arguments.model))
     return 0
 
 

@@ -12,7 +12,9 @@ import tensorflow as tf
 
 import tf_unravel as tu
 from tests.learners.problems import small_network
-from tf_unravel import cli
+from tf_unravel import cli, commands
+from tf_unravel.commands import exported_models
+from tf_unravel.reproduction.benchmark import many_images
 
 FEW = ["--ways=3", "--shots=1,2", "--queries=4", "--tasks=20"]
 BINDINGS = ["conv4.filters = 4", "run.epochs = 1", "ClassPairs.batch_size = 10", "ClassPairs.padding = 1",
@@ -95,6 +97,27 @@ def test_features_are_computed_once(run, classes, tmp_path, monkeypatch):
 
     monkeypatch.setattr(tu.deployment.Model, "features", never)
     assert cli.main(asked) == 0
+
+
+def test_images_of_a_folder_are_never_in_memory_at_once(tmp_path, monkeypatch):
+    """More than two batches: they stay in the cache's file, and so do their features."""
+    count, classes = 600, tmp_path / "images"
+    many_images.write_images(classes, count, 6, 16)
+    tu.export(small_network(), tu.heads.Prototypes(), tmp_path / "model")
+    taken, features_of = [], tu.deployment.Model.features
+
+    def features(self, images):
+        taken.append(len(images))
+        return features_of(self, images)
+
+    monkeypatch.setattr(tu.deployment.Model, "features", features)
+    model = tu.deployment.load(tmp_path / "model")
+    split = commands.Question([str(model.path)], str(classes)).images(model)
+    found = exported_models.features_of(model, split)
+    assert sum(taken) == len(split) == count and max(taken) <= 256
+    for array in (split.images, found):
+        assert isinstance(array, np.memmap) and not array.flags.owndata
+    np.testing.assert_array_equal(found, features_of(model, split.images))
 
 
 def test_a_savedmodel_without_a_card(tmp_path, toy_split, capsys):

@@ -9,7 +9,6 @@ import os
 import re
 import signal
 import socket
-import statistics
 import subprocess
 import sys
 import time
@@ -334,29 +333,21 @@ def load_of(kind):
 @pytest.mark.long
 @pytest.mark.parametrize("kind", ["pixel lists", "JPEG of 16x16", "JPEG of 640x480"])
 @pytest.mark.parametrize("connection", ["for each request", "kept"])
-def test_four_clients_for_a_minute(address, capsys, connection, kind):
-    """Prints requests/s and latencies; docs/guides/export_and_serving.md has them."""
+def test_four_clients_for_a_minute(address, connection, kind):
+    """Every request is answered; `tf-unravel benchmark --only=serving` says how fast."""
     host, path = address.removeprefix("http://").split("/", 1)
     request, deadline = json.dumps(load_of(kind)).encode(), time.monotonic() + 60
 
     def client(_):
         found, kept = [], http.client.HTTPConnection(host, timeout=60)
         while time.monotonic() < deadline:
-            began = time.perf_counter()
             kept.request("POST", f"/{path}:predict", request)
             with kept.getresponse() as answer:
-                status = answer.status if json.load(answer) else 0
-            found.append((status, time.perf_counter() - began))
+                found.append(answer.status if json.load(answer) else 0)
             if connection != "kept":
                 kept.close()
         return found
 
     with concurrent.futures.ThreadPoolExecutor(4) as clients:
-        found = [each for part in clients.map(client, range(4)) for each in part]
-    seconds = sorted(second for _, second in found)
-    cuts = statistics.quantiles(seconds, n=100)
-    errors = sum(status != 200 for status, _ in found)
-    with capsys.disabled():
-        print(f"\n{kind}, a connection {connection}: {len(found) / 60:.0f} requests/s of {len(request):,} bytes, "
-              f"p50 {1000 * cuts[49]:.1f} ms, p99 {1000 * cuts[98]:.1f} ms, {errors} errors")
-    assert errors == 0 and len(found) > 60
+        found = [status for part in clients.map(client, range(4)) for status in part]
+    assert set(found) == {200} and len(found) > 60

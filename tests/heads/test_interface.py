@@ -9,6 +9,7 @@ from tests.conftest import make_split
 from tests.test_stale import tiny
 from tf_unravel import evaluate, heads, learners
 from tf_unravel.adaptation.batchnorm import QueryNorm
+from tf_unravel.adaptation.head import task_features
 from tf_unravel.data.sampling.tasks import TaskSampler
 
 SPLIT = make_split(size=8)
@@ -139,6 +140,42 @@ def test_fitting_adapts_once_and_leaves_the_backbone_alone(backbone):
     assert adapted == [1]
     for old, new in zip(before, backbone.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
+
+
+@pytest.mark.parametrize("name", ["prototypes", "ridge", "svm", "linear"])
+def test_a_classifier_keeps_weights_and_not_the_support_set(name, backbone, monkeypatch):
+    head = heads.by_name[name]()
+    support, labels, query, _ = drawn(2)
+    classifier = head.fit(backbone, support, labels, 3)
+    wanted, found = (task_features(backbone, x.astype(np.float32)) for x in (support, query))
+    expected = head(wanted, labels, found, 3)
+    monkeypatch.setattr(type(head), "solve", lambda *_: pytest.fail("solved again"))
+    for each in (classifier, classifier.in_variables()):
+        np.testing.assert_allclose(each(query), expected, rtol=1e-5, atol=1e-5)
+    sizes = [tuple(value.shape) for value in tf.nest.flatten(classifier.kept)]
+    assert all(3 in shape or shape[1] == 1 for shape in sizes) and not any(6 in shape for shape in sizes)
+
+
+@pytest.mark.parametrize(("base", "settings"), [
+    (heads.Prototypes, {}), (heads.Ridge, {"l2": 1e-3}), (heads.SVM, {}), (heads.Linear, {}),
+])
+def test_a_call_of_ones_own_counts_everywhere(base, settings, backbone):
+    """Not the base's weights in a classifier, its closed form in calibration, or its inner products in `evaluate`."""
+
+    class Reversed(base):
+        def __call__(self, support, support_labels, query, ways):
+            return -super().__call__(support, support_labels, query, ways)
+
+    support, labels, query, _ = drawn(2)
+    for fit in ("fit", "calibrated"):
+        mine, theirs = (getattr(head, fit)(backbone, support, np.tile(labels[:1], (2, 1)), 3)(query)
+                        for head in (Reversed(**settings), base(**settings)))
+        if fit == "calibrated":
+            mine, theirs = mine.logits, theirs.logits
+        np.testing.assert_allclose(mine, -theirs, rtol=1e-4, atol=1e-4)
+    mine, theirs = (evaluate(backbone, head, SPLIT, ways=3, shots=2, queries=4, num_tasks=30).per_task
+                    for head in (Reversed(**settings), base(**settings)))
+    assert not np.array_equal(mine, theirs)
 
 
 def test_what_is_said_of_heads_of_ones_own(backbone):

@@ -1,17 +1,33 @@
 """The benchmark: its clockwork on clocks that are known, its peers against our own code, every part at tiny sizes."""
 
+import contextlib
+import http.server
 import itertools
 import json
 import subprocess
 import sys
+import threading
+import time
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_unravel import backbones, heads
+from tf_unravel import backbones, export, heads
+from tf_unravel.data.storage.decoding import Decoding, decode
 from tf_unravel.reproduction import benchmark
-from tf_unravel.reproduction.benchmark import child, machine, peers, published, sampling, tasks
+from tf_unravel.reproduction.benchmark import (
+    child,
+    machine,
+    many_images,
+    many_images_process,
+    peers,
+    photographs,
+    published,
+    sampling,
+    serving_load,
+    tasks,
+)
 from tf_unravel.reproduction.benchmark.measurement import Measurement, Target, table
 from tf_unravel.reproduction.benchmark.timing import Work, interleaved, ratios, summary
 
@@ -125,6 +141,12 @@ def test_unknown_part_is_refused_before_anything_is_written(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_model_for_a_part_that_takes_none_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="for the part decoding.* Received: --only=step"):
+        benchmark.run(["step"], tmp_path / "b.json", model="model")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.long
 def test_peak_memory_is_that_of_the_process_alone():
     """Not of the one that starts it, which here holds more than such a small process ever will."""
@@ -134,11 +156,83 @@ def test_peak_memory_is_that_of_the_process_alone():
     assert 1 << 27 < int(done.stdout.splitlines()[-1]) < ballast.nbytes / 2
 
 
+def test_watched_memory_is_that_of_arrays_and_of_children_and_not_of_mapped_files(tmp_path):
+    if many_images_process.anonymous_bytes() is None:
+        pytest.skip("no /proc")
+    size = 1 << 28
+    mapped = np.lib.format.open_memmap(tmp_path / "mapped.npy", "w+", np.uint8, (size,))
+    before = many_images_process.anonymous_bytes()
+    with many_images_process.watched() as of_file:
+        mapped[:] = 1
+    with many_images_process.watched() as of_array:
+        held = np.ones(size, np.uint8)
+        time.sleep(0.3)
+        del held
+    with many_images_process.watched() as of_child:
+        code = f"import time; held = bytearray(b'1') * {size}; time.sleep(1)"
+        subprocess.run([sys.executable, "-c", code], check=True)
+    assert of_file.largest - before < size / 4 < size * 0.9 < of_child.largest - before
+    assert size * 0.9 < of_array.largest - before < size * 1.2
+
+
+def test_written_images_differ_by_their_bytes_alone(tmp_path):
+    many_images.write_images(tmp_path, 7, 3, 16)
+    files = sorted(tmp_path.glob("*/*.jpg"))
+    assert [str(file.relative_to(tmp_path)) for file in files][:3] == [
+        "0000/0000000.jpg", "0000/0000003.jpg", "0000/0000006.jpg"]
+    assert len({file.read_bytes() for file in files}) == 7
+    assert len({decode(file.read_bytes(), Decoding())[0].tobytes() for file in files}) == 3
+
+
 def test_a_failing_process_is_named():
     with pytest.raises(ChildProcessError, match="python -m tf_unravel.nothing failed with status 1: .*No module named"):
         list(child.stream_module("tf_unravel.nothing"))
     with pytest.raises(ChildProcessError, match="python -m tf_unravel.nothing failed with status 1: .*No module named"):
         child.run_module("tf_unravel.nothing")
+
+
+@contextlib.contextmanager
+def answering(statuses, seconds=0.0):
+    """A server whose answers have these statuses, one after the other; its address."""
+    following = itertools.cycle(statuses)
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self):
+            self.rfile.read(int(self.headers["Content-Length"]))
+            time.sleep(seconds)
+            self.send_response(next(following))
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever).start()
+        yield f"http://127.0.0.1:{server.server_port}/v1/models/none"
+        server.shutdown()
+
+
+def test_a_load_is_timed_by_rounds():
+    with answering([200], seconds=0.05) as address:
+        found = serving_load.outcome(address, {"one": ("{}", 1), "two": ("{}", 2)}, 0.5, rounds=2)
+    for load, connections in (("one", 1), ("two", 2)):
+        assert len(found[load]) == 2
+        for each in found[load]:
+            assert 50 <= each["p50"] <= each["p99"]
+            assert 1 < each["requests_per_second"] <= 20 * connections
+            assert each["requests"] <= 11 * connections
+
+
+def test_a_refused_request_ends_the_load():
+    with answering([200, 200, 503]) as address, pytest.raises(
+        ConnectionError, match="few: 1 of 3 requests failed, the first with: status 503, {}"
+    ):
+        serving_load.outcome(address, {"few": ("{}", 1)}, 5.0, rounds=1)
 
 
 EXPECTED = {  # what a part must have measured: beginnings of its lines
@@ -149,6 +243,9 @@ EXPECTED = {  # what a part must have measured: beginnings of its lines
     "evaluation": ["40 tasks, prototypes, 1-shot, D=12", "40 tasks, prototypes", "40 tasks, ridge", "40 tasks, svm",
                    "10 tasks under all three heads"],
     "many_tasks": ["20 tasks under each of 1 heads", "20 tasks under each of 1 heads at 1 and 5 shots"],
+    "many_classes": [f"3 classes x 4 images, D=12, {head}, {what}"
+                     for head, peers in (("ridge", 0), ("svm", 1), ("linear", 2))
+                     for what in (*["solved"] * max(1, peers), "one query", "peak memory")],
     "sampling": ["episodes of 8x8 images, one at a time", "episodes of 8x8 images, one at a time",
                  "episodes of 8x8 images, in batches of 16", "episodes of 8x8 images, in batches of 16"],
     "meta": [
@@ -161,10 +258,18 @@ EXPECTED = {  # what a part must have measured: beginnings of its lines
     "memory": ["MAML second order, 16x16, 1-shot, 2 tasks: peak", "MAML second order, 16x16, 1-shot, 2 tasks, remat",
                "MAML second order, 16x16, 1-shot, 2 tasks, rematerialized"],
     "start": ["`tf-unravel train` to its first step"] * 2,
+    "serving": [*[f"3-way 2-shot, 1 query, 16x16, 2 connections, {kind}"
+                  for kind in ("pixel lists", "JPEG of 16x16", "JPEG of 60x40") for _ in range(3)],
+                *["20 classes x 2 built in"] * 3, "calibrated answer, ridge, 3 x 2"],
+    "decoding": [f"{kind}, 12 images to 16x16, bilinear: " for kind in ("JPEG 4:2:0", "JPEG 4:4:4", "PNG", "BMP")
+                 for _ in range(8)],
+    "many_images": [*["evaluate and measure --model, 125 images of 32x32"] * 2,
+                    *["evaluate and measure --model, 150 images of 32x32"] * 2, "peak memory for each image from 125"],
 }
 
 
-TAKE_LONG = ("meta", "memory", "start")  # their peers and processes start PyTorch or TensorFlow again and again
+# They start PyTorch, TensorFlow or a server again and again.
+TAKE_LONG = ("many_classes", "many_images", "memory", "meta", "serving", "start")
 
 
 @pytest.mark.parametrize("part", [
@@ -179,10 +284,36 @@ def test_every_part_runs(part, tmp_path, monkeypatch):
     assert len(lines) == len(EXPECTED[part])
     for line, beginning in zip(lines, EXPECTED[part], strict=True):
         assert line["part"] == part and line["what"].startswith(beginning) and line["what"] in text
-        assert line["ours"] > 0 and all(value > 0 for value in line["ours_by_round"])
+        is_difference = part == "decoding" or line["what"].startswith("peak memory for each image")
+        least = -np.inf if is_difference else np.nextafter(0, 1)
+        assert line["ours"] >= least and all(value >= least for value in line["ours_by_round"])
         if line["peer"] is not None:
             paired = ratios(line["ours_by_round"], line["peer_by_round"])
             assert line["ratio"] == summary(paired).median and line["ratio_range"] == [min(paired), max(paired)]
+
+
+def test_decoders_are_compared_on_the_files_of_a_folder(tmp_path):
+    """By a model of one's own: what the benchmark calls the graph's pixels are those that the features come from."""
+    rng = np.random.default_rng(0)
+    for name in ("ant", "bat", "cat", "dog"):
+        of = photographs.colours(rng)
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for number in range(3 if name == "bat" else 4):
+            data = photographs.file_of(photographs.photograph(rng, of, 30, 40), "PNG")
+            (tmp_path / "images" / name / f"{number}.png").write_bytes(data)
+        (tmp_path / "images" / name / "0.webp").write_bytes(b"not read by the graph")
+    model = export(backbones.conv4((16, 16, 3), filters=4), heads.Ridge(), tmp_path / "model")
+    given = {"data_root": str(tmp_path / "images"), "model": str(model)}
+    benchmark.run(["decoding"], tmp_path / "b.json", quick=True, **given)
+    lines = json.loads((tmp_path / "b.json").read_text())["measurements"]
+    assert len(lines) == 8 and all(line["what"].startswith("files, 12 images to 16x16, bilinear: ") for line in lines)
+    found = {line["what"].partition(": ")[2]: line["ours"] for line in lines}
+    assert 0 < found["values that differ"] < 50 and found["largest difference of values"] == 1
+    assert found["mean difference of values"] == pytest.approx(found["values that differ"] / 100)
+    assert 0 < found["mean difference of features, relative"] < found["largest difference of features, relative"] < 5
+    (tmp_path / "images" / "dog" / "3.png").unlink()
+    with pytest.raises(ValueError, match="3 classes of 4 files .jpg, .*Received: 2 such classes"):
+        benchmark.run(["decoding"], tmp_path / "b.json", quick=True, **given)
 
 
 def test_without_pytorch_our_figures_are_still_there(tmp_path, monkeypatch):

@@ -3,8 +3,9 @@
     classifier = head.fit(backbone, support_images, support_labels, ways)
     logits = classifier(query_images)
 
-Every head has this, whatever it reads. A head is written against what it reads, though, and is given that by the
-functions that evaluate, train and export:
+Every head has this, whatever it reads. One with weights has `solve`, for what does not depend on the queries, and
+`decide`: it is solved once, when it is fitted. A head is written against what it reads, though, and is given that by
+the functions that evaluate, train and export:
 
 | reads                | its call                                                                            |
 |----------------------|-------------------------------------------------------------------------------------|
@@ -97,12 +98,38 @@ class Head:
     reads: ClassVar[Reads] = Reads.FEATURES
     translation_invariant: ClassVar[bool] = False
 
+    _solved_once: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """A head whose call is new does not go on with what its base solves, refits or reads for the old one."""
+        super().__init_subclass__(**options)
+        own = vars(cls)
+        if "solve" in own:
+            cls._solved_once = True
+        elif "__call__" in own:
+            cls._solved_once = False
+        if "__call__" in own and "refit" not in own:
+            cls.refit = Head.refit  # type: ignore[method-assign]
+        if "__call__" in own and "logits" not in own and cls.reads is Reads.INNER_PRODUCTS:
+            cls.reads = Reads.FEATURES
+
     def __call__(self, *args: Any, **kwargs: Any) -> tf.Tensor:
         """Logits [T, Q, W] of the queries from what the head reads; differentiable, to train through it."""
         raise NotImplementedError
 
     def logits(self, inner: Any, support_labels: tf.Tensor, ways: Ways) -> tf.Tensor:
         """Logits [T, Q, W] from inner products (`heads.Kernels`), of a head that reads these."""
+        raise NotImplementedError
+
+    def solve(self, support: tf.Tensor, support_labels: tf.Tensor, ways: Ways) -> Any:
+        """What a classifier keeps of support features [T, S, D] and labels [T, S], tensors in any structure.
+
+        For heads that have something to solve for once, such as weights. Without it a classifier keeps the features.
+        """
+        raise NotImplementedError
+
+    def decide(self, solved: Any, query: tf.Tensor, ways: Ways) -> tf.Tensor:
+        """Logits [T, Q, W] of query features [T, Q, D], from what `solve` gave."""
         raise NotImplementedError
 
     def fit(
@@ -133,6 +160,9 @@ class Head:
 
     def fit_features(self, support: tf.Tensor, support_labels: tf.Tensor, ways: Ways) -> Classifier:
         """The same from features [T, S, D], of a head that reads them: query features [T, Q, D] -> logits."""
+        if self._solved_once:
+            solved = self.solve(support, support_labels, ways)
+            return Classifier(solved, lambda kept, query: self.decide(kept, query, ways))
         return Classifier((support, support_labels), lambda kept, query: self(*kept, query, ways))
 
     def calibrated(

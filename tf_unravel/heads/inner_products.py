@@ -69,15 +69,7 @@ def features_of(support: tf.Tensor, query: tf.Tensor) -> tuple[tf.Tensor, tf.Ten
     Raises:
         ValueError: ranks other than 3, or sizes T or D that are known and differ.
     """
-    support, query = at_least_float32(support), at_least_float32(query)
-    if tf.float64 in (support.dtype, query.dtype):
-        support, query = tf.cast(support, tf.float64), tf.cast(query, tf.float64)
-    for name, value in (("support", support), ("query", query)):
-        if value.shape.rank not in (3, None):
-            raise ValueError(
-                f"{name} features must be [tasks, examples, features]; add a leading axis for a single task. "
-                f"Received: shape {tuple(value.shape)}."
-            )
+    support, query = same_type(as_features("support", support), as_features("query", query))
     if support.shape.rank == query.shape.rank == 3:
         for axis, what in ((0, "numbers of tasks"), (2, "feature sizes")):
             a, b = support.shape[axis], query.shape[axis]
@@ -87,6 +79,28 @@ def features_of(support: tf.Tensor, query: tf.Tensor) -> tuple[tf.Tensor, tf.Ten
                     f"Received: support {tuple(support.shape)}, query {tuple(query.shape)}."
                 )
     return support, query
+
+
+def as_features(name: str, features: tf.Tensor) -> tf.Tensor:
+    """Features as a tensor, float32 or float64; `name` is what they are of.
+
+    Raises:
+        ValueError: a rank other than 3.
+    """
+    features = at_least_float32(features)
+    if features.shape.rank not in (3, None):
+        raise ValueError(
+            f"{name} features must be [tasks, examples, features]; add a leading axis for a single task. "
+            f"Received: shape {tuple(features.shape)}."
+        )
+    return features
+
+
+def same_type(*tensors: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    """The tensors in float64 if one of them is."""
+    if tf.float64 in {tensor.dtype for tensor in tensors}:
+        return tuple(tf.cast(tensor, tf.float64) for tensor in tensors)
+    return tensors
 
 
 def gram(support: tf.Tensor) -> tf.Tensor:
@@ -119,7 +133,7 @@ def one_hot_targets(support_labels: tf.Tensor, ways: Ways, dtype: tf.DType = tf.
     return tf.one_hot(checked_support(support_labels, ways), ways, dtype=dtype)
 
 
-def regularized(kernel: tf.Tensor, l2: float) -> tuple[tf.Tensor, tf.Tensor]:
+def regularized(kernel: tf.Tensor, l2: float | tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """H = K + l2 I in float64, with l2 raised to the rounding error of K where that is larger.
 
     A Gram matrix of huge or repeated features has eigenvalues that rounding may have pushed below -l2. Raising l2 to
@@ -140,7 +154,7 @@ def regularized(kernel: tf.Tensor, l2: float) -> tuple[tf.Tensor, tf.Tensor]:
     matrix = tf.where(finite[:, None, None], tf.cast(kernel, tf.float64), eye)
     diagonal = tf.linalg.diag_part(matrix)  # [T, S]
     rounding = 2.0 * eps * tf.sqrt(tf.cast(size, tf.float64)) * tf.reduce_mean(tf.abs(diagonal), axis=-1)  # [T]
-    ridge = tf.stop_gradient(tf.maximum(tf.constant(l2, tf.float64), rounding))
+    ridge = tf.stop_gradient(tf.maximum(tf.cast(l2, tf.float64), rounding))
     return tf.linalg.set_diag(matrix, diagonal + ridge[:, None]), finite
 
 
@@ -186,6 +200,17 @@ class InnerProductHead(Head):
         alpha, offset = self.coefficients(gram(support), targets)
         return feature_weights(support, alpha), offset
 
+    def solve(self, support: tf.Tensor, support_labels: tf.Tensor, ways: Ways) -> tuple[tf.Tensor, ...]:
+        """X^T alpha [T, D, W], and b [T, W] where the head has one."""
+        support = as_features("support", support)
+        weights, offset = self.weights(support, one_hot_targets(support_labels, ways))
+        return (weights,) if offset is None else (weights, tf.cast(offset, weights.dtype))
+
+    def decide(self, solved: tuple[tf.Tensor, ...], query: tf.Tensor, ways: Ways) -> tf.Tensor:
+        """q W + b, [T, Q, W]."""
+        query, weights, *offset = same_type(as_features("query", query), *solved)
+        return checked(_shifted(tf.matmul(query, weights), offset[0] if offset else None))
+
     def __call__(self, support: tf.Tensor, support_labels: tf.Tensor, query: tf.Tensor, ways: Ways) -> tf.Tensor:
         """Logits of the query features.
 
@@ -203,8 +228,7 @@ class InnerProductHead(Head):
                 InvalidArgumentError, when it runs), logits that are not finite (eager calls).
         """
         support, query = features_of(support, query)
-        weights, offset = self.weights(support, one_hot_targets(support_labels, ways))
-        return checked(_shifted(tf.matmul(query, weights), offset))  # [T, Q, W]
+        return self.decide(self.solve(support, support_labels, ways), query, ways)
 
     def logits(self, inner: Kernels, support_labels: tf.Tensor, ways: Ways) -> tf.Tensor:
         """The same from inner products, in their type.

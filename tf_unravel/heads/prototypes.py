@@ -25,10 +25,10 @@ from tf_unravel.adaptation.labels import Ways
 from tf_unravel.heads.inner_products import (
     InnerProductHead,
     Kernels,
+    as_features,
     checked,
-    features_of,
-    kernels,
     one_hot_targets,
+    same_type,
 )
 
 
@@ -66,21 +66,28 @@ class Prototypes(InnerProductHead):
     name: ClassVar[str] = "prototypes"
     translation_invariant: ClassVar[bool] = True
 
-    def __call__(self, support: tf.Tensor, support_labels: tf.Tensor, query: tf.Tensor, ways: Ways) -> tf.Tensor:
-        support, query = features_of(support, query)
+    def solve(self, support: tf.Tensor, support_labels: tf.Tensor, ways: Ways) -> tuple[tf.Tensor, ...]:
+        """The mean of the support set [T, 1, D], and the prototypes relative to it [T, W, D]."""
+        support = as_features("support", support)
         # Distances do not change under a shift, inner products do: a large common offset would cancel badly.
-        centre = tf.stop_gradient(tf.reduce_mean(support, axis=1, keepdims=True))  # [T, 1, D]
+        centre = tf.stop_gradient(tf.reduce_mean(support, axis=1, keepdims=True))
         weights = averaging_weights(one_hot_targets(support_labels, ways, support.dtype))
-        prototypes = tf.matmul(weights, support - centre, transpose_a=True)  # [T, W, D]
-        # The means themselves as a support set of one shot: W instead of S inner products for each query.
-        inner = kernels(prototypes, query - centre)
-        return checked(self._scaled(squared_distances(inner, tf.eye(ways, dtype=support.dtype)[None]), inner))
+        return centre, tf.matmul(weights, support - centre, transpose_a=True)
+
+    def decide(self, solved: tuple[tf.Tensor, ...], query: tf.Tensor, ways: Ways) -> tf.Tensor:
+        query, centre, prototypes = same_type(as_features("query", query), *solved)
+        query -= centre
+        prototype_norms = tf.reduce_sum(tf.square(prototypes), axis=-1)  # [T, W]
+        cross = tf.matmul(query, prototypes, transpose_b=True)  # [T, Q, W]
+        query_norms = tf.reduce_sum(tf.square(query), axis=-1)  # [T, Q]
+        distances = (query_norms[:, :, None] - 2.0 * cross) + prototype_norms[:, None, :]
+        return checked(self._scaled(distances, tf.shape(query)[2]))
 
     def logits(self, inner: Kernels, support_labels: tf.Tensor, ways: Ways) -> tf.Tensor:
         weights = averaging_weights(one_hot_targets(support_labels, ways, inner.support.dtype))
-        return checked(self._scaled(squared_distances(inner, weights), inner))
+        return checked(self._scaled(squared_distances(inner, weights), inner.dimension))
 
-    def _scaled(self, distances: tf.Tensor, inner: Kernels) -> tf.Tensor:
+    def _scaled(self, distances: tf.Tensor, dimension: int | tf.Tensor) -> tf.Tensor:
         if not self.normalize:
             return -distances
-        return -distances / tf.cast(inner.dimension, distances.dtype)
+        return -distances / tf.cast(dimension, distances.dtype)

@@ -16,7 +16,7 @@ interior point solver after 3 iterations in its test script; here every task is 
 `tolerance`. Gradients come from the optimality conditions at the solution, not from unrolled iterations, as in
 MetaOptNet. Degenerate case: as c or K tends to 0 every entry of the own class reaches c.
 
-The solver is in `crammer_singer`.
+The solvers are `crammer_singer` for few-shot tasks and `splitting` for many classes and images (see `iterative`).
 """
 
 from collections.abc import Callable
@@ -26,8 +26,9 @@ from typing import ClassVar
 import tensorflow as tf
 
 from tf_unravel.adaptation.labels import Ways
-from tf_unravel.heads.inner_products import InnerProductHead, Kernels, choose, one_hot_targets, regularized
-from tf_unravel.heads.solvers import crammer_singer
+from tf_unravel.heads.inner_products import Kernels, choose, one_hot_targets, regularized
+from tf_unravel.heads.iterative import IterativeHead, Solution
+from tf_unravel.heads.solvers import crammer_singer, splitting
 
 
 def solve(
@@ -62,7 +63,7 @@ def solve(
 
 
 @dataclass(frozen=True)
-class SVM(InnerProductHead):
+class SVM(IterativeHead):
     """Crammer-Singer support vector machine, solved to convergence.
 
     logits[q, m] = sum_i A_im <x_i, q>, A from the dual quadratic programme.
@@ -94,18 +95,23 @@ class SVM(InnerProductHead):
     name: ClassVar[str] = "svm"
     positive: ClassVar[tuple[str, ...]] = ("c", "l2", "tolerance", "max_iterations")
 
-    def coefficients(self, kernel: tf.Tensor, targets: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor | None]:
-        return self._solve(kernel, targets)[0], None
+    @property
+    def dual_ridge(self) -> float:
+        return self.l2
+
+    def few(self, kernel: tf.Tensor, targets: tf.Tensor) -> Solution:
+        dual, gap = solve(kernel, targets, self.c, self.l2, self.tolerance, self.max_iterations)
+        return dual, tf.zeros_like(dual[:, 0]), gap
+
+    def many(self, features: tf.Tensor, targets: tf.Tensor, ridge: float) -> Solution:
+        dual, gap = splitting.solve(features, targets, self.c, ridge, self.tolerance)
+        weights = tf.matmul(tf.cast(features, tf.float64), dual, transpose_a=True)
+        return weights, tf.zeros_like(dual[0]), gap
 
     def duality_gap(self, inner: Kernels, support_labels: tf.Tensor, ways: Ways) -> tf.Tensor:
-        """Relative duality gap that the solver reaches on each task.
-
-        gap = sum_im (c Y - A)_im (max_m' G_im' - G_im) / |f(A)|, G = (K + l2 I) A - Y, f the dual objective.
+        """Relative duality gap that the solver reaches on each task: (6) of `crammer_singer`, (5) of `splitting`.
 
         Returns:
             float64 [T].
         """
-        return self._solve(inner.support, one_hot_targets(support_labels, ways))[1]
-
-    def _solve(self, kernel: tf.Tensor, targets: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return solve(kernel, targets, self.c, self.l2, self.tolerance, self.max_iterations)
+        return self.solution(inner.support, one_hot_targets(support_labels, ways))[2]
