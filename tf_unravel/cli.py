@@ -360,7 +360,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     from tf_unravel.deployment.serving import server
 
     def ready(address: str) -> None:
-        print(f"Serving {arguments.model} at {address}", flush=True)
+        print(f"Serving {arguments.model} at {address}", f"The page: {address.partition('/v1/')[0]}/", sep="\n", flush=True)
 
     server.serve(arguments.model, arguments.host, arguments.port, arguments.max_mib, ready)
     return 0
