@@ -121,6 +121,7 @@ function showAway(away) {
 }
 
 async function start() {
+  window.addEventListener("unhandledrejection", ({reason}) => showProblem(`The page failed: ${reason.message}.`));
   onAway(showAway);
   onChange(draw, showProblem);
   state.model = await model();

@@ -33,7 +33,9 @@ async function read(file) {
   }
   try {
     const limit = Math.min(SENT_AS_IT_IS, state.model.max_bytes / 2);
-    const sent = known && file.size <= limit ? file : await reduced(bitmap, file.type, limit);
+    // In memory: the file may be gone when it is sent.
+    const sent = known && file.size <= limit ? new Blob([await file.arrayBuffer()])
+      : await reduced(bitmap, file.type, limit);
     const url = URL.createObjectURL(await drawn(bitmap, THUMBNAIL, "image/png"));
     return {id: newId(), name: file.name, file: sent, url, vector: null, features: null, answer: null};
   } finally {

@@ -4,8 +4,9 @@ import {effectiveRate, nameOf, nameProblem, nearest, ready, shown, state, suppor
 
 const COLOURS = 8; // in style.css
 const BARS = 5; // classes of an answer that have a bar
+const SUSPECTS = 4; // labelled images that are named as looking wrong
 export const find = (id) => document.getElementById(id);
-export const percent = (p) => (p > 0.995 && p < 1 ? "> 99 %" : `${Math.round(100 * p)} %`);
+export const percent = (p) => (p > 0.995 && p < 1 ? "> 99\u00a0%" : `${Math.round(100 * p)}\u00a0%`);
 const many = (count, what) => `${count} ${what}${count === 1 ? "" : "s"}`;
 
 export function element(tag, properties = {}, ...children) {
@@ -95,7 +96,9 @@ export function drawCheck(actions) {
     looks: suspicion(one, picture)}))).filter(({looks}) => looks)
     .sort((a, b) => b.looks.probability - a.looks.probability);
   find("check-line").textContent = state.refused?.line ?? checkLine(judged, judged - doubts.length);
-  find("suspects").replaceChildren(...doubts.slice(0, 6).map((doubt) => suspect(doubt, actions)));
+  const more = doubts.length - SUSPECTS;
+  find("suspects").replaceChildren(...doubts.slice(0, SUSPECTS).map((doubt) => suspect(doubt, actions)),
+    ...(more > 0 ? [element("li", {className: "quiet", textContent: `and ${more} more, framed above`})] : []));
 }
 
 function checkLine(judged, right) {
@@ -160,7 +163,7 @@ function updateAnswer(card, picture) {
   card.querySelector(".verdict").textContent = verdict;
   const rest = (answer?.ranked.length ?? 0) - BARS;
   card.querySelector(".bars").replaceChildren(...(answer?.ranked ?? []).slice(0, BARS).map(bar),
-    ...(rest > 0 ? [element("li", {className: "quiet", textContent: `and ${many(rest, "other class")}`})] : []));
+    ...(rest > 0 ? [element("li", {className: "quiet", textContent: `and ${rest} more`})] : []));
   const near = answer && !state.model.classes ? nearest(picture) : [];
   card.querySelector(".near").replaceChildren(...(near.length ? [element("span", {className: "quiet",
     textContent: "nearest"})] : []), ...near.map(({picture: other, name}) => element("figure", {},
