@@ -4,7 +4,7 @@ import {newClass, nameOf, nameProblem, shown, state, supportChanged} from "./sta
 import {droppedFiles, readAll} from "./pictures.js";
 import {model, onAway} from "./server.js";
 import {onChange, work} from "./work.js";
-import {dropZone, drawAnswers, drawCheck, drawClasses, find, percent, showProblem} from "./view.js";
+import {dropZone, drawAnswers, drawCheck, drawClasses, drawModel, find, percent, showProblem} from "./view.js";
 import {openCamera} from "./camera.js";
 import {classifier, csvText, save} from "./downloads.js";
 
@@ -12,6 +12,7 @@ let frame = 0;
 function draw() {
   cancelAnimationFrame(frame); // of many changes, one drawing
   frame = requestAnimationFrame(() => {
+    drawModel();
     drawClasses(actions);
     drawCheck(actions);
     drawAnswers(actions);
@@ -145,9 +146,7 @@ async function start() {
   });
   takeDrops();
   if (state.model.classes) Object.assign(state, {classes: [], lowestRate: state.model.lowest_rate});
-  const {name, head, size, problem} = state.model;
-  find("model").textContent = `${name}: images of ${size[0]} × ${size[1]} pixels, ${head}`;
-  if (problem) showProblem(problem);
+  if (state.model.problem) showProblem(state.model.problem);
   change();
 }
 

@@ -3,7 +3,7 @@
 import {newId, state} from "./state.js";
 
 const THUMBNAIL = 192;
-const SENT_AS_IT_IS = 1 << 20; // bytes; larger files are reduced here
+const MOST_BYTES = 1 << 20, MOST_PIXELS = 4e6; // larger files are reduced here
 const FORMATS = [[0xff, 0xd8, 0xff], [0x89, 0x50, 0x4e, 0x47], [0x42, 0x4d]]; // JPEG, PNG, BMP
 
 let last = Promise.resolve();
@@ -32,9 +32,10 @@ async function read(file) {
     throw new Error(`${file.name} is damaged, or no image that this browser can read; it was left out.`);
   }
   try {
-    const limit = Math.min(SENT_AS_IT_IS, state.model.max_bytes / 2);
+    const limit = Math.min(MOST_BYTES, state.model.max_bytes / 2);
     // In memory: the file may be gone when it is sent.
-    const sent = known && file.size <= limit ? new Blob([await file.arrayBuffer()])
+    const small = file.size <= limit && bitmap.width * bitmap.height <= MOST_PIXELS;
+    const sent = known && small ? new Blob([await file.arrayBuffer()])
       : await reduced(bitmap, file.type, limit);
     const url = URL.createObjectURL(await drawn(bitmap, THUMBNAIL, "image/png"));
     return {id: newId(), name: file.name, file: sent, url, vector: null, features: null, answer: null};

@@ -40,9 +40,14 @@ export function dropZone(text, onFiles, onCamera) {
   return element("div", {className: "zone"}, element("label", {className: "drop"}, input, words), camera);
 }
 
+export function drawModel() {
+  const {name, head, size} = state.model;
+  find("model").textContent = `${name}: images of ${size[0]} × ${size[1]} pixels, ${head}`;
+}
+
 export function drawClasses(actions) {
-  find("add-class").hidden = find("take").hidden = Boolean(state.model?.classes);
-  if (state.model?.classes) return drawBuiltIn();
+  for (const id of ["add-class", "zip", "take-hint"]) find(id).hidden = Boolean(state.model.classes);
+  if (state.model.classes) return drawBuiltIn();
   keyed(find("classes"), state.classes, (one) => classCard(one, actions), (card, one, place) => {
     card.style.setProperty("--class", `var(--class-${place % COLOURS})`);
     const input = card.querySelector("input[type=text]"), problem = nameProblem(one);
@@ -89,8 +94,8 @@ function suspicion(one, picture) {
 
 export function drawCheck(actions) {
   const judged = [...(state.leftOut ?? new Map()).values()].filter(Boolean).length;
-  const current = !state.model?.classes && ready() && state.checked === state.version;
-  find("check").hidden = !current && !(state.refused && !state.model?.classes);
+  const current = !state.model.classes && ready() && state.checked === state.version;
+  find("check").hidden = !current && !(state.refused && !state.model.classes);
   if (find("check").hidden) return;
   const doubts = state.classes.flatMap((one) => one.pictures.map((picture) => ({one, picture,
     looks: suspicion(one, picture)}))).filter(({looks}) => looks)
