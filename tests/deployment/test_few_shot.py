@@ -63,7 +63,7 @@ def test_left_out_is_what_a_fit_without_the_image_says(models, name):
         left, kept = fold == number, fold != number
         logits = model.head(features[kept][None], asked.labels[kept][None], features[left][None], 3)[0].numpy()
         np.testing.assert_array_equal(probabilities[left].argmax(1), logits.argmax(1))
-        for row, expected in zip(probabilities[left], logits, strict=True):  # log-probabilities are logits but for scale
+        for row, expected in zip(probabilities[left], logits, strict=True):  # its logarithms are logits but for scale
             assert np.corrcoef(np.log(row), expected)[0, 1] > 0.999
 
 

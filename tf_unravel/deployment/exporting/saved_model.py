@@ -44,7 +44,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_unravel.adaptation.calibration import Prior
-from tf_unravel.adaptation.head import Calibrated, Classifier, Head
+from tf_unravel.adaptation.head import Calibrated, Head
 from tf_unravel.adaptation.labels import labels_checked
 from tf_unravel.deployment.card import CARD, card_of, is_exported, others_in, write_card
 from tf_unravel.deployment.exporting.decoding_graph import encoded_signatures
@@ -109,7 +109,11 @@ def export(
         with labels_checked():
             calibrated = head.calibrated(backbone, pixels[None], chosen.support_labels[None], len(names), prior)
             classifier = calibrated.in_variables()
-        signatures = baked(lambda images: outputs_of(classifier(resized(images, shape)[None])), features, shape[2], names)
+
+        def answer(images: tf.Tensor) -> dict[str, tf.Tensor]:
+            return outputs_of(classifier(resized(images, shape)[None]))
+
+        signatures = baked(answer, features, shape[2], names)
     return write_model(signatures, written, path)
 
 

@@ -21,7 +21,6 @@ import os
 import pathlib
 import socket
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
