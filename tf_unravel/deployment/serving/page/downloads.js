@@ -13,8 +13,9 @@ export function csvText() {
     if (!answer) continue;
     const [first, second] = answer.ranked;
     const of = new Map(answer.ranked.map(({name, probability}) => [name, probability.toFixed(6)]));
-    rows.push([picture.name, answer.name, first.probability.toFixed(6), (first.probability - second.probability).toFixed(6),
-      answer.pKnown?.toFixed(6) ?? "", ...names.map((name) => of.get(name) ?? "")]);
+    rows.push([picture.name, answer.name, first.probability.toFixed(6),
+      (first.probability - second.probability).toFixed(6), answer.pKnown?.toFixed(6) ?? "",
+      ...names.map((name) => of.get(name) ?? "")]);
   }
   return rows.map((row) => `${row.map(cell).join(",")}\n`).join("");
 }

@@ -118,7 +118,8 @@ async function saveClassifier() {
 function showAway(away) {
   const notice = find("notice");
   notice.hidden = !away;
-  notice.textContent = away ? "The server does not answer. All images are still here; it is asked again until it does." : "";
+  notice.textContent = away
+    ? "The server does not answer. All images are still here; it is asked again until it does." : "";
 }
 
 async function start() {

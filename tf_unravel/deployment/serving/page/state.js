@@ -83,5 +83,5 @@ export function nearest(picture, count = 3) {
   const byId = new Map(state.classes.map((one) => [one.id, one]));
   return support().map((each) => ({...each, distance: distance(picture.vector, each.picture.vector)}))
     .sort((a, b) => a.distance - b.distance).slice(0, count)
-    .map(({picture: near, classId, distance: far}) => ({picture: near, name: nameOf(byId.get(classId)), distance: far}));
+    .map((near) => ({picture: near.picture, name: nameOf(byId.get(near.classId)), distance: near.distance}));
 }

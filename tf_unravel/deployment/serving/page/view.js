@@ -71,7 +71,8 @@ function classCard(one, actions) {
   const name = element("input", {type: "text", value: one.name, maxLength: 60, autocomplete: "off",
     ariaLabel: "Name of the class"});
   name.addEventListener("input", () => actions.rename(one, name.value));
-  const remove = element("button", {type: "button", className: "remove-class", textContent: "×", title: "Remove class"});
+  const remove = element("button", {type: "button", className: "remove-class", textContent: "×",
+    title: "Remove class"});
   remove.addEventListener("click", () => actions.removeClass(one));
   return element("article", {className: "class"},
     element("div", {className: "head"}, name, element("span", {className: "count quiet"}), remove),
