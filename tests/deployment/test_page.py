@@ -180,6 +180,7 @@ def test_a_labelled_image_that_looks_wrong(opened, address):
     expect(suspect).to_have_text(re.compile("red 7.png in red looks like blue"))
     suspect.get_by_role("button", name="Move to blue").click()
     expect(page.locator("#check-line")).to_have_text(re.compile("22 of 22"))
+    expect(suspect).to_have_count(0)
     expect(page.locator(".class").nth(2).locator(".count")).to_have_text("8 images")
 
 
@@ -281,6 +282,15 @@ def test_the_server_goes_and_comes_back(opened, model, tmp_path):
         ask(page, {"green 52.png": picture("green", 52)})
         assert verdicts(page, 3)["green 52.png"].startswith("green")
         expect(page.locator("#model")).to_have_text(re.compile("other: "))
+
+
+def test_more_labelled_images_than_a_request_takes(opened, model):
+    with served(model, max_bytes=4000) as address:
+        page = opened(address.partition("/v1/")[0])
+        taught(page, {name: files * 4 for name, files in SUPPORT.items()})
+        expect(page.locator("#check-line")).to_have_text(re.compile("more than the server takes.*larger --max_mib"))
+        page.get_by_role("button", name="Remove red", exact=True).click()
+        expect(page.locator("#check-line")).to_have_text(re.compile("56 of 56"))
 
 
 def test_two_browsers_at_a_time(opened, address):

@@ -1,5 +1,7 @@
 // Asks the server. A server that is away is asked again until it is back; what it refuses is thrown as `Refused`.
 
+import {state} from "./state.js";
+
 const WAIT = 1000; // milliseconds before it is asked again
 
 export class Refused extends Error {
@@ -38,9 +40,14 @@ async function checked(answer) {
 
 export const model = async () => (await checked(await fetched("/page/model"))).json();
 
-export const post = async (path, body) => checked(await fetched(path, {
-  method: "POST", headers: {"Content-Type": "application/json"}, body: JSON.stringify(body),
-}));
+export async function post(path, values) {
+  const body = JSON.stringify(values), limit = state.model.max_bytes;
+  if (body.length > limit) { // sent, it would be broken off, which looks as if nobody were there
+    throw new Refused(413, `These images are more than the server takes at a time (${body.length} of ${limit} bytes); `
+      + "start it with a larger --max_mib.");
+  }
+  return checked(await fetched(path, {method: "POST", headers: {"Content-Type": "application/json"}, body}));
+}
 
 export async function base64(blob) {
   const url = await new Promise((resolve, reject) => {

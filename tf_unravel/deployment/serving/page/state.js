@@ -30,10 +30,10 @@ export const taught = () => state.classes.filter((one) => one.pictures.some((pic
 // Names in the order of the labels.
 export const classNames = () => state.model.classes ?? taught().map(nameOf);
 
-// The class that an answer's place stands for, as it is called now.
-function namesOf({classIds}) {
-  const byId = new Map(state.classes.map((one) => [one.id, nameOf(one)]));
-  return classIds ? classIds.map((id) => byId.get(id) ?? "a class that is gone") : state.model.classes;
+// What a class is called now.
+export function nameById(id) {
+  const one = state.classes.find((each) => each.id === id);
+  return one ? nameOf(one) : "a class that is gone";
 }
 
 export const ready = () => Boolean(state.model && !state.model.problem && (state.model.classes || taught().length > 1));
@@ -69,7 +69,7 @@ export function effectiveRate() {
 // An answer as it is shown: {name, probability, unknown, ranked: [{name, probability, place}]}; null without one.
 export function shown(picture) {
   if (!picture.answer) return null;
-  const {probabilities, pKnown} = picture.answer, names = namesOf(picture.answer);
+  const {probabilities, pKnown, classIds} = picture.answer, names = classIds?.map(nameById) ?? state.model.classes;
   const ranked = probabilities.map((probability, place) => ({name: names[place], probability, place}));
   ranked.sort((a, b) => b.probability - a.probability || a.place - b.place);
   const rate = effectiveRate();
@@ -77,11 +77,11 @@ export function shown(picture) {
   return {name: unknown ? "unknown" : ranked[0].name, probability: ranked[0].probability, unknown, ranked, pKnown};
 }
 
-// The labelled images nearest to a picture in feature space: [{picture, name, distance}].
+// The labelled images nearest to a picture in feature space, of the answer that it has: [{picture, classId, distance}].
 export function nearest(picture, count = 3) {
+  if (picture.answer.near) return picture.answer.near;
   const distance = (a, b) => Math.sqrt(a.reduce((sum, value, i) => sum + (value - b[i]) ** 2, 0));
-  const byId = new Map(state.classes.map((one) => [one.id, one]));
-  return support().map((each) => ({...each, distance: distance(picture.vector, each.picture.vector)}))
-    .sort((a, b) => a.distance - b.distance).slice(0, count)
-    .map((near) => ({picture: near.picture, name: nameOf(byId.get(near.classId)), distance: near.distance}));
+  picture.answer.near = support().map((each) => ({...each, distance: distance(picture.vector, each.picture.vector)}))
+    .sort((a, b) => a.distance - b.distance).slice(0, count);
+  return picture.answer.near;
 }

@@ -1,6 +1,6 @@
 // Draws the page from `state`; only texts and pictures are put in, never markup.
 
-import {effectiveRate, nameOf, nameProblem, nearest, ready, shown, state, support, taught} from "./state.js";
+import {effectiveRate, nameById, nameOf, nameProblem, nearest, ready, shown, state, support, taught} from "./state.js";
 
 const COLOURS = 8; // in style.css
 const BARS = 5; // classes of an answer that have a bar
@@ -15,7 +15,8 @@ export function element(tag, properties = {}, ...children) {
   return made;
 }
 
-// Puts the elements of some things into a list, each made once: what has the focus keeps it.
+// Puts the elements of some things into a list, each made once. What has the focus keeps it; if it goes, a neighbour
+// has it then.
 function keyed(list, things, make, update) {
   const there = new Map([...list.children].map((child) => [Number(child.dataset.id), child]));
   things.forEach((thing, place) => {
@@ -25,7 +26,12 @@ function keyed(list, things, make, update) {
     if (list.children[place] !== child) list.insertBefore(child, list.children[place] ?? null);
     update(child, thing, place);
   });
-  for (const gone of there.values()) gone.remove();
+  for (const gone of there.values()) {
+    const next = gone.nextElementSibling ?? gone.previousElementSibling ?? list.closest("article, section");
+    const moved = gone.contains(document.activeElement) && next?.querySelector("button, input");
+    gone.remove();
+    if (moved) moved.focus();
+  }
 }
 
 export function dropZone(text, onFiles, onCamera) {
@@ -103,8 +109,9 @@ export function drawCheck(actions) {
     .sort((a, b) => b.looks.probability - a.looks.probability);
   find("check-line").textContent = state.refused?.line ?? checkLine(judged, judged - doubts.length);
   const more = doubts.length - SUSPECTS;
-  find("suspects").replaceChildren(...doubts.slice(0, SUSPECTS).map((doubt) => suspect(doubt, actions)),
-    ...(more > 0 ? [element("li", {className: "quiet", textContent: `and ${more} more, framed above`})] : []));
+  find("more-suspects").textContent = more > 0 ? `and ${more} more, framed above` : "";
+  const named = doubts.slice(0, SUSPECTS).map((doubt) => ({...doubt, id: doubt.picture.id}));
+  keyed(find("suspects"), named, suspect, (item, doubt) => updateSuspect(item, doubt, actions));
 }
 
 function checkLine(judged, right) {
@@ -113,15 +120,21 @@ function checkLine(judged, right) {
   return `${right} of ${judged} labelled images (${percent(right / judged)}) are recognised by the others.`;
 }
 
-function suspect({one, picture, looks}, actions) {
+function suspect({picture}) {
+  const remove = element("button", {type: "button", className: "remove-suspect", textContent: "Remove",
+    ariaLabel: `Remove ${picture.name}`});
+  return element("li", {}, element("img", {src: picture.url, alt: ""}), element("span"), element("span",
+    {className: "buttons"}, element("button", {type: "button", className: "move"}), remove));
+}
+
+function updateSuspect(item, {one, picture, looks}, actions) {
   const other = state.classes.find(({id}) => id === looks.classId);
   const line = `${picture.name} in ${nameOf(one)} looks like ${nameOf(other)} (${percent(looks.probability)})`;
-  const move = element("button", {type: "button", textContent: `Move to ${nameOf(other)}`});
-  const remove = element("button", {type: "button", textContent: "Remove", ariaLabel: `Remove ${picture.name}`});
-  move.addEventListener("click", () => actions.move(one, other, picture));
-  remove.addEventListener("click", () => actions.remove(one, picture));
-  return element("li", {}, element("img", {src: picture.url, alt: ""}), element("span", {textContent: line}),
-    element("span", {className: "buttons"}, move, remove));
+  item.querySelector("span").textContent = line;
+  const move = item.querySelector(".move");
+  move.textContent = `Move to ${nameOf(other)}`;
+  move.onclick = () => actions.move(one, other, picture);
+  item.querySelector(".remove-suspect").onclick = () => actions.remove(one, picture);
 }
 
 export function drawAnswers(actions) {
@@ -172,8 +185,9 @@ function updateAnswer(card, picture) {
     ...(rest > 0 ? [element("li", {className: "quiet", textContent: `and ${rest} more`})] : []));
   const near = answer && !state.model.classes ? nearest(picture) : [];
   card.querySelector(".near").replaceChildren(...(near.length ? [element("span", {className: "quiet",
-    textContent: "nearest"})] : []), ...near.map(({picture: other, name}) => element("figure", {},
-    element("img", {src: other.url, alt: "", title: `${other.name}`}), element("figcaption", {textContent: name}))));
+    textContent: "nearest"})] : []), ...near.map(({picture: other, classId}) => element("figure", {},
+    element("img", {src: other.url, alt: "", title: other.name}),
+    element("figcaption", {textContent: nameById(classId)}))));
 }
 
 function bar({name, probability, place}) {

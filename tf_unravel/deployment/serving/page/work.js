@@ -30,6 +30,7 @@ async function refused(error) {
   if (!(error instanceof Refused)) throw error;
   if (error.status !== 409) {
     state.refused = {version: state.version, line: error.message};
+    if (state.model.classes) problem(error.message); // of the others it stands below the classes
     return;
   }
   state.model = await model(); // another one: the images are still here, its features are not
