@@ -319,4 +319,8 @@ def test_by_keyboard_and_by_camera(opened, address):
     expect(page.locator("video")).to_have_js_property("videoWidth", 640)
     page.get_by_role("button", name="Take a picture").press("Enter")
     page.get_by_role("button", name="Done").press("Enter")
-    expect(page.locator(".class").nth(2).locator(".count")).to_have_text("1 image")
+    card = page.locator(".class").nth(2)
+    expect(card.locator(".count")).to_have_text("1 image")
+    card.get_by_role("button", name="Remove camera 1.jpg").press("Enter")
+    expect(card.locator(".count")).to_have_text("0 images")
+    expect(card.get_by_label("Name of the class")).to_be_focused()  # not lost with what was removed

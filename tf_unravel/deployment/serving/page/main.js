@@ -4,7 +4,9 @@ import {newClass, nameOf, nameProblem, shown, state, supportChanged} from "./sta
 import {droppedFiles, readAll} from "./pictures.js";
 import {model, onAway} from "./server.js";
 import {onChange, work} from "./work.js";
-import {dropZone, drawAnswers, drawCheck, drawClasses, drawModel, find, percent, showProblem} from "./view.js";
+import {drawModel, dropZone, find, percent, showProblem} from "./view.js";
+import {drawCheck, drawClasses} from "./classes.js";
+import {drawAnswers} from "./answers.js";
 import {openCamera} from "./camera.js";
 import {classifier, csvText, save} from "./downloads.js";
 
@@ -133,8 +135,8 @@ async function start() {
   find("ask-zone").querySelector("input").setAttribute("aria-label", "Images to recognise");
   find("add-class").addEventListener("click", () => {
     newClass();
-    draw();
-    requestAnimationFrame(() => find("classes").lastElementChild.querySelector("input").focus());
+    drawClasses(actions); // now: its name has the focus before anything else is typed
+    find("classes").lastElementChild.querySelector("input").focus();
   });
   find("rate").addEventListener("change", (event) => {
     state.rate = Number(event.target.value);

@@ -37,8 +37,7 @@ from tf_unravel.deployment.serving.rest import BadRequest, parsed, strings
 _HERE = pathlib.Path(__file__).parent
 _TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 _FILES = ("style.css", "icon.svg", "main.js", "state.js", "pictures.js", "server.js", "work.js", "view.js",
-          "camera.js",
-          "downloads.js")
+          "classes.js", "answers.js", "camera.js", "downloads.js")
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
                                "img-src 'self' blob: data:; media-src 'self' blob:; base-uri 'none'; "
