@@ -88,6 +88,7 @@ def opened(chromium):
         page.on("request", lambda asked: None if asked.url.startswith((f"{address}/", "blob:"))
                 else faults.append(asked.url))
         page.goto(address)
+        expect(page.locator("main")).to_be_visible()
         return page
 
     expect.set_options(timeout=30_000)

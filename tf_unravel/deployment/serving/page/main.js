@@ -148,6 +148,7 @@ async function start() {
     if (state.queries.length || state.classes.some((one) => one.pictures.length)) event.preventDefault();
   });
   takeDrops();
+  document.querySelector("main").hidden = false; // before, nothing on it would have worked
   if (state.model.classes) Object.assign(state, {classes: [], lowestRate: state.model.lowest_rate});
   if (state.model.problem) showProblem(state.model.problem);
   change();
