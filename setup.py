@@ -10,5 +10,6 @@ setup(
         "tf_unravel.gin_files": ["*/*.gin"],
         "tf_unravel": ["py.typed", "trained/README.md", "trained/*/*.*", "trained/*/checkpoints/best.npz"],
         "tf_unravel.data.sources": ["splits/*.txt"],
+        "tf_unravel.deployment.serving.page": ["*.html", "*.css", "*.js", "*.svg"],
     },
 )

@@ -38,7 +38,9 @@ _SERVE = """example:
   tf-unravel export --run_dir=runs/demo --head=ridge --out=models/demo/1
   tf-unravel serve --model=models/demo/1
   curl http://127.0.0.1:8501/v1/models/demo
-It speaks the REST protocol of TensorFlow Serving, and needs pip install 'tf-unravel[serve]'."""
+  tf-unravel serve --backbone=EfficientNetV2B0
+Its page, http://127.0.0.1:8501/, takes images of your classes and answers others. It speaks the REST protocol of
+TensorFlow Serving, and needs pip install 'tf-unravel[serve]'."""
 _PAPER = """example:
   tf-unravel paper list
   tf-unravel paper report --scale smoke --run_dir runs/paper-smoke
@@ -102,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_measure(command("measure", "how tightly the features of runs cluster, with an LDA projection", _MEASURE))
     _add_export(command("export", "a run as a SavedModel that needs only TensorFlow", _EXPORT))
     _add_classify(command("classify", "images, with an exported model and a few labelled ones", _CLASSIFY))
-    _add_serve(command("serve", "an exported model over HTTP", _SERVE))
+    _add_serve(command("serve", "an exported model over HTTP, with a page to try it", _SERVE))
     _add_paper(command("paper", "reproduce the paper: train, measure, and judge its claims", _PAPER))
     _add_benchmark(command("benchmark", "speed on this machine, compared with PyTorch if it is installed", _BENCHMARK))
     return parser
@@ -169,16 +171,8 @@ def _add_measure(measure: argparse.ArgumentParser) -> None:
 def _add_export(export: argparse.ArgumentParser) -> None:
     what = export.add_mutually_exclusive_group(required=True)
     what.add_argument("--run_dir", help="the run's folder")
-    what.add_argument("--backbone", help="in its place, a pretrained network: a name of keras.applications, such as "
-                                         "EfficientNetV2B0, or a .keras file")
-    export.add_argument("--weights",
-                        help="of a network by name: imagenet (default; Keras downloads them), a file, or none")
-    export.add_argument("--image_size", type=_numbers,
-                        help="of --backbone: pixels of a side, or height,width; default 224, of a .keras file its own")
-    export.add_argument("--normalization", type=_normalization,
-                        help="of a .keras file: the mean and the deviation, in units of 0..255, that its network "
-                             "expects pixels to be normalized by, such as 127,128, or one of each per channel, such as "
-                             "124,116,104,58,57,57; default: it takes pixels 0..255")
+    what.add_argument("--backbone", help="in its place, " + _A_BACKBONE)
+    _add_pretrained(export)
     export.add_argument("--head", required=True,
                         help="prototypes, ridge, svm, linear, fine_tune, or own (what the run was trained for)")
     export.add_argument("--out", required=True, help="the model's folder")
@@ -189,6 +183,21 @@ def _add_export(export: argparse.ArgumentParser) -> None:
     export.add_argument("--gin_bindings", action="append", default=[],
                         help="changes the run's configuration, such as Ridge.l2 = 10.0 (repeatable)")
     export.add_argument("--support", help="a folder of labelled images, <class>/<file>, to build in")
+
+
+_A_BACKBONE = "a pretrained network: a name of keras.applications, such as EfficientNetV2B0, or a .keras file"
+
+
+def _add_pretrained(command: argparse.ArgumentParser) -> None:
+    """The options of --backbone."""
+    command.add_argument("--weights",
+                         help="of a network by name: imagenet (default; Keras downloads them), a file, or none")
+    command.add_argument("--image_size", type=_numbers,
+                         help="of --backbone: pixels of a side, or height,width; default 224, of a .keras file its own")
+    command.add_argument("--normalization", type=_normalization,
+                         help="of a .keras file: the mean and the deviation, in units of 0..255, that its network "
+                              "expects pixels to be normalized by, such as 127,128, or one of each per channel, such "
+                              "as 124,116,104,58,57,57; default: it takes pixels 0..255")
 
 
 def _add_classify(classify: argparse.ArgumentParser) -> None:
@@ -208,7 +217,11 @@ def _add_classify(classify: argparse.ArgumentParser) -> None:
 
 
 def _add_serve(serve: argparse.ArgumentParser) -> None:
-    serve.add_argument("--model", required=True, help="an exported model's folder")
+    what = serve.add_mutually_exclusive_group(required=True)
+    what.add_argument("--model", help="an exported model's folder")
+    what.add_argument("--backbone", help="in its place, for a look at the page, " + _A_BACKBONE)
+    serve.add_argument("--head", help="of --backbone: prototypes, ridge (default), svm, linear or fine_tune")
+    _add_pretrained(serve)
     serve.add_argument("--host", default="127.0.0.1", help="to listen at; default 127.0.0.1, this machine alone")
     serve.add_argument("--port", type=int, default=8501, help="port to listen at, 0 for a free one; default 8501")
     serve.add_argument("--max_mib", type=int, default=16, help="largest body of a request, MiB; default 16")
@@ -327,10 +340,9 @@ def _export(arguments: argparse.Namespace) -> int:
 
     _check_of_one(arguments)
     if arguments.backbone:
-        weights = None if arguments.weights == "none" else arguments.weights or "imagenet"
         print(commands.export_backbone(
-            arguments.backbone, arguments.head, arguments.out, weights, _sides(arguments.image_size),
-            arguments.normalization, arguments.gin_bindings, arguments.support,
+            arguments.backbone, arguments.head, arguments.out, *_how_pretrained(arguments), arguments.gin_bindings,
+            arguments.support,
         ))
     else:
         chosen = (arguments.checkpoint or "best", arguments.gin_bindings, arguments.support, arguments.data_root)
@@ -363,10 +375,37 @@ def _serve(arguments: argparse.Namespace) -> int:
     from tf_unravel.deployment.serving import server
 
     def ready(address: str) -> None:
-        print(f"Serving {arguments.model} at {address}", flush=True)
+        what = arguments.model or arguments.backbone
+        print(f"Serving {what} at {address}\nThe page: {address.partition('/v1/')[0]}/", flush=True)
 
-    server.serve(arguments.model, arguments.host, arguments.port, arguments.max_mib, ready)
+    _check_of_backbone(arguments)
+    with tempfile.TemporaryDirectory() as folder:
+        model = arguments.model or _pretrained(arguments, pathlib.Path(folder))
+        server.serve(model, arguments.host, arguments.port, arguments.max_mib, ready)
     return 0
+
+
+def _check_of_backbone(arguments: argparse.Namespace) -> None:
+    """Refuses options that an exported model carries."""
+    for option in ("head", "weights", "image_size", "normalization"):
+        if arguments.model and (value := getattr(arguments, option)) is not None:
+            raise ValueError(f"--{option} belongs to --backbone. Received: --model and --{option}={value}")
+
+
+def _pretrained(arguments: argparse.Namespace, folder: pathlib.Path) -> pathlib.Path:
+    """A pretrained network, exported into a folder to be served from there."""
+    from tf_unravel import commands
+
+    model = folder / pathlib.Path(arguments.backbone).stem
+    commands.export_backbone(
+        arguments.backbone, arguments.head or "ridge", model, *_how_pretrained(arguments))
+    return model
+
+
+def _how_pretrained(arguments: argparse.Namespace) -> tuple[Any, Any, Any]:
+    """(weights, image size, normalization) of --backbone."""
+    weights = None if arguments.weights == "none" else arguments.weights or "imagenet"
+    return weights, _sides(arguments.image_size), arguments.normalization
 
 
 def _paper(arguments: argparse.Namespace) -> int:

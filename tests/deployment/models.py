@@ -96,15 +96,15 @@ def file_of(image: np.ndarray, kind: str = "PNG", **options: Any) -> bytes:
 
 
 @contextlib.contextmanager
-def served(path: Any) -> Iterator[str]:
-    """Serves an exported model in a thread; its address."""
+def served(path: Any, port: int = 0, max_bytes: int = 1 << 24) -> Iterator[str]:
+    """Serves an exported model in a thread, 0 at a free port; its address."""
     import uvicorn
 
     from tf_unravel.deployment.model import Model
     from tf_unravel.deployment.serving.server import application, name_of
 
     # Its own log configuration closes the handlers that are there, absl's among them, with the stream they write to.
-    config = uvicorn.Config(application(Model(path), name_of(path), 1 << 24), port=0, log_level="warning",
+    config = uvicorn.Config(application(Model(path), name_of(path), max_bytes), port=port, log_level="warning",
                             log_config=None)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)

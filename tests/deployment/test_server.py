@@ -42,7 +42,9 @@ def address(model):
                               env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1"})
     line = server.stdout.readline()
     assert "Serving" in line, server.communicate()[1]
-    yield line.split(" at ")[1].strip()
+    address = line.split(" at ")[1].strip()
+    assert server.stdout.readline() == f"The page: {address.partition('/v1/')[0]}/\n"
+    yield address
     assert server.poll() is None  # nothing that was asked has ended it
     server.send_signal(signal.SIGTERM)
     errors = server.communicate(timeout=30)[1]
@@ -294,6 +296,20 @@ def test_a_port_that_is_taken_is_one_line(address, model, capsys):
 def test_a_port_that_is_none_is_one_line(model, capsys, port):
     assert cli.main(["serve", f"--model={model}", f"--port={port}"]) == 1
     assert f"--port must be 0 to 65535, 0 for a free one. Received: {port}" in capsys.readouterr().err
+
+
+def test_a_pretrained_network_is_served_as_it_is(tmp_path, monkeypatch):
+    network, served = tmp_path / "features.keras", []
+    small_network().save(network)
+    monkeypatch.setattr(server, "serve", lambda path, *_: served.append((server.name_of(path), deployment.Model(path))))
+    assert cli.main(["serve", f"--backbone={network}", "--head=prototypes"]) == 0
+    ((name, model),) = served
+    assert name == "features" and model.card["head"]["name"] == "prototypes" and not model.path.exists()
+
+
+def test_options_of_a_backbone_are_refused_with_a_model(model, capsys):
+    assert cli.main(["serve", f"--model={model}", "--head=ridge"]) == 1
+    assert "--head belongs to --backbone. Received: --model and --head=ridge" in capsys.readouterr().err
 
 
 def test_nothing_holds_an_answer_back(model, monkeypatch):

@@ -213,10 +213,7 @@ class Head:
         fitted = self.fit_features(support, support_labels, ways)
         known = _known_images(support, support_labels, ways, prior)
         labels = calibration.common_labels(support_labels)
-        fold = calibration.folds(labels, ways)
-        refit = self.refit(support, labels, ways)
-        left_out = calibration.left_out_logits(refit, labels, fold, tf.shape(support)[0], ways)
-        sharpness = calibration.sharpness(left_out, labels, fold >= 0, prior or Prior())
+        sharpness = self._left_out(support, labels, ways, prior)[1]
         fit = tf.cast(fitted.answer(fitted.kept, support), tf.float64)
         temperature = calibration.margin(fit, labels) / sharpness  # [T]
 
@@ -226,6 +223,34 @@ class Head:
             return Calibrated(probabilities, logits, known.answer(kept[1], query))
 
         return Classifier((fitted.kept, known.kept, temperature), answer)
+
+    def left_out(
+        self, support: tf.Tensor, support_labels: tf.Tensor, ways: Ways, prior: Prior | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """What a head that reads features says of the support images, each by a fit without it.
+
+        The fits are those that calibrate: each leaves one image of every class out, and a fifth of those of larger
+        classes (`calibration.folds`).
+
+        Args:
+            support: features [T, S, D].
+            support_labels, ways, prior: see `calibrated`.
+
+        Returns:
+            (calibrated probabilities [T, S, W], bool [S] whether the image was left out: not the only one of a class).
+        """
+        labels = calibration.common_labels(support_labels)
+        logits, sharpness, counted = self._left_out(at_least_float32(support), labels, ways, prior)
+        return tf.nn.softmax(sharpness[:, None, None] * logits), counted
+
+    def _left_out(
+        self, support: tf.Tensor, labels: tf.Tensor, ways: Ways, prior: Prior | None
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """z' [T, S, W] and b [T] of `calibration`, and which images [S] were left out."""
+        fold = calibration.folds(labels, ways)
+        refit = self.refit(support, labels, ways)
+        logits = calibration.left_out_logits(refit, labels, fold, tf.shape(support)[0], ways)
+        return logits, calibration.sharpness(logits, labels, fold >= 0, prior or Prior()), fold >= 0
 
     def refit(self, support: tf.Tensor, labels: tf.Tensor, ways: Ways) -> Refit:
         """Fits to a part of the support features [T, S, D] with labels [S]: see `calibration.Refit`."""

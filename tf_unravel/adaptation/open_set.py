@@ -76,6 +76,16 @@ def p_known(found: tf.Tensor, known: tf.Tensor, quantiles: tuple[float, ...]) ->
     return (p_0 + below) / (1.0 + total)
 
 
+def lowest(compared: int, quantiles: int) -> float:
+    """The smallest p_known that there can be: no rate of false alarms below it ever answers "unknown".
+
+    Args:
+        compared: N, support images in classes of two or more.
+        quantiles: how many `Prior.similarities` has.
+    """
+    return 1.0 / (1.0 + quantiles) / (1.0 + compared)
+
+
 def is_unknown(p_known: np.ndarray, rate: float) -> np.ndarray:
     """Whether to answer "unknown" at a rate of false alarms; p_known is float32, and may be the rate itself."""
     return p_known <= rate * (1 + 1e-6)

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from tf_unravel.adaptation.open_set import check_rate, is_unknown
+from tf_unravel.adaptation.open_set import check_rate, is_unknown, lowest
 from tf_unravel.data.storage import decoding
 from tf_unravel.data.storage.digests import composed, printable
 from tf_unravel.deployment.classifying.contact_sheet import Neighbour, Query, contact_sheet, is_sheet, write_sheet
@@ -240,7 +240,7 @@ def _check_unknown(model: Model, counts: Mapping[str, int], rate: float) -> None
         raise ValueError(f"A class is called {UNKNOWN!r}, as is what --unknown answers; give it another name. "
                          f"Received: classes {', '.join(counts)}.")
     compared = sum(count for count in counts.values() if count > 1)
-    if not model.prior.similarities and not is_unknown(np.float32(1 / (1 + compared)), rate):
+    if not model.prior.similarities and not is_unknown(np.float32(lowest(compared, 0)), rate):
         needed = math.ceil(1 / rate - 1 - 1e-6)
         raise ValueError(f"--unknown={rate:g} needs at least {needed} labelled images in classes of two or more, or a "
                          f"model exported from a run. Received: {compared}.")

@@ -36,7 +36,7 @@ solvers and of BatchNorm are Python, and an answer needs none.
 
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -44,7 +44,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_unravel.adaptation.calibration import Prior
-from tf_unravel.adaptation.head import Calibrated, Classifier, Head
+from tf_unravel.adaptation.head import Calibrated, Head
 from tf_unravel.adaptation.labels import labels_checked
 from tf_unravel.deployment.card import CARD, card_of, is_exported, others_in, write_card
 from tf_unravel.deployment.exporting.decoding_graph import encoded_signatures
@@ -92,8 +92,7 @@ def export(
     """
     head, prior = as_head("head", head), prior or Prior()
     shape = image_shape_of(backbone)
-    target = pathlib.Path(os.path.realpath(path))
-    _check_free(target, path)
+    _check_free(pathlib.Path(os.path.realpath(path)), path)
     features = _features(backbone, shape)
     if support is None:
         if class_names is not None:
@@ -103,19 +102,35 @@ def export(
     else:
         chosen = _support_set(*support, shape, head)
         counts = np.bincount(chosen.support_labels.numpy()).tolist()
-        names = _checked_names(class_names, len(counts))
+        names = checked_names(class_names, len(counts))
         written = card_of(backbone, head, shape, dict(zip(names, counts, strict=True)), card or {}, prior)
         pixels = resized(chosen.support_images, shape)
         # A name of its own: a graph does not keep the variables it reads alive.
         with labels_checked():
             calibrated = head.calibrated(backbone, pixels[None], chosen.support_labels[None], len(names), prior)
             classifier = calibrated.in_variables()
-        signatures = _baked(classifier, features, shape, names)
+
+        def answer(images: tf.Tensor) -> dict[str, tf.Tensor]:
+            return outputs_of(classifier(resized(images, shape)[None]))
+
+        signatures = baked(answer, features, shape[2], names)
+    return write_model(signatures, written, path)
+
+
+def write_model(signatures: Signatures, card: Mapping[str, Any], path: str | os.PathLike) -> pathlib.Path:
+    """Writes signatures that take pixels, the same that take files, and a card: see `export`.
+
+    Raises:
+        ValueError: something else at `path`.
+        NotWritten: the disk is full, or the place cannot be written.
+    """
+    target = pathlib.Path(os.path.realpath(path))
+    _check_free(target, path)
     pixels = {name: signatures[name] for name in ("features", "classify")}
-    signatures |= encoded_signatures(pixels, decoding_of(written), shape[2])
+    signatures = signatures | encoded_signatures(pixels, decoding_of(card), card["input"]["channels"])
 
     def fill(folder: pathlib.Path) -> None:
-        _save(signatures, folder, written)
+        _save(signatures, folder, card)
         _check_free(target, path)  # again: all that took seconds
 
     write_folder(target, fill)
@@ -185,14 +200,14 @@ def resized(images: tf.Tensor, shape: tuple[int, int, int]) -> tf.Tensor:
     return tf.ensure_shape(pixels, [None, *shape])
 
 
-def _images(name: str, shape: tuple[int, int, int]) -> tf.TensorSpec:
-    return tf.TensorSpec([None, None, None, shape[2]], tf.uint8, name)
+def _images(name: str, channels: int) -> tf.TensorSpec:
+    return tf.TensorSpec([None, None, None, channels], tf.uint8, name)
 
 
 def _features(backbone: keras.Model, shape: tuple[int, int, int]) -> Any:
     """The signature `features`."""
 
-    @tf.function(input_signature=[_images("images", shape)])
+    @tf.function(input_signature=[_images("images", shape[2])])
     def features(images: tf.Tensor) -> dict[str, tf.Tensor]:
         pixels = resized(checked_images("images", images), shape)
         return {"features": tf.cast(backbone(pixels, training=False), tf.float32)}
@@ -200,7 +215,7 @@ def _features(backbone: keras.Model, shape: tuple[int, int, int]) -> Any:
     return features.get_concrete_function()
 
 
-def _outputs(said: Calibrated) -> dict[str, tf.Tensor]:
+def outputs_of(said: Calibrated) -> dict[str, tf.Tensor]:
     """What `classify` gives of one task."""
     probabilities, logits, p_known = (tf.cast(value[0], tf.float32) for value in said)
     return {"probabilities": finite(probabilities), "logits": logits, "p_known": p_known}
@@ -210,8 +225,8 @@ def _free(
     backbone: keras.Model, head: Head, features: Any, shape: tuple[int, int, int], prior: Prior
 ) -> Signatures:
     """The signatures of a model whose support set comes with every request."""
-    specs = [_images("support_images", shape), tf.TensorSpec([None], tf.int32, "support_labels"),
-             _images("query_images", shape)]
+    specs = [_images("support_images", shape[2]), tf.TensorSpec([None], tf.int32, "support_labels"),
+             _images("query_images", shape[2])]
 
     @tf.function(input_signature=specs)
     def classify(
@@ -222,20 +237,29 @@ def _free(
         ways = request.ways if head.learned_ways is None else head.learned_ways
         with labels_checked():
             classifier = head.calibrated(backbone, support[None], request.support_labels[None], ways, prior)
-            return _outputs(classifier(query[None]))
+            return outputs_of(classifier(query[None]))
 
     return {"features": features, "classify": classify.get_concrete_function(), "serving_default": features}
 
 
-def _baked(classifier: Classifier, features: Any, shape: tuple[int, int, int], names: Sequence[str]) -> Signatures:
-    """The signatures of a plain classifier."""
+def baked(
+    answer: Callable[[tf.Tensor], dict[str, tf.Tensor]], features: Any, channels: int, names: Sequence[str]
+) -> Signatures:
+    """The signatures of a plain classifier.
 
-    @tf.function(input_signature=[_images("images", shape)])
+    Args:
+        answer: images uint8 [B, H, V, C] -> what `classify` gives of them, without the names.
+        features: the signature `features`.
+        channels: C.
+        names: of the classes.
+    """
+
+    @tf.function(input_signature=[_images("images", channels)])
     def classify(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        pixels = resized(checked_images("images", images), shape)
+        images = checked_images("images", images)
         with labels_checked():
-            found = _outputs(classifier(pixels[None]))
-        each = tf.tile(tf.constant(names)[None], [tf.shape(pixels)[0], 1])  # [B, W]
+            found = answer(images)
+        each = tf.tile(tf.constant(names)[None], [tf.shape(images)[0], 1])  # [B, W]
         return {**found, "class_names": each}
 
     plain = classify.get_concrete_function()
@@ -258,7 +282,7 @@ def _support_set(images: Any, labels: Any, shape: tuple[int, int, int], head: He
         raise ValueError(f"The support set cannot be used: {said_by(error)}") from error
 
 
-def _checked_names(class_names: Sequence[str] | None, ways: int) -> tuple[str, ...]:
+def checked_names(class_names: Sequence[str] | None, ways: int) -> tuple[str, ...]:
     """One name per class."""
     names = tuple(str(label) for label in (range(ways) if class_names is None else class_names))
     if len(names) != ways or len(set(names)) != ways:

@@ -57,7 +57,7 @@ def understood(body: bytes, signatures: Mapping[str, Any]) -> Call:
     Raises:
         BadRequest: it does not fit.
     """
-    request = _parsed(body)
+    request = parsed(body)
     if not isinstance(request, dict) or len({"inputs", "instances"} & set(request)) != 1:
         raise BadRequest('the body must be a JSON object with either "inputs" or "instances". '
                          f"Received: {_kind(request)}")
@@ -85,7 +85,12 @@ def response_of(call: Call, outputs: Mapping[str, np.ndarray]) -> dict[str, Any]
     return {"predictions": rows}
 
 
-def _parsed(body: bytes) -> Any:
+def parsed(body: bytes) -> Any:
+    """A request's body as JSON values.
+
+    Raises:
+        BadRequest: it is no JSON, or has numbers that are not finite.
+    """
     def refuse(constant: str) -> NoReturn:
         raise BadRequest(f"numbers must be finite. Received: {constant}")
 
@@ -115,7 +120,7 @@ def _columns(instances: Any, wanted: Mapping[str, tf.TensorSpec]) -> dict[str, n
 def _array(name: str, value: Any, spec: tf.TensorSpec) -> np.ndarray:
     """A nested list as an array of an input's type and rank."""
     if spec.dtype == tf.string:
-        return _strings(name, value)
+        return strings(name, value)
     try:
         array = np.array(value)
     except (ValueError, OverflowError) as error:
@@ -132,8 +137,12 @@ def _array(name: str, value: Any, spec: tf.TensorSpec) -> np.ndarray:
     return array.astype(dtype)
 
 
-def _strings(name: str, value: Any) -> np.ndarray:
-    """A list of strings in base64 as an array of bytes, [N] of type object."""
+def strings(name: str, value: Any) -> np.ndarray:
+    """A list of strings in base64, {"b64": "..."} each, as an array of bytes, [N] of type object.
+
+    Raises:
+        BadRequest: it is none.
+    """
     if not isinstance(value, list) or not value:
         raise BadRequest(f'{name} must be a list of at least one {{"{_BASE64}": "..."}}. Received: {_kind(value)}')
     return np.array([_bytes(name, row, each) for row, each in enumerate(value)], object)

@@ -1,5 +1,6 @@
-"""A server for an exported model, over HTTP and in TensorFlow Serving's own REST protocol (`rest`).
+"""A server for an exported model, over HTTP and in TensorFlow Serving's own REST protocol (`rest`), with a page.
 
+    GET  /                            the page, see `page.routes`
     GET  /v1/models/<name>            whether it is there
     GET  /v1/models/<name>/metadata   its card and its signatures
     POST /v1/models/<name>:predict    an answer
@@ -20,19 +21,18 @@ import os
 import pathlib
 import socket
 from collections.abc import Callable, Iterator
-from typing import Any
 
-import anyio.to_thread
 import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from tf_unravel.deployment.model import Model
+from tf_unravel.deployment.serving.gate import Gate, refusal
+from tf_unravel.deployment.serving.page.routes import page_routes
 from tf_unravel.deployment.serving.rest import response_of, understood
-from tf_unravel.machine import num_cores
 
 AT_ONCE = 64
 
@@ -45,16 +45,11 @@ def name_of(path: str | os.PathLike) -> str:
     return folder.parent.name if folder.name.isdigit() else folder.name
 
 
-class _TooLarge(ValueError):
-    """A body above the limit."""
-
-
 class _Service:
-    """The answers of one model; `name` is in its address, and a request's body has at most `max_bytes`."""
+    """The answers of one model; `name` is in its address."""
 
-    def __init__(self, model: Model, name: str, max_bytes: int):
-        self.model, self.name, self.max_bytes = model, name, max_bytes
-        self.turns = anyio.CapacityLimiter(num_cores())
+    def __init__(self, model: Model, name: str, gate: Gate):
+        self.model, self.name, self.gate = model, name, gate
 
     async def status(self, request: Request) -> Response:
         return JSONResponse({"model_version_status": [
@@ -71,47 +66,23 @@ class _Service:
         return JSONResponse({"model_spec": {"name": self.name}, "card": self.model.card, "signatures": signatures})
 
     async def predict(self, request: Request) -> Response:
-        try:
-            body = await self._body(request)
-            return JSONResponse(await anyio.to_thread.run_sync(self._answer, body, limiter=self.turns))
-        except ClientDisconnect:
-            return _refusal(400, "the request was broken off")  # nobody reads it
-        except _TooLarge as error:
-            return _refusal(413, str(error))
-        except ValueError as error:  # BadRequest, and what the model refuses
-            return _refusal(400, str(error))
+        return await self.gate.answer(request, self._answer)
 
     async def unknown(self, request: Request, error: Exception) -> Response:
         """Another address, or another method."""
         status = error.status_code if isinstance(error, HTTPException) else 404
         model = f"/v1/models/{self.name}"
-        return _refusal(status, f"GET {model}, GET {model}/metadata and POST {model}:predict are answered. "
-                                f"Received: {request.method} {request.url.path}")
+        return refusal(status, f"GET / is the page; GET {model}, GET {model}/metadata and POST {model}:predict are "
+                                f"answered. Received: {request.method} {request.url.path}")
 
-    def _answer(self, body: bytes) -> dict[str, Any]:
+    def _answer(self, body: bytes) -> Response:
         call = understood(body, self.model.signatures)
-        return response_of(call, self.model.call(call.signature, call.inputs))
-
-    async def _body(self, request: Request) -> bytes:
-        length = request.headers.get("content-length", "0")
-        if length.isdigit() and int(length) > self.max_bytes:
-            raise _TooLarge(f"a request may have {self.max_bytes} bytes. Received: {length}")
-        parts, size = [], 0
-        async for part in request.stream():  # without a length it may be anything
-            parts.append(part)
-            size += len(part)
-            if size > self.max_bytes:
-                raise _TooLarge(f"a request may have {self.max_bytes} bytes. Received: {size} and more")
-        return b"".join(parts)
-
-
-def _refusal(status: int, line: str) -> Response:
-    return JSONResponse({"error": line}, status)
+        return JSONResponse(response_of(call, self.model.call(call.signature, call.inputs)))
 
 
 async def _failed(request: Request, error: Exception) -> Response:
     _log.error("%s", error, exc_info=error)
-    return _refusal(500, "the server failed; its log says how")
+    return refusal(500, "the server failed; its log says how")
 
 
 def application(model: Model, name: str, max_bytes: int) -> Starlette:
@@ -122,12 +93,14 @@ def application(model: Model, name: str, max_bytes: int) -> Starlette:
         name: in its address.
         max_bytes: of a request's body.
     """
-    service = _Service(model, name, max_bytes)
+    gate = Gate(max_bytes)
+    service = _Service(model, name, gate)
     return Starlette(
         routes=[
             Route(f"/v1/models/{name}", service.status),
             Route(f"/v1/models/{name}/metadata", service.metadata),
             Route(f"/v1/models/{name}:predict", service.predict, methods=["POST"]),
+            *page_routes(model, name, gate),
         ],
         exception_handlers={HTTPException: service.unknown, Exception: _failed},
     )

@@ -1,0 +1,327 @@
+"""The page in a real browser, Chromium of the distribution: what a person does on it, and what the server goes through.
+
+SCREENSHOTS=folder keeps the pictures of it at 412 and 1,280 pixels there.
+"""
+
+import csv
+import importlib
+import io
+import os
+import pathlib
+import re
+import shutil
+import zipfile
+
+import numpy as np
+import pytest
+
+from tests.deployment.models import file_of, network, served
+from tf_unravel import deployment, heads
+from tf_unravel.deployment.card import CARD
+
+pytest.importorskip("tf_unravel.deployment.serving.server")  # needs uvicorn and starlette
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+if os.environ.get("CI"):  # a browser test that is skipped tests nothing: there it fails
+    playwright = importlib.import_module("playwright.sync_api")
+else:
+    if not CHROMIUM:
+        pytest.skip("needs Chromium, such as apt-get install chromium gives", allow_module_level=True)
+    playwright = pytest.importorskip("playwright.sync_api")
+expect = playwright.expect
+
+COLOURS = {"red": (205, 45, 40), "green": (40, 160, 70), "blue": (50, 80, 200)}
+SHOTS = 7
+# A camera that is none, and no sandbox, which root has not.
+SWITCHES = ["--no-sandbox", "--disable-gpu", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+
+
+def picture(kind, seed=0):
+    """A PNG of a class's colour; "checks" are like none of them."""
+    rng = np.random.default_rng([seed, *kind.encode()])
+    if kind == "checks":
+        pixels = np.repeat((np.indices((40, 48)).sum(0) // 8 % 2 * 255)[..., None], 3, 2)
+    else:
+        pixels = np.array(COLOURS[kind]) + rng.integers(-8, 9, 3) + rng.normal(0, 12, (40, 48, 3))
+    return file_of(np.clip(pixels, 0, 255).astype(np.uint8))
+
+
+def given(name, content, kind="image/png"):
+    """A file as the browser takes it."""
+    return {"name": name, "mimeType": kind, "buffer": content}
+
+
+SUPPORT = {name: [picture(name, seed) for seed in range(SHOTS)] for name in COLOURS}
+ODD = 'odd, "name".png'
+QUERIES = {f"{name} {seed}.png": picture(name, seed) for name in COLOURS for seed in (20, 21)}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return deployment.export(network(), heads.Prototypes(), tmp_path_factory.mktemp("models") / "colours")
+
+
+@pytest.fixture(scope="module")
+def address(model):
+    with served(model) as address:
+        yield address.partition("/v1/")[0]
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=SWITCHES)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def opened(chromium):
+    """Opens pages; none of them may fail, or ask anybody but its server."""
+    faults, contexts = [], []
+
+    def open_at(address, **options):
+        context = chromium.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(30_000)
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("request", lambda asked: None if asked.url.startswith((f"{address}/", "blob:"))
+                else faults.append(asked.url))
+        page.goto(address)
+        expect(page.locator("main")).to_be_visible()
+        return page
+
+    expect.set_options(timeout=30_000)
+    yield open_at
+    for context in contexts:
+        context.close()
+    assert faults == []
+
+
+def drop(page, zone, files):
+    """Drops files, {name: content}, as a mouse does."""
+    made = page.evaluate_handle(
+        """(files) => {
+            const transfer = new DataTransfer();
+            for (const [name, bytes] of files) transfer.items.add(new File([new Uint8Array(bytes)], name,
+                {type: name.endsWith(".txt") ? "text/plain" : "image/png"}));
+            return transfer;
+        }""", [[name, list(content)] for name, content in files.items()])
+    page.locator(zone).dispatch_event("drop", {"dataTransfer": made})
+
+
+def taught(page, support=SUPPORT):
+    """Names classes and drops their images."""
+    for place, (name, files) in enumerate(support.items()):
+        if place >= page.locator(".class").count():
+            page.get_by_role("button", name="Add a class").click()
+        card = page.locator(".class").nth(place)
+        card.get_by_label("Name of the class").fill(name)
+        card.locator("input[type=file]").set_input_files([given(f"{name} {i}.png", f) for i, f in enumerate(files)])
+
+
+def ask(page, files):
+    page.get_by_label("Images to recognise").locator("input[type=file]").set_input_files(
+        [given(name, content) for name, content in files.items()])
+
+
+def verdicts(page, count):
+    """{file: what is answered}, once all have a current answer."""
+    expect(page.locator(".answer:not(.stale) .bars:not(:empty)")).to_have_count(count)
+    return dict(page.locator(".answer").evaluate_all(
+        "(cards) => cards.map((card) => ['.file', '.verdict'].map((part) => card.querySelector(part).textContent))"))
+
+
+def in_python(model, files, support=SUPPORT):
+    """Probabilities [Q, W] and p_known [Q] by the exported model itself."""
+    known = [each for of_class in support.values() for each in of_class]
+    labels = np.repeat(np.arange(len(support)), [len(each) for each in support.values()]).astype(np.int32)
+    said = deployment.Model(model).call("classify_encoded", {
+        "support_bytes": np.array(known, object), "support_labels": labels, "query_bytes": np.array(files, object)})
+    return said["probabilities"], said["p_known"]
+
+
+def screenshot(page, name, tmp_path):
+    folder = pathlib.Path(os.environ.get("SCREENSHOTS") or tmp_path)
+    folder.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=folder / f"{name}.png", full_page=True, animations="disabled")
+
+
+def test_three_classes_and_something_else(opened, address, model, tmp_path):
+    page = opened(address)
+    taught(page)
+    drop(page, "#ask", {**QUERIES, "checks.png": picture("checks")})
+    said = verdicts(page, 7)
+    probabilities, p_known = in_python(model, [*QUERIES.values(), picture("checks")])
+    assert p_known[-1] < 0.05 < p_known[:-1].min()  # what the model says of these
+    assert said.pop("checks.png") == "unknown"
+    for (file, verdict), row in zip(said.items(), probabilities, strict=False):
+        assert re.fullmatch(rf"{file.split()[0]} (> )?\d+\s%", verdict), (file, verdict)
+        card = page.locator(".answer", has_text=file)
+        shown = {item.locator(".label").inner_text(): item.locator(".fill").evaluate(
+            "(fill) => fill.getBoundingClientRect().width / fill.parentElement.getBoundingClientRect().width")
+            for item in card.locator(".bars li").all()}
+        assert [shown[name] for name in COLOURS] == pytest.approx(row.tolist(), abs=0.02)
+        assert set(card.locator("figcaption").all_inner_texts()) == {file.split()[0]}  # the nearest labelled images
+    expect(page.locator("#check-line")).to_have_text(re.compile(r"21 of 21 labelled images \(100\s%\)"))
+    expect(page.locator("#said")).to_have_text("7 images answered, 1 of them unknown.")
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+        for width in (1280, 412):
+            page.set_viewport_size({"width": width, "height": 900})
+            screenshot(page, f"page_{width}_{scheme}", tmp_path)
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_a_labelled_image_that_looks_wrong(opened, address):
+    page = opened(address)
+    taught(page, {**SUPPORT, "red": [*SUPPORT["red"], picture("blue", 30)]})
+    suspect = page.locator("#suspects li")
+    expect(suspect).to_have_count(1)
+    expect(suspect).to_have_text(re.compile("red 7.png in red looks like blue"))
+    suspect.get_by_role("button", name="Move to blue").click()
+    expect(page.locator("#check-line")).to_have_text(re.compile("22 of 22"))
+    expect(suspect).to_have_count(0)
+    expect(page.locator(".class").nth(2).locator(".count")).to_have_text("8 images")
+
+
+def test_files_that_are_no_images_are_one_line_each(opened, address):
+    page = opened(address)
+    taught(page)
+    good = picture("red", 40)
+    crc = bytearray(good)
+    crc[-30] ^= 0xFF  # damaged in the middle of its pixels
+    drop(page, "#ask", {"notes.txt": b"eggs, milk", "cut.png": good[: len(good) // 2], "broken.png": bytes(crc),
+                        "good.png": good})
+    assert set(verdicts(page, 1)) == {"good.png"}
+    lines = page.locator("#problems p span")
+    expect(lines).to_have_count(3)
+    assert lines.all_inner_texts()[0] == "notes.txt is not an image; it was left out."
+    for name, line in zip(("cut.png", "broken.png"), lines.all_inner_texts()[1:], strict=True):
+        assert re.fullmatch(rf"{name} (is damaged, or no image|cannot be used: .*damaged).*; it was left out\.", line)
+
+
+@pytest.fixture(scope="module")
+def downloaded(chromium, address, tmp_path_factory):
+    """(the rows of the CSV, the folder of the classifier) of QUERIES and an image of no class."""
+    folder = tmp_path_factory.mktemp("downloaded")
+    with chromium.new_context() as context:
+        page = context.new_page()
+        page.goto(address)
+        taught(page)
+        ask(page, {**QUERIES, ODD: picture("checks")})
+        verdicts(page, 7)
+        with page.expect_download() as download:
+            page.get_by_role("button", name="Answers as CSV").click()
+        text = pathlib.Path(download.value.path()).read_text("utf-8")
+        with page.expect_download() as download:
+            page.get_by_role("button", name="Classifier as zip").click()
+        assert download.value.suggested_filename == "colours.zip"
+        zipfile.ZipFile(download.value.path()).extractall(folder)
+    return list(csv.DictReader(io.StringIO(text, newline=""))), folder / "colours"
+
+
+def test_csv_and_a_classifier_that_answers_as_the_page(downloaded):
+    rows, folder = downloaded
+    assert [row["file"] for row in rows] == [*QUERIES, ODD]
+    assert [row["class"] for row in rows] == [*(name.split()[0] for name in QUERIES), "unknown"]
+    classifier = deployment.Model(folder)
+    assert classifier.baked_classes == tuple(COLOURS) and classifier.card["support_per_class"] == [SHOTS] * 3
+    files = np.array([*QUERIES.values(), picture("checks")], object)
+    said = classifier.call("classify_encoded", {"image_bytes": files})
+    shown = [[float(row[name]) for name in COLOURS] for row in rows]
+    np.testing.assert_allclose(shown, said["probabilities"], atol=2e-6)
+    np.testing.assert_allclose([float(row["p_known"]) for row in rows], said["p_known"], atol=2e-6)
+
+
+def test_a_model_with_its_classes_built_in(opened, downloaded):
+    with served(downloaded[1]) as address:
+        page = opened(address.partition("/v1/")[0])
+        expect(page.locator("#teach-lead")).to_have_text("This model has its classes built in: red, green, blue.")
+        ask(page, {**QUERIES, "checks.png": picture("checks")})
+        said = verdicts(page, 7)
+        assert said.pop("checks.png") == "unknown"
+        assert all(verdict.startswith(file.split()[0]) for file, verdict in said.items())
+        expect(page.locator("#zip")).to_be_hidden()
+        expect(page.locator("#csv")).to_be_enabled()
+
+
+def test_two_hundred_at_once_and_a_photograph_of_sixty_megapixels(opened, address):
+    page = opened(address)
+    taught(page)
+    huge = np.full((6000, 10_000, 3), COLOURS["green"], np.uint8)
+    sent = []
+    page.on("request", lambda asked: sent.append(int(asked.headers.get("content-length") or 0)))
+    names = [list(COLOURS)[i % 3] for i in range(200)]
+    files = [given(f"{name} {i}.png", picture(name, 100 + i)) for i, name in enumerate(names)]
+    page.get_by_label("Answer unknown").select_option("never")  # 5 % of these would be
+    photograph = given("green huge.jpg", file_of(huge, "JPEG"), "image/jpeg")
+    page.get_by_label("Images to recognise").locator("input[type=file]").set_input_files([photograph, *files])
+    said = verdicts(page, 201)
+    assert {file: verdict for file, verdict in said.items() if not verdict.startswith(file.split()[0])} == {}
+    expect(page.locator("#problems p")).to_have_count(0)
+    assert max(sent) < 1 << 24
+
+
+def test_the_server_goes_and_comes_back(opened, model, tmp_path):
+    with served(model) as address:
+        port = int(address.split(":")[2].split("/")[0])
+        page = opened(address.partition("/v1/")[0])
+        taught(page)
+        ask(page, {"red 50.png": picture("red", 50)})
+        before = verdicts(page, 1)
+    ask(page, {"blue 51.png": picture("blue", 51)})
+    expect(page.locator("#notice")).to_have_text(re.compile("The server does not answer. All images are still here"))
+    assert page.locator(".answer .verdict").first.inner_text() == before["red 50.png"]
+    with served(model, port):
+        after = verdicts(page, 2)
+        expect(page.locator("#notice")).to_be_hidden()
+    assert after["red 50.png"] == before["red 50.png"] and after["blue 51.png"].startswith("blue")
+    other = shutil.copytree(model, tmp_path / "other")
+    (other / CARD).write_text((other / CARD).read_text("utf-8").replace('"note": "', '"note": "Another. '), "utf-8")
+    with served(other, port):  # whose features may be others: the page asks for all of them again
+        ask(page, {"green 52.png": picture("green", 52)})
+        assert verdicts(page, 3)["green 52.png"].startswith("green")
+        expect(page.locator("#model")).to_have_text(re.compile("other: "))
+
+
+def test_more_labelled_images_than_a_request_takes(opened, model):
+    with served(model, max_bytes=4000) as address:
+        page = opened(address.partition("/v1/")[0])
+        taught(page, {name: files * 4 for name, files in SUPPORT.items()})
+        expect(page.locator("#check-line")).to_have_text(re.compile("more than the server takes.*larger --max_mib"))
+        page.get_by_role("button", name="Remove red", exact=True).click()
+        expect(page.locator("#check-line")).to_have_text(re.compile("56 of 56"))
+
+
+def test_two_browsers_at_a_time(opened, address):
+    first, second = opened(address), opened(address, viewport={"width": 412, "height": 900})
+    taught(first)
+    taught(second, {"cold": SUPPORT["blue"], "warm": SUPPORT["red"]})
+    for page in (first, second):
+        ask(page, {"blue 60.png": picture("blue", 60)})
+    assert verdicts(first, 1)["blue 60.png"].startswith("blue")
+    assert verdicts(second, 1)["blue 60.png"].startswith("cold")
+
+
+def test_by_keyboard_and_by_camera(opened, address):
+    page = opened(address, permissions=["camera"])
+    page.get_by_role("button", name="Add a class").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator(".class").nth(2).get_by_label("Name of the class")).to_be_focused()
+    page.keyboard.type("unknown")
+    expect(page.locator(".name-problem").nth(2)).to_have_text(re.compile("choose another name"))
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")
+    expect(page.get_by_label("Images of unknown")).to_be_focused()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("dialog")).to_be_visible()
+    expect(page.locator("video")).to_have_js_property("videoWidth", 640)
+    page.get_by_role("button", name="Take a picture").press("Enter")
+    page.get_by_role("button", name="Done").press("Enter")
+    card = page.locator(".class").nth(2)
+    expect(card.locator(".count")).to_have_text("1 image")
+    card.get_by_role("button", name="Remove camera 1.jpg").press("Enter")
+    expect(card.locator(".count")).to_have_text("0 images")
+    expect(card.get_by_label("Name of the class")).to_be_focused()  # not lost with what was removed

@@ -1,0 +1,69 @@
+// Draws the answers, and what is said of them.
+
+import {effectiveRate, nameById, nameOf, nearest, ready, shown, state, support, taught} from "./state.js";
+import {colour, element, find, keyed, many, percent} from "./view.js";
+
+const BARS = 5; // classes of an answer that have a bar
+
+export function drawAnswers(actions) {
+  keyed(find("answers"), state.queries, (picture) => answerCard(picture, actions), updateAnswer);
+  const waiting = state.queries.filter((picture) => picture.answer?.version !== state.version).length;
+  const able = ready() && !(state.refused?.version === state.version);
+  const missing = Math.max(0, 2 - taught().length);
+  find("progress").textContent = state.reading ? `Reading ${many(state.reading, "image")} …`
+    : waiting && able ? `Asking about ${many(waiting, "image")} …`
+      : waiting && !able && missing ? "Answers come once two classes have an image." : "";
+  find("rate-hint").textContent = rateHint();
+  find("csv").disabled = !state.queries.some((picture) => picture.answer);
+  find("zip").disabled = !able || Boolean(state.model.classes);
+}
+
+function rateHint() {
+  const rate = effectiveRate();
+  if (!state.rate || !ready() || state.lowestRate === null) return "";
+  if (rate === null) return "Unknown images can be told once a class has two images.";
+  if (rate <= state.rate) return "";
+  return `With ${many(support().length, "labelled image")} it is also said of ${percent(rate)} of known images; `
+    + "more labelled images make it rarer.";
+}
+
+function answerCard(picture, actions) {
+  const remove = element("button", {type: "button", className: "remove", textContent: "×",
+    ariaLabel: `Remove ${picture.name}`});
+  remove.addEventListener("click", () => actions.remove(null, picture));
+  return element("li", {className: "answer"},
+    element("img", {className: "asked", src: picture.url, alt: ""}),
+    element("div", {className: "said"}, element("p", {className: "file quiet", textContent: picture.name}),
+      element("p", {className: "verdict"}), element("ul", {className: "bars"}),
+      element("div", {className: "near"})),
+    remove);
+}
+
+function updateAnswer(card, picture) {
+  const answer = shown(picture);
+  card.classList.toggle("stale", Boolean(answer) && picture.answer.version !== state.version);
+  card.classList.toggle("unknown", Boolean(answer?.unknown));
+  const drawn = JSON.stringify([answer, picture.answer?.version, state.classes.map(nameOf)]);
+  if (card.drawn === drawn) return;
+  card.drawn = drawn;
+  const verdict = !answer ? "…" : answer.unknown ? "unknown" : `${answer.name} ${percent(answer.probability)}`;
+  card.querySelector(".verdict").textContent = verdict;
+  const rest = (answer?.ranked.length ?? 0) - BARS;
+  card.querySelector(".bars").replaceChildren(...(answer?.ranked ?? []).slice(0, BARS).map(bar),
+    ...(rest > 0 ? [element("li", {className: "quiet", textContent: `and ${rest} more`})] : []));
+  const near = answer && !state.model.classes ? nearest(picture) : [];
+  card.querySelector(".near").replaceChildren(...(near.length ? [element("span", {className: "quiet",
+    textContent: "nearest"})] : []), ...near.map(({picture: other, classId}) => element("figure", {},
+    element("img", {src: other.url, alt: "", title: other.name}),
+    element("figcaption", {textContent: nameById(classId)}))));
+}
+
+function bar({name, probability, place}) {
+  const fill = element("span", {className: "fill"});
+  const ofClass = state.model.classes ? place : state.classes.indexOf(taught()[place]);
+  fill.style.setProperty("--part", `${100 * probability}%`);
+  fill.style.setProperty("--class", colour(ofClass));
+  return element("li", {}, element("span", {className: "label", textContent: name, title: name}),
+    element("span", {className: "track", ariaHidden: "true"}, fill),
+    element("span", {className: "value", textContent: percent(probability)}));
+}

@@ -1,0 +1,41 @@
+// Pictures from the camera: in a dialog where the page may use it, else by the phone's own camera.
+
+import {find, element} from "./view.js";
+
+let taken = 0;
+
+// Calls onFile with every picture that is taken.
+export function openCamera(onFile) {
+  if (navigator.mediaDevices?.getUserMedia) return inDialog(onFile);
+  const input = element("input", {type: "file", accept: "image/*"}); // not https and not this machine
+  input.setAttribute("capture", "environment");
+  input.addEventListener("change", () => [...input.files].forEach(onFile));
+  input.click();
+}
+
+async function inDialog(onFile) {
+  const dialog = find("camera"), video = dialog.querySelector("video"), line = find("camera-line");
+  line.textContent = "";
+  dialog.showModal();
+  let stream = null;
+  find("camera-take").onclick = () => shot(video, (file) => {
+    onFile(file);
+    line.textContent = `${file.name} taken.`;
+  });
+  find("camera-close").onclick = () => dialog.close();
+  dialog.onclose = () => stream?.getTracks().forEach((track) => track.stop());
+  try {
+    stream = await navigator.mediaDevices.getUserMedia({video: {facingMode: "environment"}, audio: false});
+    video.srcObject = stream;
+    if (!dialog.open) dialog.onclose();
+  } catch (error) {
+    line.textContent = `The camera cannot be used (${error.message}).`;
+  }
+}
+
+function shot(video, onFile) {
+  if (!video.videoWidth) return;
+  const canvas = element("canvas", {width: video.videoWidth, height: video.videoHeight});
+  canvas.getContext("2d").drawImage(video, 0, 0);
+  canvas.toBlob((blob) => onFile(new File([blob], `camera ${++taken}.jpg`, {type: "image/jpeg"})), "image/jpeg", 0.93);
+}

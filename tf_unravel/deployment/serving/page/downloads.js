@@ -1,0 +1,34 @@
+// What can be taken along: the answers as CSV, and the classifier as a zip.
+
+import {classNames, shown, state} from "./state.js";
+import {post} from "./server.js";
+import {supportRequest} from "./work.js";
+import {element} from "./view.js";
+
+export function csvText() {
+  const names = classNames();
+  const rows = [["file", "class", "probability", "margin", "p_known", ...names]];
+  for (const picture of state.queries) {
+    const answer = shown(picture);
+    if (!answer) continue;
+    const [first, second] = answer.ranked;
+    const of = new Map(answer.ranked.map(({name, probability}) => [name, probability.toFixed(6)]));
+    rows.push([picture.name, answer.name, first.probability.toFixed(6),
+      (first.probability - second.probability).toFixed(6), answer.pKnown?.toFixed(6) ?? "",
+      ...names.map((name) => of.get(name) ?? "")]);
+  }
+  return rows.map((row) => `${row.map(cell).join(",")}\n`).join("");
+}
+
+const cell = (text) => (/[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
+
+export function save(blob, name) {
+  const link = element("a", {href: URL.createObjectURL(blob), download: name});
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+}
+
+export async function classifier() {
+  const answer = await post("/page/classifier", {...await supportRequest(), class_names: classNames()});
+  return answer.blob();
+}
