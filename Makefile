@@ -24,7 +24,7 @@ demo: $(VENV)/installed
 	@echo "Figures and tables: $(DEMO). Curves: $(BIN)/tensorboard --logdir $(DEMO)"
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 test-long: $(VENV)/installed
 	$(BIN)/python -m pytest -m long
@@ -34,7 +34,7 @@ test-lowest:
 	$(OLDEST) -m venv $(VENV)-lowest
 	$(VENV)-lowest/bin/pip install --quiet uv
 	$(VENV)-lowest/bin/uv pip install --quiet --python=$(VENV)-lowest/bin/python --resolution=lowest-direct --editable '.[test]'
-	$(VENV)-lowest/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(VENV)-lowest/bin/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 # Minutes for each parser of user data: make fuzz MINUTES=1
 fuzz: $(VENV)/installed

@@ -310,8 +310,11 @@ def test_without_inner_steps_it_trains_on_the_queries_alone():
     assert learner.own_head()(learner.backbone, support, labels, query, 3).shape == (2, 6, 3)
 
 
-@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
-@pytest.mark.parametrize("first_order", [False, True])
+@pytest.mark.parametrize(("first_order", "policy"), [
+    (False, "mixed_bfloat16"), (True, "mixed_float16"),
+    pytest.param(True, "mixed_bfloat16", marks=pytest.mark.long),
+    pytest.param(False, "mixed_float16", marks=pytest.mark.long),
+])
 def test_mixed_precision_trains(policy, first_order):
     keras.config.set_dtype_policy(policy)
     try:
