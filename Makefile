@@ -7,7 +7,7 @@ DEMO := runs/demo
 MINUTES ?= 12
 OLDEST ?= python3.10
 
-.PHONY: demo test test-long test-lowest fuzz lint docs benchmark clean
+.PHONY: demo test test-report test-long test-lowest fuzz lint docs benchmark clean
 .DEFAULT_GOAL := demo
 
 $(VENV)/installed: setup.py pyproject.toml
@@ -25,6 +25,10 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+
+# The paper's report from nothing, at the smoke scale: a part of test-long that CI runs too.
+test-report: $(VENV)/installed
+	$(BIN)/python -m pytest -m long tests/reproduction/test_report.py
 
 test-long: $(VENV)/installed
 	$(BIN)/python -m pytest -m long

@@ -8,11 +8,15 @@ import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+if "PYTEST_XDIST_WORKER" in os.environ:  # more processes than cores: threads of theirs would only wait for each other
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 
 from tf_unravel.data.class_images import ClassImages
 
 # Files that take longest: whole files are shared out among the processes that run tests, and these begin.
-_LONGEST = ("test_report", "test_benchmark", "test_every_learner", "test_replicas", "test_maml")
+_LONGEST = (
+    "test_saved_model", "test_every_learner", "test_config", "test_exported_models", "test_benchmark", "test_maml",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,4 +1,7 @@
-"""The report from end to end at the smoke scale, and again from what is there."""
+"""The report from end to end at the smoke scale, and again from what is there.
+
+`make test-report` runs the long tests.
+"""
 
 import json
 import re
@@ -25,6 +28,7 @@ def smoke(tmp_path_factory):
     return folder, arguments
 
 
+@pytest.mark.long
 def test_the_whole_report_is_made_from_nothing(smoke):
     page, text = ((smoke[0] / "report" / name).read_text() for name in ("report.html", "report.md"))
     for name in (*TABLES, *FIGURES):
@@ -41,6 +45,7 @@ def test_the_whole_report_is_made_from_nothing(smoke):
     assert any((smoke[0] / "report" / "tensorboard").iterdir())
 
 
+@pytest.mark.long
 def test_the_question_of_the_first_screen_is_answered_there(smoke):
     text = (smoke[0] / "report" / "report.md").read_text()
     first = text[: text.index("## Every claim")]
@@ -48,6 +53,7 @@ def test_the_question_of_the_first_screen_is_answered_there(smoke):
     assert "percentage points" in first and "times a classical one" in first
 
 
+@pytest.mark.long
 def test_what_must_be_said_beside_numbers_is(smoke):
     text = (smoke[0] / "report" / "report.md").read_text()
     sections = {re.split(r"[:\n]", part)[0]: part for part in text.split("\n## ")}
@@ -56,7 +62,7 @@ def test_what_must_be_said_beside_numbers_is(smoke):
     assert "paper's printed numbers: HOLDS" in sections["Table 1"]
     for name in ("Table 1", "Table 6"):
         assert "BatchNorm by column: SVM, RR, ProtoNet: inductive" in sections[name]
-        assert sections[name].count(" at rate 0.1 |") == 4
+        assert sections[name].count(" at rate 0.01 |") + sections[name].count(" at rate 0.1 |") == 4
     assert "BatchNorm in the whole table: transductive" not in sections["Table 5"]  # inner loops differ by row
     assert "BatchNorm by row: " in sections["Table 5"] and "one by one" not in sections["Table 5"]
     assert "48.07 ± 1.75*" in sections["Table 5"] and "* copied by the paper" in sections["Table 5"]
@@ -64,6 +70,7 @@ def test_what_must_be_said_beside_numbers_is(smoke):
     assert "R_FC 0.05 (whole batch, as printed)" in sections["Table 3"] and "R_HV 0.05 (as printed)" in sections["Runs"]
 
 
+@pytest.mark.long
 def test_the_same_command_again_runs_nothing(smoke, capsys):
     before = {path: path.stat().st_mtime_ns for path in smoke[0].glob("glyphs/**/*") if path.is_file()}
     began = time.monotonic()
@@ -73,12 +80,14 @@ def test_the_same_command_again_runs_nothing(smoke, capsys):
     assert "minutes left" not in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_one_table_on_the_terminal(smoke, capsys):
     assert cli.main(["paper", "table3", "--scale=smoke", f"--run_dir={smoke[0]}"]) == 0
     out = capsys.readouterr().out
     assert "65.50 ± 0.40" in out and "Verdict: " in out and "50 tasks" in out
 
 
+@pytest.mark.long
 def test_a_failed_run_is_shown_and_the_rest_goes_on(smoke, capsys):
     run = next((smoke[0] / "glyphs").glob("protonet@conv4/seed-0"))
     before = (run / "config.gin").read_text()
@@ -91,6 +100,7 @@ def test_a_failed_run_is_shown_and_the_rest_goes_on(smoke, capsys):
     assert "failed: --run_dir" in (smoke[0] / "report" / "report.md").read_text()
 
 
+@pytest.mark.long
 def test_the_plan_as_json_lines(smoke, capsys):
     arguments = ["paper", "plan", "--scale=smoke", f"--run_dir={smoke[0]}", "--seeds=0,1", "--format=jsonl"]
     assert cli.main(arguments) == 0
