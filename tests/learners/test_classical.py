@@ -162,3 +162,15 @@ def test_mixed_precision_keeps_the_loss_in_float32(policy):
 def test_one_class_is_refused():
     with pytest.raises(ValueError, match="num_classes=1"):
         learners.Classical(linear_backbone(), 1)
+
+
+@pytest.mark.skipif("MultiOptimizer" not in dir(keras.optimizers), reason="a newer Keras")
+def test_rates_for_layers_by_what_keras_has():
+    learner = learners.Classical(linear_backbone(), 3)
+    rates = keras.optimizers.OptimizerMap(keras.optimizers.SGD(0.1))
+    rates["matrix.*"] = keras.optimizers.SGD(0.0)
+    learner.compile(optimizer=keras.optimizers.MultiOptimizer(rates))
+    matrix, kernel = (variable.numpy() for variable in learner.trainable_variables[:2])
+    learner.fit(images(), IDS, epochs=1, verbose=0)
+    np.testing.assert_array_equal(learner.trainable_variables[0], matrix)
+    assert (learner.trainable_variables[1].numpy() != kernel).any()
