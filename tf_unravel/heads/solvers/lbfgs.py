@@ -47,6 +47,7 @@ PAIRS = 10
 VARIANCE = 0.1
 SLOPE = 0.5
 SINGLE_PRECISION_NORM = 1e-4  # rounding of float32 limits the relative gradient norm to some 1e-6
+SINGLE_PRECISION_ITERATIONS = 500
 MAX_ITERATIONS = 2000
 
 
@@ -147,8 +148,11 @@ def remembered(pairs: Pairs, old: Point, new: Point, matrix: tf.Tensor) -> Pairs
 
 
 @tf.function(reduce_retracing=True)
-def minimise(problem: Problem, weights: tf.Tensor, tolerance: tf.Tensor) -> tuple[Point, tf.Tensor]:
-    """L-BFGS from `weights`, until the gradient norm relative to that at zero is at most the tolerance.
+def minimise(
+    problem: Problem, weights: tf.Tensor, tolerance: tf.Tensor, most: tf.Tensor
+) -> tuple[Point, tf.Tensor]:
+    """L-BFGS from `weights`, until the gradient norm relative to that at zero is at most the tolerance, at most `most`
+    iterations.
 
     Returns:
         (Point, relative gradient norm).
@@ -167,7 +171,7 @@ def minimise(problem: Problem, weights: tf.Tensor, tolerance: tf.Tensor) -> tupl
 
     pairs = Pairs(*[tf.zeros([PAIRS, tf.size(weights)], weights.dtype)] * 3)
     _, at, _ = tf.while_loop(
-        lambda i, at, _: (i < MAX_ITERATIONS) & (relative(at.gradient) > tolerance), body, (0, start, pairs)
+        lambda i, at, _: (i < most) & (relative(at.gradient) > tolerance), body, (0, start, pairs)
     )
     return at, relative(at.gradient)
 
@@ -198,12 +202,14 @@ def solve(
     single = Problem(*[tf.cast(value, tf.float32) for value in problem])
     zero = tf.zeros_like(gradient_at(single, 0.0, single.targets))
     single_goal = max(SINGLE_PRECISION_NORM, tolerance)
-    rough, norm = minimise(single, zero, tf.constant(single_goal, tf.float32))
+    rough, norm = minimise(single, zero, tf.constant(single_goal, tf.float32), tf.constant(SINGLE_PRECISION_ITERATIONS))
 
     def refined() -> tuple[tf.Tensor, tf.Tensor]:
         # A task that float32 cannot hold begins again.
         start = tf.where(tf.reduce_all(tf.math.is_finite(rough.weights)), rough.weights, zero)
-        at, norm = minimise(problem, tf.cast(start, tf.float64), tf.constant(tolerance, tf.float64))
+        at, norm = minimise(
+            problem, tf.cast(start, tf.float64), tf.constant(tolerance, tf.float64), tf.constant(MAX_ITERATIONS)
+        )
         return at.weights, norm
 
     def done() -> tuple[tf.Tensor, tf.Tensor]:

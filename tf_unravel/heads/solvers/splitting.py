@@ -67,6 +67,7 @@ MOST_CHANGE = 5.0
 RELAXATION = 1.9
 SWEEPS_PER_CHECK = 10
 SINGLE_PRECISION_GAP = 1e-4  # rounding hides relative gaps near 1e-6 in float32
+SINGLE_PRECISION_SWEEPS = 1000
 MAX_SWEEPS = 5000
 SETTLED = 4000  # sweeps after which rho stays: convergence is proved for a constant one
 
@@ -172,9 +173,9 @@ def balanced(problem: Problem, at: State) -> State:
 
 @tf.function(reduce_retracing=True)
 def sweeps(
-    problem: Problem, iterate: tf.Tensor, rho: tf.Tensor, tolerance: tf.Tensor
+    problem: Problem, iterate: tf.Tensor, rho: tf.Tensor, tolerance: tf.Tensor, most: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Equation (2) from `iterate` until the relative gap is below the tolerance.
+    """Equation (2) from `iterate` until the relative gap is below the tolerance, at most `most` times.
 
     Returns:
         (V, rho, A feasible, relative gap).
@@ -188,7 +189,7 @@ def sweeps(
 
     start = (0, state(problem, iterate, rho), iterate, tf.constant(float("inf"), iterate.dtype))
     _, at, dual, gap = tf.while_loop(
-        lambda i, at, dual, gap: (i < MAX_SWEEPS) & (gap > tolerance), checked, start
+        lambda i, at, dual, gap: (i < most) & (gap > tolerance), checked, start
     )
     return at.iterate, at.rho, dual, gap
 
@@ -209,11 +210,11 @@ def solve(
     problem, unit, finite = normalized(features, targets, c, l2)
     single = Problem(*[tf.cast(value, tf.float32) for value in problem])
     start, rho = tf.zeros_like(single.targets), tf.constant(RHO, tf.float32)
-    iterate, found, _, _ = sweeps(single, start, rho, tf.constant(max(SINGLE_PRECISION_GAP, tolerance), tf.float32))
+    goal = tf.constant(max(SINGLE_PRECISION_GAP, tolerance), tf.float32)
+    iterate, found, _, _ = sweeps(single, start, rho, goal, tf.constant(SINGLE_PRECISION_SWEEPS))
     # A task that float32 cannot hold begins again.
     held = tf.reduce_all(tf.math.is_finite(iterate)) & tf.math.is_finite(found)
     iterate, found = tf.where(held, iterate, start), tf.where(held, found, rho)
-    _, _, dual, gap = sweeps(
-        problem, tf.cast(iterate, tf.float64), tf.cast(found, tf.float64), tf.constant(tolerance, tf.float64)
-    )
+    start, rho = tf.cast(iterate, tf.float64), tf.cast(found, tf.float64)
+    _, _, dual, gap = sweeps(problem, start, rho, tf.constant(tolerance, tf.float64), tf.constant(MAX_SWEEPS))
     return choose(finite[None], unit * dual[None])[0], gap
