@@ -28,7 +28,7 @@ test: $(VENV)/installed
 
 # The paper's report from nothing, at the smoke scale: a part of test-long that CI runs too.
 test-report: $(VENV)/installed
-	$(BIN)/python -m pytest -m long tests/reproduction/test_report.py
+	$(BIN)/python -m pytest -m long tests/reproduction/test_report.py tests/reproduction/test_report_in_browser.py
 
 test-long: $(VENV)/installed
 	$(BIN)/python -m pytest -m long

@@ -56,3 +56,12 @@ def photographs(tmp_path_factory) -> pathlib.Path:
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image).save(path)
     return root
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """A browser of `tests.browser`, which a module that wants it imports: it skips where there is none."""
+    from tests.browser import launched
+
+    with launched() as browser:
+        yield browser

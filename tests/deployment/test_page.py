@@ -4,7 +4,6 @@ SCREENSHOTS=folder keeps the pictures of it at 412 and 1,280 pixels there.
 """
 
 import csv
-import importlib
 import io
 import os
 import pathlib
@@ -15,24 +14,16 @@ import zipfile
 import numpy as np
 import pytest
 
+from tests.browser import playwright
 from tests.deployment.models import file_of, network, served
 from tf_unravel import deployment, heads
 from tf_unravel.deployment.card import CARD
 
 pytest.importorskip("tf_unravel.deployment.serving.server")  # needs uvicorn and starlette
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-if os.environ.get("CI"):  # a browser test that is skipped tests nothing: there it fails
-    playwright = importlib.import_module("playwright.sync_api")
-else:
-    if not CHROMIUM:
-        pytest.skip("needs Chromium, such as apt-get install chromium gives", allow_module_level=True)
-    playwright = pytest.importorskip("playwright.sync_api")
 expect = playwright.expect
 
 COLOURS = {"red": (205, 45, 40), "green": (40, 160, 70), "blue": (50, 80, 200)}
 SHOTS = 7
-# A camera that is none, and no sandbox, which root has not.
-SWITCHES = ["--no-sandbox", "--disable-gpu", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
 
 
 def picture(kind, seed=0):
@@ -64,14 +55,6 @@ def model(tmp_path_factory):
 def address(model):
     with served(model) as address:
         yield address.partition("/v1/")[0]
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=SWITCHES)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -20,14 +20,6 @@ from tf_unravel.reproduction.jobs.measurements import Accuracy
 from tf_unravel.reproduction.report import rendering, report
 
 
-@pytest.fixture(scope="module")
-def smoke(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("paper")
-    arguments = ["paper", "report", "--scale=smoke", f"--run_dir={folder}", "--processes=2"]
-    assert cli.main(arguments) == 0
-    return folder, arguments
-
-
 @pytest.mark.long
 def test_the_whole_report_is_made_from_nothing(smoke):
     page, text = ((smoke[0] / "report" / name).read_text() for name in ("report.html", "report.md"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import html
+import math
 from collections.abc import Iterable, Sequence
 
 from tf_unravel.text_table import text_table
@@ -19,9 +20,11 @@ h1 { font-size: 1.6rem; line-height: 1.25 } h2 { font-size: 1.25rem; margin-top:
 .scroll { overflow-x: auto } table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums }
 th, td { padding: .3rem .65rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top }
 th { background: var(--tint); font-weight: 600 } p.caption { color: var(--soft); font-size: .88rem; margin-top: .4rem }
-td:first-child, th:first-child { position: sticky; left: 0 } td:first-child { background: var(--paper) }
+.named td:first-child, .named th:first-child { position: sticky; left: 0 }
+.named td:first-child { background: var(--paper) }
 figure { margin: 1rem 0; overflow-x: auto } img { width: 100%; min-width: 40rem; height: auto; background: #fff }
 code { overflow-wrap: anywhere }
+@media screen and (max-width: 62rem) { th { min-width: var(--least) } }
 @page { size: landscape }
 @media print { body { max-width: none; font-size: 10pt } .scroll { overflow: visible } h2 { break-after: avoid }
   img { min-width: 0 } pre { white-space: pre-wrap }
@@ -69,6 +72,9 @@ class Image:
     text: str = ""
 
 
+_NARROW = 20
+_RAGGED = 4  # characters that the end of a line leaves empty
+
 Block = Heading | Text | Code | Grid | Image
 
 
@@ -113,14 +119,24 @@ def _html(block: Block) -> str:
         case Code(text):
             return f'<div class="scroll"><pre><code>{html.escape(text)}</code></pre></div>'
         case Grid(head, rows):
-            top = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
+            widths = [_least_width(column) for column in zip(head, *rows, strict=True)]
+            top = "".join(f'<th style="--least: {width}ch">{html.escape(cell)}</th>'
+                          for cell, width in zip(head, widths, strict=True))
             lines = ("".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in rows)
             body = "\n".join(f"<tr>{line}</tr>" for line in lines)
-            table = f"<table>\n<thead><tr>{top}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>"
+            # A first column that is narrow stays in view while the others are scrolled.
+            named = ' class="named"' if widths[0] <= _NARROW else ""
+            table = f"<table{named}>\n<thead><tr>{top}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>"
             return f'<div class="scroll">{table}</div>'
         case Image(_, png, text):
             source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
             return f'<figure><img src="{source}" alt="{html.escape(text, quote=True)}"></figure>'
+
+
+def _least_width(cells: Sequence[str]) -> int:
+    """The width of a column in characters at which no cell needs more than some three lines, on a small screen too."""
+    longest = max(map(len, cells))
+    return longest if longest <= _NARROW // 2 else max(_NARROW // 2, math.ceil(longest / 3) + _RAGGED)
 
 
 def plain(block: Grid) -> str:
