@@ -166,7 +166,8 @@ def test_a_bad_request_is_one_line(address, request_of, path, change, status, me
 
 def test_another_site_is_refused(address, request_of):
     body = {**request_of, "query": request_of["support"]}
-    assert ask(f"{address}/page/answers", body, Origin="http://example.org")[0] == 403
+    for asked in ("page/answers", "v1/models/ridge:predict"):
+        assert ask(f"{address}/{asked}", body, Origin="http://example.org")[0] == 403
     assert ask(f"{address}/page/answers", body, Origin=address)[0] == 200
 
 

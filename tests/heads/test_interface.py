@@ -178,6 +178,16 @@ def test_a_call_of_ones_own_counts_everywhere(base, settings, backbone):
     assert not np.array_equal(mine, theirs)
 
 
+def test_a_decision_of_ones_own_counts_in_evaluate(backbone):
+    class Reversed(heads.Prototypes):
+        def decide(self, solved, query, ways):
+            return -super().decide(solved, query, ways)
+
+    mine, theirs = (evaluate(backbone, head, SPLIT, ways=3, shots=2, queries=4, num_tasks=30).per_task
+                    for head in (Reversed(), heads.Prototypes()))
+    assert mine.mean() < 0.34 < theirs.mean()
+
+
 def test_what_is_said_of_heads_of_ones_own(backbone):
     assert heads.settings_of(Products()) == "Products"
     assert heads.said_of(Plain(), backbone) == ("inductive (running statistics)", "")

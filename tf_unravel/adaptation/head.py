@@ -101,17 +101,18 @@ class Head:
     _solved_once: ClassVar[bool] = False
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """A head whose call is new does not go on with what its base solves, refits or reads for the old one."""
+        """A head whose answer is new does not go on with what its base solves, refits or reads for the old one."""
         super().__init_subclass__(**options)
-        own = vars(cls)
+        own = set(vars(cls))
         if "solve" in own:
             cls._solved_once = True
         elif "__call__" in own:
             cls._solved_once = False
-        if "__call__" in own and "refit" not in own:
-            cls.refit = Head.refit  # type: ignore[method-assign]
-        if "__call__" in own and "logits" not in own and cls.reads is Reads.INNER_PRODUCTS:
+        answers = own & {"__call__", "solve", "decide"}
+        if answers and "logits" not in own and cls.reads is Reads.INNER_PRODUCTS:
             cls.reads = Reads.FEATURES
+        if (answers or own & {"weights", "coefficients"}) and "refit" not in own:
+            cls.refit = Head.refit  # type: ignore[method-assign]
 
     def __call__(self, *args: Any, **kwargs: Any) -> tf.Tensor:
         """Logits [T, Q, W] of the queries from what the head reads; differentiable, to train through it."""

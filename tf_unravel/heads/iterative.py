@@ -5,8 +5,8 @@
 | S W <= MANY  | `few`: all tasks at once, second order, differentiable            | 10 W inverses of S x S         |
 | S W > MANY   | `many`: task by task, first order, without a derivative           | 100 products X^T V and X W     |
 
-Both solve the same problem. `many` works on features; where inner products alone are known it is given a Cholesky
-factor of K, whose rows have the same inner products.
+Both solve the same problem. `many` works on features; where inner products alone are known, or D > S, it is given a
+Cholesky factor of K, whose rows have the same inner products and are no longer than S.
 
 | symbol | name    | shape     |
 |--------|---------|-----------|
@@ -74,9 +74,20 @@ class IterativeHead(InnerProductHead):
             alpha, offset, _ = self.few(gram(support), _of_branch(targets))
             return feature_weights(support, alpha), offset
 
-        def many() -> tuple[tf.Tensor, tf.Tensor]:
+        def by_features() -> tuple[tf.Tensor, tf.Tensor]:
             weights, offset, _ = self._one_by_one(support, targets, self.dual_ridge)
             return tf.cast(weights, support.dtype), offset
+
+        def by_products() -> tuple[tf.Tensor, tf.Tensor]:
+            alpha, offset, _ = self.solution(gram(_of_branch(support)), _of_branch(targets))
+            return feature_weights(support, alpha), offset
+
+        def many() -> tuple[tf.Tensor, tf.Tensor]:
+            examples, dimension = support.shape[1], support.shape[2]
+            if examples is not None and dimension is not None:
+                return by_products() if dimension > examples else by_features()
+            sizes = tf.shape(support)
+            return tf.cond(sizes[2] > sizes[1], by_products, by_features)
 
         return _by_size(targets, few, many)
 

@@ -1,5 +1,6 @@
 """What every request passes: its body is read up to a limit, it waits for a core, and its faults become one line."""
 
+import urllib.parse
 from collections.abc import Callable
 
 import anyio.to_thread
@@ -30,7 +31,10 @@ class Gate:
         self.turns = anyio.CapacityLimiter(num_cores())
 
     async def answer(self, request: Request, compute: Callable[[bytes], Response]) -> Response:
-        """compute(body), or a refusal: 413 for a body above the limit, 400 for a ValueError."""
+        """compute(body), or a refusal: 403 to another site, 413 for a body above the limit, 400 for a ValueError."""
+        origin = request.headers.get("origin")
+        if origin and urllib.parse.urlsplit(origin).netloc != request.headers.get("host"):
+            return refusal(403, f"only the server's own page is answered. Received: origin {origin[:100]}")
         try:
             body = await self._body(request)
             return await anyio.to_thread.run_sync(compute, body, limiter=self.turns)

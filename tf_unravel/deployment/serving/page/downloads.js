@@ -1,21 +1,23 @@
 // What can be taken along: the answers as CSV, and the classifier as a zip.
 
-import {classNames, shown, state} from "./state.js";
+import {classNames, shown, state, taught} from "./state.js";
 import {post} from "./server.js";
 import {supportRequest} from "./work.js";
 import {element} from "./view.js";
 
 export function csvText() {
-  const names = classNames();
-  const rows = [["file", "class", "probability", "margin", "p_known", ...names]];
+  // By class and not by name, which two classes may have in common.
+  const columns = state.model.classes ? [...state.model.classes.keys()] : taught().map((one) => one.id);
+  const rows = [["file", "class", "probability", "margin", "p_known", ...classNames()]];
   for (const picture of state.queries) {
     const answer = shown(picture);
     if (!answer) continue;
     const [first, second] = answer.ranked;
-    const of = new Map(answer.ranked.map(({name, probability}) => [name, probability.toFixed(6)]));
+    const {classIds} = picture.answer;
+    const of = new Map(answer.ranked.map(({place, probability}) => [classIds?.[place] ?? place, probability.toFixed(6)]));
     rows.push([picture.name, answer.name, first.probability.toFixed(6),
       (first.probability - second.probability).toFixed(6), answer.pKnown?.toFixed(6) ?? "",
-      ...names.map((name) => of.get(name) ?? "")]);
+      ...columns.map((column) => of.get(column) ?? "")]);
   }
   return rows.map((row) => `${row.map(cell).join(",")}\n`).join("");
 }

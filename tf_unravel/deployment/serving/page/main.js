@@ -52,7 +52,7 @@ const actions = {
     const list = one ? one.pictures : state.queries;
     list.splice(list.indexOf(picture), 1);
     URL.revokeObjectURL(picture.url);
-    if (one) changeSupport();
+    if (one || state.model.transductive) changeSupport();
     else change();
   },
   removeClass(one) {

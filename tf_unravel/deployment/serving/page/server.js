@@ -3,6 +3,7 @@
 import {state} from "./state.js";
 
 const WAIT = 1000; // milliseconds before it is asked again
+const AWAY = new Set([502, 503, 504]); // busy, or a proxy in front of one that is not there
 
 export class Refused extends Error {
   constructor(status, line) {
@@ -23,7 +24,7 @@ async function fetched(path, options) {
     } catch {
       answer = null; // nobody listens there
     }
-    if (answer && answer.status !== 503) {
+    if (answer && !AWAY.has(answer.status)) {
       if (away) told(false);
       return answer;
     }
