@@ -185,6 +185,7 @@ def _add_export(export: argparse.ArgumentParser) -> None:
     export.add_argument("--support", help="a folder of labelled images, <class>/<file>, to build in")
 
 
+_OF_A_BACKBONE = ("weights", "image_size", "normalization")
 _A_BACKBONE = "a pretrained network: a name of keras.applications, such as EfficientNetV2B0, or a .keras file"
 
 
@@ -338,25 +339,24 @@ def _measure(arguments: argparse.Namespace) -> int:
 def _export(arguments: argparse.Namespace) -> int:
     from tf_unravel import commands
 
-    _check_of_one(arguments)
     if arguments.backbone:
+        _refuse(arguments, ("checkpoint", "data_root"), "--run_dir", "--backbone")
         print(commands.export_backbone(
             arguments.backbone, arguments.head, arguments.out, *_how_pretrained(arguments), arguments.gin_bindings,
             arguments.support,
         ))
     else:
+        _refuse(arguments, _OF_A_BACKBONE, "--backbone", "--run_dir")
         chosen = (arguments.checkpoint or "best", arguments.gin_bindings, arguments.support, arguments.data_root)
         print(commands.export_run(arguments.run_dir, arguments.head, arguments.out, *chosen))
     return 0
 
 
-def _check_of_one(arguments: argparse.Namespace) -> None:
-    """Refuses options of a run with --backbone, and those of a pretrained network with --run_dir."""
-    of = ("checkpoint", "data_root") if arguments.backbone else ("weights", "image_size", "normalization")
-    for option in of:
+def _refuse(arguments: argparse.Namespace, options: Sequence[str], theirs: str, given: str) -> None:
+    """Raises ValueError for an option of `theirs` where `given` was chosen in its place."""
+    for option in options:
         if (value := getattr(arguments, option)) is not None:
-            here, there = ("--backbone", "--run_dir") if arguments.backbone else ("--run_dir", "--backbone")
-            raise ValueError(f"--{option} belongs to {there}. Received: {here} and --{option}={value}")
+            raise ValueError(f"--{option} belongs to {theirs}. Received: {given} and --{option}={value}")
 
 
 def _classify(arguments: argparse.Namespace) -> int:
@@ -378,18 +378,12 @@ def _serve(arguments: argparse.Namespace) -> int:
         what = arguments.model or arguments.backbone
         print(f"Serving {what} at {address}\nThe page: {address.partition('/v1/')[0]}/", flush=True)
 
-    _check_of_backbone(arguments)
+    if arguments.model:
+        _refuse(arguments, ("head", *_OF_A_BACKBONE), "--backbone", "--model")
     with tempfile.TemporaryDirectory() as folder:
         model = arguments.model or _pretrained(arguments, pathlib.Path(folder))
         server.serve(model, arguments.host, arguments.port, arguments.max_mib, ready)
     return 0
-
-
-def _check_of_backbone(arguments: argparse.Namespace) -> None:
-    """Refuses options that an exported model carries."""
-    for option in ("head", "weights", "image_size", "normalization"):
-        if arguments.model and (value := getattr(arguments, option)) is not None:
-            raise ValueError(f"--{option} belongs to --backbone. Received: --model and --{option}={value}")
 
 
 def _pretrained(arguments: argparse.Namespace, folder: pathlib.Path) -> pathlib.Path:

@@ -20,8 +20,8 @@ h1 { font-size: 1.6rem; line-height: 1.25 } h2 { font-size: 1.25rem; margin-top:
 .scroll { overflow-x: auto } table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums }
 th, td { padding: .3rem .65rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top }
 th { background: var(--tint); font-weight: 600 } p.caption { color: var(--soft); font-size: .88rem; margin-top: .4rem }
-.named td:first-child, .named th:first-child { position: sticky; left: 0 }
-.named td:first-child { background: var(--paper) }
+.pinned td:first-child, .pinned th:first-child { position: sticky; left: 0 }
+.pinned td:first-child { background: var(--paper) }
 figure { margin: 1rem 0; overflow-x: auto } img { width: 100%; min-width: 40rem; height: auto; background: #fff }
 code { overflow-wrap: anywhere }
 @media screen and (max-width: 62rem) { th { min-width: var(--least) } }
@@ -72,7 +72,7 @@ class Image:
     text: str = ""
 
 
-_NARROW = 20
+_NARROW = 20  # characters of a first column that may stay in view on a phone
 _RAGGED = 4  # characters that the end of a line leaves empty
 
 Block = Heading | Text | Code | Grid | Image
@@ -125,8 +125,8 @@ def _html(block: Block) -> str:
             lines = ("".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in rows)
             body = "\n".join(f"<tr>{line}</tr>" for line in lines)
             # A first column that is narrow stays in view while the others are scrolled.
-            named = ' class="named"' if widths[0] <= _NARROW else ""
-            table = f"<table{named}>\n<thead><tr>{top}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>"
+            pinned = ' class="pinned"' if widths[0] <= _NARROW else ""
+            table = f"<table{pinned}>\n<thead><tr>{top}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>"
             return f'<div class="scroll">{table}</div>'
         case Image(_, png, text):
             source = f"data:image/png;base64,{base64.b64encode(png).decode()}"

@@ -50,7 +50,9 @@ const actions = {
   },
   remove(one, picture) {
     const list = one ? one.pictures : state.queries;
-    list.splice(list.indexOf(picture), 1);
+    const place = list.indexOf(picture);
+    if (place < 0) return; // left out meanwhile
+    list.splice(place, 1);
     URL.revokeObjectURL(picture.url);
     if (one || state.model.transductive) changeSupport();
     else change();
