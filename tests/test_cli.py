@@ -86,6 +86,14 @@ def test_help_names_every_head_and_the_defaults(capsys):
         assert default in said
 
 
+@pytest.mark.parametrize("command", ["export", "serve"])
+def test_every_command_with_a_head_names_them_all(command, capsys):
+    with pytest.raises(SystemExit):
+        cli.main([command, "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert ", ".join(heads.by_name) in said
+
+
 def test_evaluate_twice_gives_the_same(run_dirs, tmp_path, capsys):
     arguments = ["evaluate", f"--run_dir={run_dirs / 'classical'}", f"--out={tmp_path}", "--tasks=20", "--queries=5"]
     tables = []
@@ -264,6 +272,22 @@ def test_from_a_run_to_an_answer(run_dirs, photographs, tmp_path, monkeypatch, c
     assert sum(row["class"] == row["folder_class"] for row in rows) >= 100  # the labelled pictures themselves
 
 
+_ACCURACY = {
+    "checkpoint_step": 12, "settings": "ridge, l2 50", "batchnorm": "inductive (running statistics)",
+    "adaptation": "", "ways": 5, "shots": 1, "mean": 0.5, "standard_error": 0.1, "ci95": 0.2, "num_tasks": 9,
+    "split": "test", "queries": 15, "seed": 0,
+}
+
+
+def test_an_accuracy_measured_under_two_names_of_a_head_is_said_once(run_dirs, tmp_path, capsys):
+    shutil.copytree(run_dirs / "classical", tmp_path / "run")
+    training = json.loads((tmp_path / "run" / "results.json").read_text())["training"]
+    rows = [{**_ACCURACY, "checkpoint_step": training["best_step"], "head": head} for head in ("own", "ridge")]
+    (tmp_path / "run" / "results.json").write_text(json.dumps({"training": training, "evaluation": rows}))
+    assert cli.main(["export", f"--run_dir={tmp_path / 'run'}", "--head=ridge", f"--out={tmp_path / 'model'}"]) == 0
+    assert capsys.readouterr().out.count("accuracy: 5-way 1-shot") == 1
+
+
 @pytest.mark.parametrize(("more", "why"), [
     (["--checkpoint=last"], "another step"), (["--gin_bindings=Ridge.l2 = 7.0"], "another head"),
     (["--checkpoint=initial"], "untrained"),
@@ -271,9 +295,7 @@ def test_from_a_run_to_an_answer(run_dirs, photographs, tmp_path, monkeypatch, c
 def test_accuracies_of_something_else_are_not_the_models(more, why, run_dirs, tmp_path, capsys):
     shutil.copytree(run_dirs / "classical", tmp_path / "run")
     results = json.loads((tmp_path / "run" / "results.json").read_text())
-    row = {"checkpoint_step": 12, "settings": "ridge, l2 50", "batchnorm": "inductive (running statistics)",
-           "adaptation": "", "ways": 5, "shots": 1, "mean": 0.5, "standard_error": 0.1, "ci95": 0.2, "num_tasks": 9,
-           "split": "test", "seed": 0}
+    row = dict(_ACCURACY)
     steps = {"best": results["training"]["best_step"], "last": 24}
     row["checkpoint_step"] = steps["best"] if "last" not in more[0] else steps["last"] - 1
     (tmp_path / "run" / "results.json").write_text(json.dumps({"training": results["training"], "evaluation": [row]}))

@@ -52,6 +52,8 @@ Running the same command again resumes it. pack writes what the report is made f
 finished run of the plan: configuration, results, versions and measurements, without checkpoints and without paths of
 the machine. After unpack these runs are done, and `report --no_training` gives the same report. unpack adds only what
 is missing: it refuses a finished run that differs, and keeps a training that is not finished."""
+_HEADS = "prototypes, ridge, svm, linear, fine_tune"  # `heads.by_name`, whose import takes seconds
+_OWN_HEAD = "own (what the run was trained for)"
 _BENCHMARK = """example:
   tf-unravel benchmark --only=evaluation"""
 
@@ -146,9 +148,8 @@ def _add_reading(reading: argparse.ArgumentParser) -> None:
 def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
     _add_reading(evaluate)
     evaluate.add_argument("--heads", type=_names,
-                          help="separated by commas, among prototypes, ridge, svm, linear, fine_tune (adapts "
-                               "the whole network, from a classifier of zeros) and own (what the run was "
-                               "trained for); default: prototypes,ridge,svm,linear")
+                          help=f"separated by commas, among {_HEADS} (adapts the whole network, from a classifier "
+                               f"of zeros) and {_OWN_HEAD}; default: prototypes,ridge,svm,linear")
     evaluate.add_argument("--ways", type=int, default=5, help="classes of a task; default 5")
     evaluate.add_argument("--shots", type=_numbers, default=[1, 5],
                           help="labelled images per class, one number or several; default 1,5")
@@ -173,8 +174,7 @@ def _add_export(export: argparse.ArgumentParser) -> None:
     what.add_argument("--run_dir", help="the run's folder")
     what.add_argument("--backbone", help="in its place, " + _A_BACKBONE)
     _add_pretrained(export)
-    export.add_argument("--head", required=True,
-                        help="prototypes, ridge, svm, linear, fine_tune, or own (what the run was trained for)")
+    export.add_argument("--head", required=True, help=f"one of {_HEADS}, or {_OWN_HEAD}")
     export.add_argument("--out", required=True, help="the model's folder")
     export.add_argument("--checkpoint", choices=("best", "last", "initial"),
                         help="of a run: the best by validation (default), the last, or the untrained weights")
@@ -221,7 +221,7 @@ def _add_serve(serve: argparse.ArgumentParser) -> None:
     what = serve.add_mutually_exclusive_group(required=True)
     what.add_argument("--model", help="an exported model's folder")
     what.add_argument("--backbone", help="in its place, for a look at the page, " + _A_BACKBONE)
-    serve.add_argument("--head", help="of --backbone: prototypes, ridge (default), svm, linear or fine_tune")
+    serve.add_argument("--head", help=f"of --backbone: one of {_HEADS}; default ridge")
     _add_pretrained(serve)
     serve.add_argument("--host", default="127.0.0.1", help="to listen at; default 127.0.0.1, this machine alone")
     serve.add_argument("--port", type=int, default=8501, help="port to listen at, 0 for a free one; default 8501")

@@ -9,6 +9,7 @@ import keras
 
 from tf_unravel import backbones, deployment, heads
 from tf_unravel.commands.reliability import prior_of
+from tf_unravel.commands.reports import TASKS
 from tf_unravel.deployment.card import DECODING
 from tf_unravel.evaluation import INDUCTIVE
 from tf_unravel.heads import Head, Prior, as_head
@@ -155,7 +156,9 @@ def _accuracies(run: FinishedRun, head: Head) -> list[dict[str, Any]]:
     wanted = {"checkpoint_step": run.step, "settings": head.settings(), "adaptation": adaptation}
     mine = (row for row in run.folder.evaluations()
             if row.get("batchnorm") in protocols and all(row.get(key) == value for key, value in wanted.items()))
-    return [row for row in mine if not str(row.get("split")).endswith("/train")]
+    # A head that was evaluated by its name and as "own" too has two rows of the same tasks.
+    by_tasks = {str([row.get(key) for key in TASKS if key != "head"]): row for row in mine}
+    return [row for row in by_tasks.values() if not str(row.get("split")).endswith("/train")]
 
 
 def _accuracy_lines(run: FinishedRun, accuracies: Sequence[dict[str, Any]]) -> list[str]:

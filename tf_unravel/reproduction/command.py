@@ -84,8 +84,8 @@ def _write(action: str, plan: Sequence[jobs.Job], workspace: Workspace, argument
 def _run(plan: Sequence[jobs.Job], workspace: Workspace, processes: int) -> dict[str, str]:
     left = [job for job in plan if jobs.left_of(job, workspace)]
     if left:
-        minutes = jobs.minutes_left(left, workspace) / processes
-        print(f"{len(plan)} jobs, {len(plan) - len(left)} done; about {minutes:.0f} minutes left", flush=True)
+        minutes = _said_minutes(jobs.minutes_left(left, workspace) / processes)
+        print(f"{len(plan)} jobs, {len(plan) - len(left)} done; {minutes} left", flush=True)
     return jobs.run(left, workspace, processes)
 
 
@@ -94,9 +94,14 @@ def _plan(plan: Sequence[jobs.Job], workspace: Workspace, arguments: argparse.Na
         lines = list(jobs.as_lines(plan, workspace, f"tf-unravel paper run{_options(arguments)}"))
     else:
         lines = [f"{job}: {', '.join(jobs.left_of(job, workspace)) or 'done'}" for job in plan]
-        lines.append(f"about {jobs.minutes_left(plan, workspace):.0f} minutes left")
+        minutes = jobs.minutes_left(plan, workspace)
+        lines.append(f"{_said_minutes(minutes)} left" if minutes else "nothing left")
     print("\n".join(lines))
     return 0
+
+
+def _said_minutes(minutes: float) -> str:
+    return f"about {minutes:.0f} minutes" if minutes >= 1.5 else "a minute or less"
 
 
 def _shown(exhibit: Exhibit, workspace: Workspace, arguments: argparse.Namespace) -> str:

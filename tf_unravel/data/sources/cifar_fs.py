@@ -75,8 +75,8 @@ def load(split: str, root: str | os.PathLike[str] | None = None, on_duplicates: 
         if folder.is_dir():
             return _from_folders(split, folder, on_duplicates)
     raise ValueError(
-        f"cifar_fs: {root} has no split {split!r} in a known layout; put there one of: {_ACCEPTED}; or leave root out "
-        f"to download it."
+        f"cifar_fs found no split {split!r}; the folder must have one of: {_ACCEPTED}; without root (--data_root) it "
+        f"is downloaded. Received: {root}"
     )
 
 

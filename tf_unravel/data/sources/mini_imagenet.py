@@ -76,7 +76,7 @@ def load(
         >>> split = load("train", "data/mini-imagenet")  # doctest: +SKIP
     """
     if root is None:
-        raise ValueError(f"mini_imagenet needs root (--data_root): a folder with {_ACCEPTED}.")
+        raise ValueError(f"mini_imagenet needs root (--data_root), a folder with one of: {_ACCEPTED}.")
     root = pathlib.Path(root).expanduser()
     how = decoding.Decoding((image_size, image_size), resize, bits=bits)
     for names, layout in ((_METAOPTNET, metaoptnet_layout), (_CACHE, class_dict_layout)):
@@ -87,7 +87,9 @@ def load(
     if files:
         duplicates.check_files("mini_imagenet", list(files.values()), on_duplicates)
         return load_files(files[split], how, 2, on_corrupt, NORMALIZATION)
-    raise ValueError(f"mini_imagenet: {root} has no split {split!r} in a known layout; put there one of: {_ACCEPTED}.")
+    raise ValueError(
+        f"mini_imagenet found no split {split!r}; the folder must have one of: {_ACCEPTED}. Received: {root}"
+    )
 
 
 def _files(root: pathlib.Path, split: str) -> dict[str, ImageFiles]:
