@@ -191,3 +191,13 @@ class TestLBFGS:
         norms = [Linear(tolerance=t / linear.FIRST_ORDER).gradient_norm(inner_products(tasks), tasks.labels, 3).numpy()
                  for t in (1e-2, 1e-9)]
         assert (norms[0] < 1e-2).all() and (norms[1] < 1e-9).all() and (norms[0] > norms[1]).all()
+
+    @pytest.mark.parametrize("scale", [0.3, 1.0, 3.0])
+    def test_what_the_default_tolerance_leaves(self, scale, monkeypatch):
+        """What `Linear` says of it: probabilities within 0.01."""
+        tasks = make_tasks((5,) * 20, 64, tasks=1, scale=scale, positive=True)
+        exact = tf.nn.softmax(call(Linear(tolerance=1e-11), tasks)).numpy()
+        monkeypatch.setattr(iterative, "MANY", 0)
+        found = tf.nn.softmax(call(Linear(), tasks)).numpy()
+        np.testing.assert_allclose(found, exact, atol=0.01)
+        np.testing.assert_array_equal(found.argmax(-1), exact.argmax(-1))

@@ -210,7 +210,7 @@ class Linear(IterativeHead):
         bias: fit b, unregularized as in scikit-learn. Default True. Its mean over the classes is 0.
         tolerance: of the last Newton step, relative to the largest score. Default 1e-6: the error left is about its
             square. With many classes and images (see `iterative`) the gradient norm falls to 100 times it, relative
-            to that at zero: to 1e-4, where logits are right to some per cent and probabilities to 1e-3.
+            to that at zero: to 1e-4, where logits are right to some per cent and probabilities within 0.01.
         max_iterations: of Newton's method. Default 100; some ten are usual.
 
     Raises:
