@@ -103,7 +103,7 @@ def test_the_plan_as_json_lines(smoke, capsys):
 
 @pytest.mark.parametrize(("arguments", "message"), [
     (["report", "--scale=big"], "--scale is one of"),
-    (["table10", "--scale=smoke"], "exhibits are table1"),
+    (["table10", "--scale=smoke"], "exhibits are summary, table1"),
     (["run", "--scale=smoke", "--job=nothing"], "--job is one of"),
     (["report", "--scale=smoke", "--root=glyphs"], "--root is DATASET=FOLDER"),
     (["report", "--scale=smoke", "--processes=0"], "--processes"),

@@ -15,6 +15,7 @@ from tf_unravel.reproduction.exhibits.figures import FIGURES
 from tf_unravel.reproduction.exhibits.interpolation import interpolation
 from tf_unravel.reproduction.exhibits.originals import originals
 from tf_unravel.reproduction.exhibits.penalty import LEAST_RATIO
+from tf_unravel.reproduction.exhibits.summary import summary
 from tf_unravel.reproduction.exhibits.tables import TABLES
 from tf_unravel.reproduction.jobs import jobs
 from tf_unravel.reproduction.jobs.scales import Scale
@@ -26,7 +27,7 @@ from tf_unravel.reproduction.report.rendering import NOTHING, blocks_of, verdict
 from tf_unravel.runs.folder import versions
 from tf_unravel.runs.logs import event_writer, log_figure
 
-BUILDERS = {**TABLES, **FIGURES, "originals": originals, "interpolation": interpolation}
+BUILDERS = {"summary": summary, **TABLES, **FIGURES, "originals": originals, "interpolation": interpolation}
 
 _RULE = (
     "The verdict is over trainings: a claim holds if Student's interval of the mean of the trainings' differences "
