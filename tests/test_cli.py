@@ -321,7 +321,7 @@ def test_a_support_folder_is_built_in(run_dirs, photographs, tmp_path, capsys):
 
 @pytest.mark.parametrize(("arguments", "message"), [
     (["export", "--run_dir=absent", "--head=ridge", "--out=model"], "--run_dir absent holds no run; train it first"),
-    (["classify", "--model=absent", "--query=more"], "absent holds no exported model"),
+    (["classify", "--model=absent", "--query=more"], "absent does not exist"),
 ])  # fmt: skip
 def test_bad_input_of_the_last_step_is_one_line(arguments, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

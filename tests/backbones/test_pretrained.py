@@ -131,7 +131,7 @@ def test_frozen_layers_stay_as_they_are_in_training(tmp_path, toy_split):
     ("arguments", "message"),
     [
         ({"name": "EfficientNet"}, "hub:PRESET or one of keras.applications: .*Xception. Received: 'EfficientNet'"),
-        ({"name": "missing.keras"}, "a .keras file that is there. Received: missing.keras"),
+        ({"name": "missing.keras"}, "no such .keras file. Received: missing.keras"),
         ({"name": "VGG16", "weights": "missing.h5"}, "weights are .*Received: 'missing.h5', and no such file"),
         ({"name": "VGG16", "weights": None, "image_size": 16}, "VGG16 cannot be built: Input size must be at least 32"),
         ({"name": "InceptionV3", "weights": None, "image_size": 40}, "InceptionV3 cannot be built: Input size must be"),
@@ -186,7 +186,7 @@ def test_a_failed_download_says_where_keras_looks(tmp_path, monkeypatch):
         raise Exception("URL fetch failure on https://example.org/a/mobilenet_no_top.h5: None -- [Errno -2] Name")
 
     monkeypatch.setattr(sys.modules[keras.applications.MobileNetV2.__module__].file_utils, "get_file", fails)
-    wanted = "put mobilenet_no_top.h5 into .*models, or give weights=FILE.*Errno -2"
+    wanted = r"put mobilenet_no_top.h5 into .*models, give weights \(--weights\) a file of them.*Errno -2"
     with pytest.raises(ValueError, match=wanted) as caught:
         tu.backbones.pretrained("MobileNetV2")
     assert "\n" not in str(caught.value) and str(tmp_path / "models") in str(caught.value)

@@ -195,7 +195,7 @@ def test_errors_are_one_line(run, classes, options, message, tmp_path, capsys):
         (["--run_dir=r", "--weights=none"], "--weights belongs to --backbone. Received: --run_dir and --weights=none"),
         (["--backbone=VGG16", "--checkpoint=last"], "--checkpoint belongs to --run_dir. Received: --backbone and"),
         (["--backbone=VGG"], "a .keras file, hub:PRESET or one of keras.applications: .*VGG16.* Received: 'VGG'"),
-        (["--backbone=VGG16", "--head=own"], "--head is among .* for a pretrained network. Received: own"),
+        (["--backbone=VGG16", "--head=own"], "--head must be one of .* for a pretrained network. Received: own"),
     ],
 )
 def test_errors_of_export_are_one_line(options, message, tmp_path, capsys):

@@ -236,8 +236,8 @@ def test_a_class_or_a_folder_with_nothing_left_is_refused(place, tmp_path):
 
 @pytest.mark.parametrize(("changed", "message"), [
     ({"support": None}, "needs labelled images: give --support"),
-    ({"support": "photos/ape"}, "two classes or more: .*Received: .*ape, a folder with 0 folders"),
-    ({"support": "absent"}, "Received: .*absent, no folder"),
+    ({"support": "photos/ape"}, "two or more classes: .*Received: .*ape, with none"),
+    ({"support": "absent"}, "Received: .*absent, which is no folder"),
     ({"query": "absent"}, "no images to classify. Received: .*absent, no such file or folder"),
     ({"query": "model"}, "no images to classify. Received: .*no file of JPEG, PNG, BMP, WebP and PPM"),
     ({"model": "photos"}, "holds no exported model"),

@@ -33,10 +33,12 @@ def exported(tmp_path_factory):
     assert tuple(by_name) == NAMES
     for name, head in by_name.items():
         export(backbone, head, folder / name)
-    for name in BAKED:
-        known = task()
-        export(backbone, by_name[name], folder / f"{name}_baked", support=(known.support, known.labels),
-               class_names=["zèbre", "ape", "cat"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(saved_model, "_BATCH", 4)  # of 9 support images
+        for name in BAKED:
+            known = task()
+            export(backbone, by_name[name], folder / f"{name}_baked", support=(known.support, known.labels),
+                   class_names=["zèbre", "ape", "cat"])
     return folder, backbone, by_name
 
 

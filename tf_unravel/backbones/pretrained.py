@@ -154,8 +154,8 @@ def _not_downloaded(name: str, error: Exception) -> str:
     url = re.search(r"https?://[^\s:]+(?=:|\s|$)", what)
     file = url[0].rpartition("/")[2] if url else "its weights"
     folder = pathlib.Path(os.environ.get("KERAS_HOME", "~/.keras")) / "models"
-    return (f"the weights of {name} cannot be downloaded: put {file} into {folder}, or give weights=FILE, weights=None "
-            f"for random ones, or a .keras file. Received: {what}")
+    return (f"the weights of {name} cannot be downloaded: put {file} into {folder}, give weights (--weights) a file of "
+            f"them, or name a .keras file in place of {name}. Received: {what}")
 
 
 def preprocessing_of(build: Callable[..., keras.Model]) -> tuple[Normalization, bool]:
@@ -198,7 +198,7 @@ def _of_file(
     path: pathlib.Path, image_size: int | Sequence[int] | None, normalization: Normalization | None
 ) -> keras.Model:
     if not path.is_file():
-        raise ValueError(f"a pretrained network is a .keras file that is there. Received: {path}")
+        raise ValueError(f"there is no such .keras file. Received: {path}")
     try:
         model = keras.saving.load_model(path, compile=False)
     except Exception as error:  # whatever a damaged archive or a foreign layer raises

@@ -86,10 +86,12 @@ def export_backbone(
     """
     if head_name not in heads.by_name:
         known = ", ".join(heads.by_name)
-        raise ConfigError(f"--head is among {known} for a pretrained network. Received: {head_name}")
+        raise ConfigError(f"--head must be one of {known} for a pretrained network. Received: {head_name}")
     head = as_head("--head", parse(bindings=bindings).table.factory(known_as(heads.by_name[head_name]))())
     backbone = backbones.pretrained(name, weights, image_size, normalization)
-    trained = {"backbone": os.path.basename(name), "weights": weights and os.path.basename(weights)}
+    its_own = name.endswith(".keras") or name.startswith("hub:")
+    trained = {"backbone": os.path.basename(name),
+               "weights": "its own" if its_own else weights and os.path.basename(weights)}
     path, classes = _export(backbone, head, out, {"decoding": _listed(DECODING), "trained": trained}, support)
     height, width = backbone.input_shape[1:3]
     return "\n".join([f"{path}: {name}, {height}x{width}, {backbone.output_shape[1]} features; {head.settings()}",

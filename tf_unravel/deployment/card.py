@@ -26,7 +26,7 @@ import os
 import pathlib
 import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -72,8 +72,6 @@ def card_of(
     known = known or {}
     batchnorm, adaptation = head.said_of(backbone)
     ways = len(support) if support else head.learned_ways
-    measured = "accuracies were measured under this head at this checkpoint."
-    note = f"These {measured}" if known.get("accuracies") else f"No {measured}"
     return {
         "format": FORMAT,
         "exported": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -88,12 +86,18 @@ def card_of(
         "support_per_class": list(support.values()) if support else None,
         "trained": None,
         "accuracies": [],
-        "note": note,
+        "note": note_of(known.get("accuracies", ())),
         "versions": {"tf_unravel": tf_unravel.__version__, "tensorflow": tf.__version__, "keras": keras.__version__,
                      "numpy": np.__version__, "python": platform.python_version()},
         **known,
         "calibration": {**_calibration(head, prior or Prior()), **known.get("calibration", {})},
     }
+
+
+def note_of(accuracies: Sequence[Any]) -> str:
+    """The card's `note`."""
+    measured = "accuracies were measured under this head at this checkpoint."
+    return f"These {measured}" if accuracies else f"No {measured}"
 
 
 def _calibration(head: Head, prior: Prior) -> dict[str, Any]:
@@ -193,6 +197,8 @@ def read_card(model: str | os.PathLike) -> dict[str, Any]:
         if (path / "config.gin").is_file():
             raise ValueError(f"{path} is a run, not an exported model; make one of it with "
                              f"tf-unravel export --run_dir={path} --head=ridge --out=model.")
+        if not path.exists():
+            raise ValueError(f"{path} does not exist: give the folder of an exported model.")
         raise ValueError(f"{path} holds no exported model (no {CARD} beside a saved_model.pb); make one with "
                          f"tf-unravel export --run_dir=... --head=ridge --out={path}.")
     try:

@@ -22,7 +22,13 @@ from tf_unravel.adaptation import open_set
 from tf_unravel.adaptation.head import Reads
 from tf_unravel.adaptation.labels import labels_checked
 from tf_unravel.deployment.exporting.decoding_graph import decoder
-from tf_unravel.deployment.exporting.saved_model import baked, checked_names, outputs_of, write_model
+from tf_unravel.deployment.exporting.saved_model import (
+    baked,
+    checked_names,
+    fitted,
+    outputs_of,
+    write_model,
+)
 from tf_unravel.deployment.graph_checks import checked_request, said_by
 from tf_unravel.deployment.labelled_images import decoding_of
 from tf_unravel.deployment.model import Model
@@ -114,14 +120,8 @@ class OnFeatures:
         known = self._vectors(support)
         _run(self._answer, known, labels, known[:1])  # what is wrong with them is said before anything is written
         names = checked_names(class_names, int(labels.max()) + 1)
-        with labels_checked():
-            classifier = self.head.calibrated_features(
-                tf.constant(known)[None], tf.constant(labels)[None], len(names), self.prior).in_variables()
-        features = self.model.signatures["features"]
-
-        def answer(images: tf.Tensor) -> dict[str, tf.Tensor]:
-            return outputs_of(classifier(features(images=images)["features"][None]))
-
+        answer = fitted(self.head, self.model.signatures["features"], tf.constant(known), tf.constant(labels),
+                        len(names), self.prior)
         return _write(self.model, answer, names, labels, path)
 
     def _vectors(self, images: Sequence[bytes]) -> np.ndarray:

@@ -55,8 +55,8 @@ def read_labelled(root: str | os.PathLike, card: Mapping[str, Any], on_corrupt: 
     folder = pathlib.Path(root)
     classes = list(image_folder.class_folders(folder)) if folder.is_dir() else []
     if len(classes) < 2:
-        what = f"a folder with {len(classes)} folders" if folder.is_dir() else "no folder"
-        raise ValueError(f"A support set is a folder with one folder of images for each of two classes or more: "
+        what = f"with {', '.join(map(printable, classes)) or 'none'}" if folder.is_dir() else "which is no folder"
+        raise ValueError(f"A support set is a folder with a folder of images for each of two or more classes: "
                          f"{folder}/<class>/<file>. Received: {folder}, {what}.")
     if len(set(map(printable, classes))) < len(classes):
         raise ValueError(f"Classes need names that differ as text. Received: {folder}, "
@@ -69,8 +69,8 @@ def read_labelled(root: str | os.PathLike, card: Mapping[str, Any], on_corrupt: 
     labels = files.class_ids[kept]
     empty = sorted(set(range(len(classes))) - set(labels.tolist()))
     if empty:
-        raise ValueError(f"Every class needs an image ({formats.READ}) that can be read. "
-                         f"Received: none in {folder / classes[empty[0]]}.")
+        raise ValueError(f"Every class needs an image ({formats.READ}) that can be read; add one, or remove the "
+                         f"folder. Received: none in {folder / classes[empty[0]]}.")
     duplicates.check_files(str(folder), [files], "warn", remember=False)
     skipped |= _left_out(folder, set(paths))
     return Labelled(images, labels, tuple(map(printable, classes)), [paths[row] for row in kept], skipped)

@@ -44,7 +44,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_unravel.adaptation.calibration import Prior
-from tf_unravel.adaptation.head import Calibrated, Head
+from tf_unravel.adaptation.head import Calibrated, Head, Reads
 from tf_unravel.adaptation.labels import labels_checked
 from tf_unravel.deployment.card import CARD, card_of, is_exported, others_in, write_card
 from tf_unravel.deployment.exporting.decoding_graph import encoded_signatures
@@ -54,6 +54,8 @@ from tf_unravel.files import write_folder
 from tf_unravel.heads import AnyHead, as_head
 
 Signatures = dict[str, Any]
+Answer = Callable[[tf.Tensor], dict[str, tf.Tensor]]
+_BATCH = 32  # support images that pass through the network at once
 
 
 def export(
@@ -104,15 +106,11 @@ def export(
         counts = np.bincount(chosen.support_labels.numpy()).tolist()
         names = checked_names(class_names, len(counts))
         written = card_of(backbone, head, shape, dict(zip(names, counts, strict=True)), card or {}, prior)
-        pixels = resized(chosen.support_images, shape)
-        # A name of its own: a graph does not keep the variables it reads alive.
-        with labels_checked():
-            calibrated = head.calibrated(backbone, pixels[None], chosen.support_labels[None], len(names), prior)
-            classifier = calibrated.in_variables()
-
-        def answer(images: tf.Tensor) -> dict[str, tf.Tensor]:
-            return outputs_of(classifier(resized(images, shape)[None]))
-
+        if head.reads is Reads.IMAGES:
+            answer = _adapted(backbone, head, chosen, len(names), prior, shape)
+        else:
+            known = _in_batches(features, chosen.support_images)
+            answer = fitted(head, features, known, chosen.support_labels, len(names), prior)
         signatures = baked(answer, features, shape[2], names)
     return write_model(signatures, written, path)
 
@@ -242,9 +240,42 @@ def _free(
     return {"features": features, "classify": classify.get_concrete_function(), "serving_default": features}
 
 
-def baked(
-    answer: Callable[[tf.Tensor], dict[str, tf.Tensor]], features: Any, channels: int, names: Sequence[str]
-) -> Signatures:
+def _in_batches(features: Any, images: tf.Tensor) -> tf.Tensor:
+    """Features [S, D] of a support set, some images at a time: all at once may not fit into memory."""
+    return tf.concat([features(images=images[start : start + _BATCH])["features"]
+                      for start in range(0, images.shape[0], _BATCH)], axis=0)
+
+
+def fitted(head: Head, features: Any, known: tf.Tensor, labels: tf.Tensor, ways: int, prior: Prior) -> Answer:
+    """What a head answers once it has been fitted to the features of a support set.
+
+    Args:
+        head: one that reads features.
+        features: the signature `features`.
+        known: features [S, D].
+        labels: int32 [S], 0..ways-1, each at least once.
+        ways, prior: see `Head.calibrated`.
+
+    Returns:
+        The `answer` of `baked`.
+    """
+    with labels_checked():
+        classifier = head.calibrated_features(known[None], labels[None], ways, prior).in_variables()
+    return lambda images: outputs_of(classifier(features(images=images)["features"][None]))
+
+
+def _adapted(
+    backbone: keras.Model, head: Head, support: Request, ways: int, prior: Prior, shape: tuple[int, int, int]
+) -> Answer:
+    """The same of a head that adapts the network, whose images are all needed at once."""
+    pixels = resized(support.support_images, shape)
+    # A name of its own: a graph does not keep the variables it reads alive.
+    with labels_checked():
+        classifier = head.calibrated(backbone, pixels[None], support.support_labels[None], ways, prior).in_variables()
+    return lambda images: outputs_of(classifier(resized(images, shape)[None]))
+
+
+def baked(answer: Answer, features: Any, channels: int, names: Sequence[str]) -> Signatures:
     """The signatures of a plain classifier.
 
     Args:

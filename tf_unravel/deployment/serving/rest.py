@@ -99,7 +99,8 @@ def parsed(body: bytes) -> Any:
     except BadRequest:
         raise
     except (ValueError, RecursionError) as error:
-        raise BadRequest(f"the body is no JSON ({error}). Received: {len(body)} bytes") from error
+        raise BadRequest(f"the body is not JSON ({error}); files are sent in base64, inside JSON. "
+                         f"Received: {len(body)} bytes") from error
 
 
 def _columns(instances: Any, wanted: Mapping[str, tf.TensorSpec]) -> dict[str, np.ndarray]:
