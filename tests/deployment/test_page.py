@@ -21,6 +21,7 @@ from tf_unravel.deployment.card import CARD
 
 pytest.importorskip("tf_unravel.deployment.serving.server")  # needs uvicorn and starlette
 expect = playwright.expect
+expect.set_options(timeout=30_000)
 
 COLOURS = {"red": (205, 45, 40), "green": (40, 160, 70), "blue": (50, 80, 200)}
 SHOTS = 7
@@ -74,7 +75,6 @@ def opened(chromium):
         expect(page.locator("main")).to_be_visible()
         return page
 
-    expect.set_options(timeout=30_000)
     yield open_at
     for context in contexts:
         context.close()
@@ -362,13 +362,15 @@ def test_downloads_wait_for_what_is_under_way(opened, address):
 
 def test_a_refusal_of_earlier_labelled_images_says_nothing_of_these(opened, address):
     page = opened(address)
-    checks = held_back(page, "check")
     taught(page)
-    until(page, lambda: checks)
+    expect(page.locator("#check-line")).to_have_text(re.compile("21 of 21"))
+    checks = held_back(page, "check")
     page.get_by_role("button", name="Remove red 0.png", exact=True).click()
-    expect(page.locator(".class").first.locator(".count")).to_have_text("6 images")
+    until(page, lambda: checks)
+    page.get_by_role("button", name="Remove red 1.png", exact=True).click()
+    expect(page.locator(".class").first.locator(".count")).to_have_text("5 images")
     checks[0].fulfill(status=400, json={"error": "too late"})
-    expect(page.locator("#check-line")).to_have_text(re.compile("20 of 20"))
+    expect(page.locator("#check-line")).to_have_text(re.compile("19 of 19"))
 
 
 def test_an_image_that_is_removed_while_it_is_sent(opened, tmp_path):
