@@ -91,7 +91,7 @@ def test_table_csv_and_json_say_the_same(classified):
 
 def test_the_csv_computes_nothing():
     """What begins like a formula is text in a spreadsheet, and numbers stay numbers; there is no mark at the start."""
-    files = ["=1+1.png", "+1.png", "-1.png", "@a.png", "\ta.png", "\ra.png", "a=1.png"]
+    files = ["=1+1.png", "+1.png", "-1.png", "@a.png", "\ta.png", "a=1.png"]
     answers = [Answer(file, file, {"-ape": 0.75, "bee": 0.25}) for file in files]
     text = Classification("model", "ridge", {"-ape": 1, "bee": 1}, answers, {}).csv_text()
     rows = list(csv.DictReader(io.StringIO(text, newline="")))
