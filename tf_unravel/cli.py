@@ -224,6 +224,9 @@ def _add_serve(serve: argparse.ArgumentParser) -> None:
     serve.add_argument("--head", help=f"of --backbone: one of {_HEADS}; default ridge")
     _add_pretrained(serve)
     serve.add_argument("--host", default="127.0.0.1", help="to listen at; default 127.0.0.1, this machine alone")
+    serve.add_argument("--allow_host", action="append", default=[], metavar="NAME",
+                       help="a name that requests may be addressed to (repeatable), such as a proxy's; besides "
+                            "localhost, --host and this machine's name")
     serve.add_argument("--port", type=int, default=8501, help="port to listen at, 0 for a free one; default 8501")
     serve.add_argument("--max_mib", type=int, default=16, help="largest body of a request, MiB; default 16")
 
@@ -374,15 +377,16 @@ def _serve(arguments: argparse.Namespace) -> int:
                          f"Received: no {', '.join(missing)}")
     from tf_unravel.deployment.serving import server
 
-    def ready(address: str) -> None:
-        what = arguments.model or arguments.backbone
-        print(f"Serving {what} at {address}\nThe page: {address.partition('/v1/')[0]}/", flush=True)
+    def ready(addresses: Sequence[str]) -> None:
+        what, (here, *network) = arguments.model or arguments.backbone, addresses
+        pages = ", from other devices ".join(f"{each.partition('/v1/')[0]}/" for each in (here, *network))
+        print(f"Serving {what} at {here}\nThe page: {pages}", flush=True)
 
     if arguments.model:
         _refuse(arguments, ("head", *_OF_A_BACKBONE), "--backbone", "--model")
     with tempfile.TemporaryDirectory() as folder:
         model = arguments.model or _pretrained(arguments, pathlib.Path(folder))
-        server.serve(model, arguments.host, arguments.port, arguments.max_mib, ready)
+        server.serve(model, arguments.host, arguments.port, arguments.max_mib, ready, arguments.allow_host)
     return 0
 
 

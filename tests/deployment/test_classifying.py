@@ -1,6 +1,7 @@
 """Folders of pictures classified: the table and the files, odd folders, damaged pictures, the contact sheet."""
 
 import csv
+import io
 import json
 import os
 import pathlib
@@ -86,6 +87,17 @@ def test_table_csv_and_json_say_the_same(classified):
     assert "9 of 9 images in folders named after a class are given that class (100.0 %)." in table
     for name in ("classification.csv", "classification.json", "contact_sheet.png"):
         assert f"Written: {out / name}" in table and (out / name).is_file()
+
+
+def test_the_csv_computes_nothing():
+    """What begins like a formula is text in a spreadsheet, and numbers stay numbers; there is no mark at the start."""
+    files = ["=1+1.png", "+1.png", "-1.png", "@a.png", "\ta.png", "a=1.png"]
+    answers = [Answer(file, file, {"-ape": 0.75, "bee": 0.25}) for file in files]
+    text = Classification("model", "ridge", {"-ape": 1, "bee": 1}, answers, {}).csv_text()
+    rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    assert [row["file"] for row in rows] == [*(f"'{file}" for file in files[:-1]), "a=1.png"]
+    assert {(row["class"], row["probability"], row["margin"]) for row in rows} == {("'-ape", "0.750000", "0.500000")}
+    assert text.startswith("file,")
 
 
 def test_wrong_ones_count_against():

@@ -14,6 +14,7 @@ from tests.deployment.models import all_heads, file_of, network, served, task
 from tf_unravel import deployment, heads
 from tf_unravel.adaptation import calibration
 from tf_unravel.deployment.few_shot import OnFeatures, OnFiles, few_shot, lowest_rate
+from tf_unravel.deployment.serving.gate import Gate
 
 BACKBONE = network()
 NAMES = ("prototypes", "ridge", "svm", "fine_tune")
@@ -169,6 +170,41 @@ def test_another_site_is_refused(address, request_of):
     for asked in ("page/answers", "v1/models/ridge:predict"):
         assert ask(f"{address}/{asked}", body, Origin="http://example.org")[0] == 403
     assert ask(f"{address}/page/answers", body, Origin=address)[0] == 200
+
+
+def too_many(kind, few, more):
+    """(path, body) of a request with so many images, none of which is one."""
+    files = b64([b""])
+    predict = "v1/models/ridge:predict"
+    return {
+        "page features": ("page/features", {"images": files * (few + more)}),
+        "page answers": ("page/answers", {"support": files * few, "labels": [0] * few, "query": files * more}),
+        "files by rows": (predict, {"signature_name": "features_encoded", "instances": files * (few + more)}),
+        "files of a task": (predict, {"signature_name": "classify_encoded", "inputs": {
+            "support_bytes": files * few, "support_labels": [0] * few, "query_bytes": files * more}}),
+        "pixels": (predict, {"signature_name": "features", "instances": [[[[0, 0, 0]]]] * (few + more)}),
+    }[kind]
+
+
+@pytest.mark.parametrize("kind", ["page features", "page answers", "files by rows", "files of a task", "pixels"])
+def test_too_many_images_are_refused_before_they_are_decoded(address, request_of, kind):
+    path, body = too_many(kind, 5000, 5001)
+    status, _, content = ask(f"{address}/{path}", {"model": request_of["model"], **body})
+    line = json.loads(content)["error"]
+    assert status == 413 and line.startswith("a request may have 10000 images"), line
+    assert line.endswith("Received: 10001")
+
+
+def test_as_many_images_as_may_be_are_looked_at(address):
+    path, body = too_many("files of a task", 5000, 5000)
+    status, _, content = ask(f"{address}/{path}", body)
+    assert status == 400 and b"must be JPEG, PNG or BMP" in content
+
+
+def test_most_images_of_a_request_by_their_size():
+    """Twice the bytes of a body in pixels."""
+    assert [Gate(1 << 24, side * side * 3).max_images for side in (0, 16, 84, 224, 10_000)] == [
+        10_000, 10_000, 1585, 222, 1]
 
 
 def test_a_model_that_takes_no_files_is_one_line(models):

@@ -21,6 +21,7 @@ from tf_unravel.deployment.card import CARD
 
 pytest.importorskip("tf_unravel.deployment.serving.server")  # needs uvicorn and starlette
 expect = playwright.expect
+expect.set_options(timeout=30_000)
 
 COLOURS = {"red": (205, 45, 40), "green": (40, 160, 70), "blue": (50, 80, 200)}
 SHOTS = 7
@@ -74,7 +75,6 @@ def opened(chromium):
         expect(page.locator("main")).to_be_visible()
         return page
 
-    expect.set_options(timeout=30_000)
     yield open_at
     for context in contexts:
         context.close()
@@ -196,7 +196,7 @@ def downloaded(chromium, address, tmp_path_factory):
         verdicts(page, 7)
         with page.expect_download() as download:
             page.get_by_role("button", name="Answers as CSV").click()
-        text = pathlib.Path(download.value.path()).read_text("utf-8")
+        text = pathlib.Path(download.value.path()).read_text("utf-8-sig")
         with page.expect_download() as download:
             page.get_by_role("button", name="Classifier as zip").click()
         assert download.value.suggested_filename == "colours.zip"
@@ -221,7 +221,8 @@ def test_a_model_with_its_classes_built_in(opened, downloaded):
     with served(downloaded[1]) as address:
         page = opened(address.partition("/v1/")[0])
         expect(page.locator("#teach-lead")).to_have_text("This model has its classes built in: red, green, blue.")
-        ask(page, {**QUERIES, "checks.png": picture("checks")})
+        ask(page, QUERIES)
+        drop(page, "#take", {"checks.png": picture("checks")})  # there is no other use for it
         said = verdicts(page, 7)
         assert said.pop("checks.png") == "unknown"
         assert all(verdict.startswith(file.split()[0]) for file, verdict in said.items())
@@ -308,3 +309,282 @@ def test_by_keyboard_and_by_camera(opened, address):
     card.get_by_role("button", name="Remove camera 1.jpg").press("Enter")
     expect(card.locator(".count")).to_have_text("0 images")
     expect(card.get_by_label("Name of the class")).to_be_focused()  # not lost with what was removed
+
+
+def until(page, holds):
+    """Waits for what is not seen on the page; `wait_for_function` would need eval, which its policy forbids."""
+    for _ in range(1500):
+        if page.evaluate(holds) if isinstance(holds, str) else holds():
+            return
+        page.wait_for_timeout(20)
+    raise AssertionError(holds)
+
+
+def held_back(page, path):
+    """The next request to a path once it is sent, in a list; it reaches the server when somebody lets it."""
+    routes = []
+    page.route(f"**/page/{path}", lambda asked: routes.append(asked), times=1)
+    return routes
+
+
+def test_downloads_wait_for_what_is_under_way(opened, address):
+    page = opened(address)
+    taught(page)
+    ask(page, QUERIES)
+    verdicts(page, 6)
+    table, classifier = (page.get_by_role("button", name=name) for name in ("Answers as CSV", "Classifier as zip"))
+    reason = page.locator("#take-wait")
+    expect(reason).to_be_empty()
+    page.evaluate("""() => {
+        const real = createImageBitmap, gate = new Promise((go) => { window.release = go; });
+        window.createImageBitmap = async (file) => { await gate; return real(file); };
+    }""")
+    answers = held_back(page, "answers")
+    ask(page, {"red 70.png": picture("red", 70)})
+    for let in (lambda: page.evaluate("release()"), lambda: answers[0].continue_()):
+        expect(reason).to_have_text("Downloads come once every image is read and answered.")
+        expect(table).to_be_disabled()
+        expect(classifier).to_be_disabled()
+        let()
+        until(page, lambda: answers)
+    verdicts(page, 7)
+    expect(table).to_be_enabled()
+    made = held_back(page, "classifier")
+    classifier.press("Enter")
+    expect(reason).to_have_text("The classifier is being made …")
+    expect(classifier).to_be_disabled()
+    expect(table).to_be_enabled()
+    until(page, lambda: made)
+    with page.expect_download():
+        made[0].continue_()
+    expect(classifier).to_be_focused()
+
+
+def test_a_refusal_of_earlier_labelled_images_says_nothing_of_these(opened, address):
+    page = opened(address)
+    taught(page)
+    expect(page.locator("#check-line")).to_have_text(re.compile("21 of 21"))
+    checks = held_back(page, "check")
+    page.get_by_role("button", name="Remove red 0.png", exact=True).click()
+    until(page, lambda: checks)
+    page.get_by_role("button", name="Remove red 1.png", exact=True).click()
+    expect(page.locator(".class").first.locator(".count")).to_have_text("5 images")
+    checks[0].fulfill(status=400, json={"error": "too late"})
+    expect(page.locator("#check-line")).to_have_text(re.compile("19 of 19"))
+
+
+def test_an_image_that_is_removed_while_it_is_sent(opened, tmp_path):
+    """Of a head that reads files, which takes the page a moment: nothing is left to ask about then."""
+    head = heads.FineTune(steps=2, learning_rate=0.05)
+    with served(deployment.export(network(), head, tmp_path / "adapting")) as address:
+        page = opened(address.partition("/v1/")[0])
+        bodies = []
+        page.on("request", lambda asked: bodies.append(asked.post_data_json) if "answers" in asked.url else None)
+        taught(page, {name: files[:2] for name, files in SUPPORT.items()})
+        ask(page, {"red 71.png": picture("red", 71)})
+        verdicts(page, 1)
+        page.evaluate("""() => {
+            const real = FileReader.prototype.readAsDataURL;
+            window.waiting = [];
+            FileReader.prototype.readAsDataURL = function (blob) { waiting.push(() => real.call(this, blob)); };
+            window.release = () => waiting.splice(0).forEach((go) => go());
+        }""")
+        page.get_by_role("button", name="Remove red 0.png", exact=True).click()
+        until(page, "waiting.length === 5")
+        with page.expect_response("**/page/check"):
+            page.evaluate("release()")  # for the check; then for the answers
+        until(page, "waiting.length === 5")
+        page.get_by_role("button", name="Remove red 71.png").click()
+        page.evaluate("() => { release(); setInterval(release, 20); }")
+        ask(page, {"blue 72.png": picture("blue", 72)})
+        assert list(verdicts(page, 1)) == ["blue 72.png"]
+        assert all(body["query"] for body in bodies)
+        expect(page.locator("#check-line")).to_have_text("This head adapts the network, and labelled images are not "
+                                                         "checked.")
+
+
+def test_files_dropped_beside_every_zone(opened, address):
+    page = opened(address)
+    lines = page.locator("#problems p span")
+    for place in ("header", "#teach .lead", "#take"):
+        drop(page, place, QUERIES)
+        expect(lines).to_have_text(["Not taken: 6 files. Drop images on a class, or on “Images to recognise”."])
+        page.get_by_role("button", name="Close this message").press("Enter")
+        expect(page.locator("#teach-title")).to_be_focused()
+    drop(page, ".class >> nth=0", {})
+    drop(page, "#ask", {"red 73.png": picture("red", 73)})
+    expect(page.locator(".answer")).to_have_count(1)
+    expect(lines).to_have_count(0)
+
+
+def test_what_cannot_be_read_of_a_drop_keeps_nothing_else_from_it(opened, address):
+    found = opened(address).evaluate("""async () => {
+        const {droppedFiles} = await import("/page/pictures.js"), said = [];
+        const file = (name, take) => ({isFile: true, name, file: take});
+        const good = file("good.png", (resolve) => resolve(new File([], "good.png")));
+        const bad = file("bad.png", (_, reject) => reject(new DOMException("gone", "NotFoundError")));
+        const lists = [[bad, good], []];
+        const folder = {name: "folder", createReader: () => ({readEntries: (resolve) => resolve(lists.shift())})};
+        const items = [folder, good].map((entry) => ({webkitGetAsEntry: () => entry}));
+        const files = await droppedFiles({items, files: []}, (line) => said.push(line));
+        return [files.map(({name}) => name), said];
+    }""")
+    assert found == [["good.png", "good.png"], ["bad.png cannot be read; it was left out."]]
+
+
+def test_the_focus_goes_on_to_the_next_doubt(opened, address):
+    page = opened(address)
+    taught(page, {**SUPPORT, "red": [*SUPPORT["red"], picture("blue", 30), picture("blue", 31)]})
+    suspects = page.locator("#suspects li")
+    expect(suspects).to_have_count(2)
+    expect(page.locator("#check-line")).to_have_text(re.compile("21 of 23"))
+    first = suspects.first.locator("span").first.text_content()
+    suspects.first.get_by_role("button", name="Move to blue").press("Enter")
+    expect(suspects).to_have_count(1)
+    expect(page.locator("#check-line")).to_have_text(re.compile("22 of 23"))
+    assert suspects.first.locator("span").first.text_content() != first
+    expect(suspects.get_by_role("button", name="Move to blue")).to_be_focused()
+    page.keyboard.press("Tab")  # to "Remove"
+    page.keyboard.press("Enter")
+    expect(page.locator("#check-line")).to_have_text(re.compile("22 of 22"))
+    expect(page.locator("#check-line")).to_be_focused()
+
+
+def test_what_stays_in_a_list_keeps_the_focus(opened, address):
+    found = opened(address).evaluate("""async () => {
+        const {keyed, element} = await import("/page/view.js"), said = [];
+        const list = element("ul"), home = element("button"), section = element("section", {}, home, list);
+        document.body.append(section);
+        const make = ({id}) => element("li", {}, element("button", {textContent: id}));
+        const draw = (...ids) => {
+            keyed(list, ids.map((id) => ({id})), make, () => {});
+            said.push(document.activeElement === home ? "home" : document.activeElement.textContent);
+        };
+        draw(1, 2, 3, 4);
+        list.lastElementChild.firstElementChild.focus();
+        draw(2, 3, 4);
+        draw(4, 2, 3);
+        draw(2, 3);
+        draw(3);
+        draw();
+        section.remove();
+        return said.slice(1);
+    }""")
+    assert found == ["4", "4", "2", "3", "home"]
+
+
+def test_the_camera_is_off_once_its_dialog_is_closed(opened, address):
+    page = opened(address, permissions=["camera"])
+    page.evaluate("""() => {
+        const real = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+        window.waiting = [];
+        window.tracks = [];
+        navigator.mediaDevices.getUserMedia = async (asked) => {
+            await new Promise((resolve) => waiting.push(resolve)); // for the permission
+            const stream = await real(asked);
+            tracks.push(...stream.getTracks());
+            return stream;
+        };
+    }""")
+    camera, done = page.get_by_role("button", name="Camera for class 1"), page.get_by_role("button", name="Done")
+    for _ in range(2):
+        camera.click()
+        done.click()
+    camera.click()
+    page.evaluate("waiting.forEach((go) => go())")
+    expect(page.locator("video")).to_have_js_property("videoWidth", 640)
+    until(page, "tracks.length === 3 && tracks.filter((each) => each.readyState === 'live').length === 1")
+    done.click()
+    until(page, "tracks.every((each) => each.readyState === 'ended')")
+
+
+def test_a_table_computes_nothing(opened, address):
+    page = opened(address)
+    taught(page, {"@red": SUPPORT["red"], "blue": SUPPORT["blue"]})
+    page.get_by_label("Answer unknown").select_option("never")  # which is said of some known images
+    names = ["=1+1.png", "+1.png", "-1.png", "1=1.png"]
+    ask(page, {name: picture("red", 80 + i) for i, name in enumerate(names)})
+    verdicts(page, 4)
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Answers as CSV").click()
+    content = pathlib.Path(download.value.path()).read_bytes()
+    assert content.startswith("\ufefffile,".encode())  # by which Excel knows UTF-8
+    rows = list(csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline="")))
+    assert [row["file"] for row in rows] == ["'=1+1.png", "'+1.png", "'-1.png", "1=1.png"]
+    assert {row["class"] for row in rows} == {"'@red"}
+    assert all(float(row["'@red"]) == float(row["probability"]) > 0.5 for row in rows)
+
+
+def test_no_image_stays_in_memory_that_left_the_page(opened, address):
+    page = opened(address)
+    page.evaluate("""() => {
+        window.live = new Set();
+        const {createObjectURL, revokeObjectURL} = URL;
+        URL.createObjectURL = (blob) => { const url = createObjectURL(blob); live.add(url); return url; };
+        URL.revokeObjectURL = (url) => { live.delete(url); revokeObjectURL(url); };
+    }""")
+    taught(page)
+    ask(page, QUERIES)
+    verdicts(page, 6)
+    assert page.evaluate("live.size") == 3 * SHOTS + 6
+    page.get_by_role("button", name="Remove blue", exact=True).click()
+    page.get_by_role("button", name="Remove red 20.png").click()
+    verdicts(page, 5)
+    page.get_by_role("button", name="Remove green", exact=True).click()  # no answers without: the last ones stay
+    expect(page.locator(".answer.stale .label", has_text="a class that is gone")).to_have_count(5)
+    assert page.evaluate("live.size") == SHOTS + 5
+    page.route("**/page/features", lambda asked: asked.fulfill(json={"images": [{"error": "eggs"}]}))
+    ask(page, {"eggs.png": picture("red", 90)})
+    expect(page.locator("#problems p span")).to_have_text("eggs.png cannot be used: eggs; it was left out.")
+    assert page.evaluate("live.size") == SHOTS + 5
+    shown = "(all) => all.filter(({complete, naturalWidth}) => complete && !naturalWidth).length"
+    assert page.locator("img").evaluate_all(shown) == 0  # of those that are revoked
+
+
+def test_what_a_proxy_refuses_is_named_and_kept(opened, address):
+    page = opened(address)
+    taught(page)
+    expect(page.locator("#check-line")).to_have_text(re.compile("21 of 21"))
+    files = {f"red {i}.png": picture("red", i) for i in range(200, 220)}
+    page.route("**/page/features", lambda asked: asked.fulfill(status=403, body="<html>Forbidden</html>"))
+    ask(page, files)
+    expect(page.locator("#held-line")).to_have_text(
+        f"Not sent (the server answered 403), and kept here: {', '.join([*files][:16])} and 4 more.")
+    expect(page.locator(".verdict", has_text="not sent")).to_have_count(20)
+    expect(page.locator("#progress")).to_be_empty()
+    expect(page.locator("#problems p")).to_have_count(0)
+    page.unroute("**/page/features")
+    page.get_by_role("button", name="Try again").press("Enter")
+    assert list(verdicts(page, 20)) == [*files]
+    expect(page.locator("#held")).to_be_hidden()
+    expect(page.locator("#progress")).to_be_focused()
+
+
+def test_a_proxy_that_takes_less_is_sent_less(opened, address):
+    page, sizes = opened(address), []
+
+    def limited(asked):
+        sizes.append(len(asked.request.post_data_json["images"]))
+        if sizes[-1] > 3:
+            asked.fulfill(status=413, body="<html>Request Entity Too Large</html>")
+        else:
+            asked.continue_()
+
+    page.route("**/page/features", limited)
+    taught(page)
+    ask(page, QUERIES)
+    verdicts(page, 6)
+    assert max(sizes) > 3 and sizes[-1] <= 3
+    expect(page.locator("#held")).to_be_hidden()
+
+
+def test_answers_are_asked_for_again_when_an_image_is_added(opened, downloaded):
+    """Of a model with its classes built in nothing else changes what was refused."""
+    with served(downloaded[1]) as address:
+        page = opened(address.partition("/v1/")[0])
+        page.route("**/page/answers", lambda asked: asked.fulfill(status=403, body="Forbidden"))
+        ask(page, QUERIES)
+        expect(page.locator("#problems p span")).to_have_text("the server answered 403")
+        page.unroute("**/page/answers")
+        ask(page, {"red 74.png": picture("red", 74)})
+        verdicts(page, 7)

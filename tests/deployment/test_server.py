@@ -4,6 +4,7 @@ import base64
 import concurrent.futures
 import gc
 import http.client
+import importlib
 import json
 import os
 import re
@@ -25,6 +26,7 @@ from tests.learners.problems import small_network
 from tf_unravel import cli, deployment, heads
 
 server = pytest.importorskip("tf_unravel.deployment.serving.server")  # needs uvicorn and starlette
+hosts = importlib.import_module("tf_unravel.deployment.serving.hosts")
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (1, 16, 16, 3)).tolist()
 NOISE = np.random.default_rng(0).integers(0, 256, (9, 9, 3), np.uint8)
@@ -37,7 +39,8 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def address(model):
-    command = [sys.executable, "-m", "tf_unravel.cli", "serve", f"--model={model}", "--port=0", "--max_mib=1"]
+    command = [sys.executable, "-m", "tf_unravel.cli", "serve", f"--model={model}", "--port=0", "--max_mib=1",
+               "--allow_host=photos.example.org"]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                               env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1"})
     line = server.stdout.readline()
@@ -51,11 +54,11 @@ def address(model):
     assert "Traceback" not in errors, errors
 
 
-def ask(url, body=None):
+def ask(url, body=None, **headers):
     """(status, JSON) of a GET, or of a POST of `body`, JSON or bytes."""
     data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, data), timeout=60) as answer:
+        with urllib.request.urlopen(urllib.request.Request(url, data, headers), timeout=60) as answer:
             return answer.status, json.load(answer)
     except urllib.error.HTTPError as error:
         return error.code, json.load(error)
@@ -272,6 +275,71 @@ def test_other_addresses_and_methods_are_refused(address):
         status, answer = ask(url)
         assert status == expected
         assert "POST /v1/models/pictures:predict are answered. Received: GET /v1" in answer["error"]
+
+
+@pytest.mark.parametrize(("host", "known"), [
+    ("localhost", True),
+    ("LOCALHOST.:8501", True),
+    ("127.0.0.1:1", True),
+    ("192.168.7.9:8501", True),
+    ("[::1]:8501", True),
+    (f"{socket.gethostname()}:8501", True),
+    ("Photos.Example.org", True),
+    ("example.org", False),
+    ("more.photos.example.org", False),
+    ("localhost.example.org:8501", False),
+    ("127.0.0.1.example.org", False),
+    ("localhost@example.org", False),
+    ("[::1", False),
+    ("", False),
+])  # fmt: skip
+def test_a_name_that_is_none_of_the_machine_is_refused(address, host, known):
+    """A page elsewhere that lets its name point here is of one origin with the server: Origin does not tell."""
+    root = address.partition("/v1/")[0]
+    for url, body in ((f"{root}/page/model", None), (f"{address}:predict", request_of(*task(0)))):
+        status, answer = ask(url, body, Host=host, Origin=f"http://{host}")
+        assert status == (200 if known else 403)
+        if not known:
+            assert "--allow_host=NAME" in answer["error"] and answer["error"].endswith(f"Received: host {host}")
+
+
+def test_a_client_that_names_no_host_is_answered(address):
+    """HTTP/1.0, as a balancer asks whether the server is up; browsers name one."""
+    name, port = address.split("/")[2].split(":")
+    with socket.create_connection((name, int(port)), timeout=30) as connection:
+        connection.sendall(b"GET /v1/models/pictures HTTP/1.0\r\n\r\n")
+        assert connection.recv(1000).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("name", ["http://photos.example.org", "photos.example.org:80", "photos.example.org/a", ""])
+def test_a_host_to_allow_is_a_name(model, capsys, name):
+    assert cli.main(["serve", f"--model={model}", f"--allow_host={name}"]) == 1
+    assert f"must be a host's name alone, such as photos.example.org. Received: {name or 'nothing'}" in (
+        capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(("network", "pages"), [
+    ("192.168.7.9", r"http://localhost:(\d+)/, from other devices http://192\.168\.7\.9:\1/"),
+    (None, r"http://localhost:\d+/"),
+])  # fmt: skip
+def test_the_address_that_is_said_can_be_opened(model, capsys, monkeypatch, network, pages):
+    """0.0.0.0, which can be listened at, is not one."""
+    class Probe(socket.socket):
+        def connect(self, address):
+            if network is None:
+                raise OSError("Network is unreachable")
+
+        def getsockname(self):
+            return network, 1
+
+    listening = server._listening("0.0.0.0", 0)
+    monkeypatch.setattr(server, "_listening", lambda host, port: listening)
+    monkeypatch.setattr(server.uvicorn, "Config", lambda *_, **__: None)  # it would close what capsys reads from
+    monkeypatch.setattr(server.uvicorn.Server, "run", lambda self, sockets: None)
+    monkeypatch.setattr(hosts.socket, "socket", Probe)
+    assert cli.main(["serve", f"--model={model}", "--host=0.0.0.0", "--port=0"]) == 0
+    said = capsys.readouterr().out
+    assert re.fullmatch(rf"Serving .+ at http://localhost:\d+/v1/models/pictures\nThe page: {pages}\n", said), said
 
 
 def test_a_client_that_hangs_up_harms_nobody(address):

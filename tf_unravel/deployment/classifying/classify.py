@@ -40,6 +40,7 @@ _BLOCK = 256  # images of a call
 _NEIGHBOURS = 5
 _ON_A_SHEET = 48
 _LEFT_OUT = 10  # that the table names
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 UNKNOWN = "unknown"
 SHEET = "contact_sheet.png"
 
@@ -147,12 +148,20 @@ class Classification:
                 "support": dict(self.support), "pictures": images, "skipped": dict(self.skipped)}
 
     def csv_text(self) -> str:
-        """The table as CSV."""
+        """The table as CSV, UTF-8 without a mark at its beginning: csv and most other readers would take it for a part
+        of the first column's name. A file or class that begins like a formula has an apostrophe before it.
+        """
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")
         writer.writerow(["file", "class", "probability", "margin"])
-        writer.writerows([a.file, a.answer, f"{a.probability:.6f}", f"{a.margin:.6f}"] for a in self.answers)
+        writer.writerows([_shown(a.file), _shown(a.answer), f"{a.probability:.6f}", f"{a.margin:.6f}"]
+                         for a in self.answers)
         return buffer.getvalue()
+
+
+def _shown(text: str) -> str:
+    """A cell that a spreadsheet shows, where it would compute what looks like a formula."""
+    return f"'{text}" if text.startswith(_FORMULA) else text
 
 
 def classify(

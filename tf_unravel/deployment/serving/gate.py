@@ -9,9 +9,13 @@ from starlette.responses import JSONResponse, Response
 
 from tf_unravel.machine import num_cores
 
+MOST_IMAGES = 10_000
+"""Of a request, or as many features: heads compare each labelled image with every other one."""
+_DECODED = 2  # bytes of pixels for one of a body; networks take 30 to 300 times the memory of the pixels they are given
+
 
 class _TooLarge(ValueError):
-    """A body above the limit."""
+    """A body above the limit, or too many images in it."""
 
 
 def refusal(status: int, line: str) -> Response:
@@ -24,17 +28,24 @@ class Gate:
 
     Args:
         max_bytes: of a request's body.
+        image_bytes: of an image's pixels as the model takes them, uint8 [H, W, C]; 0 if they are not resized.
+
+    Attributes:
+        max_images: of a request, so that their pixels are at most twice `max_bytes`: a file of 70 bytes may become
+            any of them.
     """
 
-    def __init__(self, max_bytes: int):
+    def __init__(self, max_bytes: int, image_bytes: int):
         self.max_bytes = max_bytes
+        self.max_images = max(1, min(MOST_IMAGES, _DECODED * max_bytes // max(1, image_bytes)))
         self.turns = anyio.CapacityLimiter(num_cores())
 
     async def answer(self, request: Request, compute: Callable[[bytes], Response]) -> Response:
-        """compute(body), or a refusal: 403 to another site, 413 for a body above the limit, 400 for a ValueError."""
+        """compute(body), or a refusal: 403 to another site, 413 for what is above a limit, 400 for a ValueError."""
         origin = request.headers.get("origin")
         if origin and urllib.parse.urlsplit(origin).netloc != request.headers.get("host"):
-            return refusal(403, f"only the server's own page is answered. Received: origin {origin[:100]}")
+            return refusal(403, "only the server's own page is answered; a proxy must pass the header Host on. "
+                                f"Received: origin {origin[:100]}")
         try:
             body = await self._body(request)
             return await anyio.to_thread.run_sync(compute, body, limiter=self.turns)
@@ -44,6 +55,18 @@ class Gate:
             return refusal(413, str(error))
         except ValueError as error:  # BadRequest, and what the model refuses
             return refusal(400, str(error))
+
+    def admit(self, images: int) -> None:
+        """Refuses more images than a request may have, before they are decoded; the answer is 413."""
+        self._at_most(self.max_images, images, "images of this model's size; send fewer, or raise --max_mib")
+
+    def admit_features(self, rows: int) -> None:
+        """The same for images given as their features."""
+        self._at_most(MOST_IMAGES, rows, "images; send fewer")
+
+    def _at_most(self, most: int, count: int, of_what: str) -> None:
+        if count > most:
+            raise _TooLarge(f"a request may have {most} {of_what}. Received: {count}")
 
     async def _body(self, request: Request) -> bytes:
         length = request.headers.get("content-length", "0")

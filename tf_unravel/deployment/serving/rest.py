@@ -25,6 +25,8 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 import tensorflow as tf
 
+from tf_unravel.deployment.exporting.decoding_graph import ENCODED
+
 DEFAULT_SIGNATURE = "serving_default"
 _BASE64 = "b64"
 
@@ -73,6 +75,11 @@ def understood(body: bytes, signatures: Mapping[str, Any]) -> Call:
     if not isinstance(values, dict) or set(values) != set(wanted):
         raise BadRequest(f"the inputs of {name} are {', '.join(sorted(wanted))}. Received: {_kind(values)}")
     return Call(name, {key: _array(key, values[key], spec) for key, spec in wanted.items()}, False)
+
+
+def images_of(call: Call) -> int:
+    """How many images a call has, support and query together."""
+    return sum(len(call.inputs[name]) for name in (*ENCODED, *ENCODED.values()) if name in call.inputs)
 
 
 def response_of(call: Call, outputs: Mapping[str, np.ndarray]) -> dict[str, Any]:

@@ -8,31 +8,35 @@
 TensorFlow Serving itself is no Python package. This is Starlette on uvicorn: small, well kept, and all that is needed
 where the work is one call of a graph. A client written for one speaks to the other.
 
-A bad request is answered 400 with one line; a body above the limit 413, before it is read to its end; a request beyond
-the `AT_ONCE` that may be under way 503. As many are computed at a time as there are cores, the others wait. No request
-can end the server. It has neither encryption nor accounts nor a limit for slow clients: beyond this machine it belongs
+A bad request is answered 400 with one line; a body above the limit 413, before it is read to its end, and too many
+images 413, before they are decoded; a request beyond the `AT_ONCE` that may be under way 503; one for a name that is
+none of this machine's 403 (`hosts`). As many are computed at a time as there are cores, the others wait. No request can
+end the server. It has neither encryption nor accounts nor a limit for slow clients: beyond this machine it belongs
 behind a proxy that has.
 """
 
 import contextlib
 import gc
 import logging
+import math
 import os
 import pathlib
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from tf_unravel.deployment.model import Model
 from tf_unravel.deployment.serving.gate import Gate, refusal
+from tf_unravel.deployment.serving.hosts import OnlyNames, check_names, opened_at
 from tf_unravel.deployment.serving.page.routes import page_routes
-from tf_unravel.deployment.serving.rest import response_of, understood
+from tf_unravel.deployment.serving.rest import images_of, response_of, understood
 
 AT_ONCE = 64
 
@@ -77,6 +81,7 @@ class _Service:
 
     def _answer(self, body: bytes) -> Response:
         call = understood(body, self.model.signatures)
+        self.gate.admit(images_of(call))
         return JSONResponse(response_of(call, self.model.call(call.signature, call.inputs)))
 
 
@@ -85,15 +90,16 @@ async def _failed(request: Request, error: Exception) -> Response:
     return refusal(500, "the server failed; its log says how")
 
 
-def application(model: Model, name: str, max_bytes: int) -> Starlette:
+def application(model: Model, name: str, max_bytes: int, hosts: Sequence[str] = ()) -> Starlette:
     """The ASGI application of a model.
 
     Args:
         model: the model.
         name: in its address.
         max_bytes: of a request's body.
+        hosts: names that it answers to besides the machine's own, see `hosts`.
     """
-    gate = Gate(max_bytes)
+    gate = Gate(max_bytes, math.prod(model.card["input"][side] for side in ("height", "width", "channels")))
     service = _Service(model, name, gate)
     return Starlette(
         routes=[
@@ -102,6 +108,7 @@ def application(model: Model, name: str, max_bytes: int) -> Starlette:
             Route(f"/v1/models/{name}:predict", service.predict, methods=["POST"]),
             *page_routes(model, name, gate),
         ],
+        middleware=[Middleware(OnlyNames, names=hosts)],
         exception_handlers={HTTPException: service.unknown, Exception: _failed},
     )
 
@@ -130,7 +137,7 @@ def _listening(host: str, port: int) -> socket.socket:
 
 def serve(
     path: str | os.PathLike, host: str = "127.0.0.1", port: int = 8501, max_mib: int = 16,
-    ready: Callable[[str], None] = _log.info,
+    ready: Callable[[Sequence[str]], None] = _log.info, allow_host: Sequence[str] = (),
 ) -> None:
     """Serves an exported model until it is stopped (Ctrl-C, SIGTERM), finishing the requests that it has begun.
 
@@ -139,19 +146,24 @@ def serve(
         host: address to listen at; 127.0.0.1 is this machine alone.
         port: to listen at; 0 for a free one.
         max_mib: largest body of a request, MiB.
-        ready: told the model's address, once requests are taken.
+        ready: told the model's addresses, once requests are taken: this machine's first, then the network's if the
+            server listens at all of them.
+        allow_host: names that requests may be addressed to, besides localhost, `host` and the machine's own name: a
+            proxy's.
 
     Raises:
-        ValueError: no model is there, a limit below 1, or no such port.
+        ValueError: no model is there, a limit below 1, no such port, or an `allow_host` that is no name.
         OSError: the port is taken.
     """
     if max_mib < 1:
         raise ValueError(f"--max_mib must be at least 1. Received: {max_mib}")
     if not 0 <= port <= 65535:
         raise ValueError(f"--port must be 0 to 65535, 0 for a free one. Received: {port}")
+    check_names(allow_host)
     name = name_of(path)
-    app = application(Model(path), name, max_mib << 20)
+    app = application(Model(path), name, max_mib << 20, [host, *allow_host])
     with _listening(host, port) as listening, _short_collections():
-        ready(f"http://{host}:{listening.getsockname()[1]}/v1/models/{name}")
+        port = listening.getsockname()[1]
+        ready([f"http://{each}:{port}/v1/models/{name}" for each in opened_at(host)])
         config = uvicorn.Config(app, log_level="warning", limit_concurrency=AT_ONCE)
         uvicorn.Server(config).run(sockets=[listening])

@@ -1,21 +1,29 @@
 // Draws the answers, and what is said of them.
 
-import {effectiveRate, nameById, nameOf, nearest, ready, shown, state, support, taught} from "./state.js";
+import {able, effectiveRate, nameById, nameOf, nearest, ready, shown, state, support, taught, unanswered,
+  unsent} from "./state.js";
 import {colour, element, find, keyed, many, percent} from "./view.js";
 
 const BARS = 5; // classes of an answer that have a bar
 
 export function drawAnswers(actions) {
   keyed(find("answers"), state.queries, (picture) => answerCard(picture, actions), updateAnswer);
-  const waiting = state.queries.filter((picture) => picture.answer?.version !== state.version).length;
-  const able = ready() && !(state.refused?.version === state.version);
+  const waiting = unanswered().length;
   const missing = Math.max(0, 2 - taught().length);
   find("progress").textContent = state.reading ? `Reading ${many(state.reading, "image")} …`
-    : waiting && able ? `Asking about ${many(waiting, "image")} …`
-      : waiting && !able && missing ? "Answers come once two classes have an image." : "";
+    : waiting && able() ? `Asking about ${many(waiting, "image")} …`
+      : waiting && !able() && missing ? "Answers come once two classes have an image." : "";
   find("rate-hint").textContent = rateHint();
-  find("csv").disabled = !state.queries.some((picture) => picture.answer);
-  find("zip").disabled = !able || Boolean(state.model.classes);
+  drawDownloads(waiting);
+}
+
+// What is taken along is whole: of all images, and with their last answers.
+export function drawDownloads(waiting = unanswered().length) {
+  const pending = state.reading > 0 || (!state.model.problem && unsent().length > 0) || (able() && waiting > 0);
+  find("csv").disabled = pending || !state.queries.some((picture) => picture.answer);
+  find("zip").disabled = pending || state.packing || !able() || Boolean(state.model.classes);
+  find("take-wait").textContent = pending ? "Downloads come once every image is read and answered."
+    : state.packing ? "The classifier is being made …" : "";
 }
 
 function rateHint() {
@@ -43,15 +51,16 @@ function updateAnswer(card, picture) {
   const answer = shown(picture);
   card.classList.toggle("stale", Boolean(answer) && picture.answer.version !== state.version);
   card.classList.toggle("unknown", Boolean(answer?.unknown));
-  const drawn = JSON.stringify([answer, picture.answer?.version, state.classes.map(nameOf)]);
+  const drawn = JSON.stringify([answer, picture.answer?.version, picture.held, state.classes.map(nameOf)]);
   if (card.drawn === drawn) return;
   card.drawn = drawn;
-  const verdict = !answer ? "…" : answer.unknown ? "unknown" : `${answer.name} ${percent(answer.probability)}`;
+  const verdict = picture.held ? "not sent" : !answer ? "…"
+    : answer.unknown ? "unknown" : `${answer.name} ${percent(answer.probability)}`;
   card.querySelector(".verdict").textContent = verdict;
   const rest = (answer?.ranked.length ?? 0) - BARS;
   card.querySelector(".bars").replaceChildren(...(answer?.ranked ?? []).slice(0, BARS).map(bar),
     ...(rest > 0 ? [element("li", {className: "quiet", textContent: `and ${rest} more`})] : []));
-  const near = answer && !state.model.classes ? nearest(picture) : [];
+  const near = answer && !state.model.classes ? nearest(picture).filter((each) => each.picture.url) : [];
   card.querySelector(".near").replaceChildren(...(near.length ? [element("span", {className: "quiet",
     textContent: "nearest"})] : []), ...near.map(({picture: other, classId}) => element("figure", {},
     element("img", {src: other.url, alt: "", title: other.name}),

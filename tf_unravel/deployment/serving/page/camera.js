@@ -3,6 +3,7 @@
 import {find, element} from "./view.js";
 
 let taken = 0;
+let opened = 0; // times that the dialog was; it may be closed, and opened again, while the permission is asked for
 
 // Calls onFile with every picture that is taken.
 export function openCamera(onFile) {
@@ -15,21 +16,25 @@ export function openCamera(onFile) {
 
 async function inDialog(onFile) {
   const dialog = find("camera"), video = dialog.querySelector("video"), line = find("camera-line");
+  const mine = ++opened, isOpen = () => dialog.open && mine === opened;
+  const off = (stream) => stream?.getTracks().forEach((track) => track.stop());
   line.textContent = "";
-  dialog.showModal();
-  let stream = null;
   find("camera-take").onclick = () => shot(video, (file) => {
     onFile(file);
     line.textContent = `${file.name} taken.`;
   });
   find("camera-close").onclick = () => dialog.close();
-  dialog.onclose = () => stream?.getTracks().forEach((track) => track.stop());
+  dialog.onclose = () => {
+    off(video.srcObject);
+    video.srcObject = null;
+  };
+  dialog.showModal();
   try {
-    stream = await navigator.mediaDevices.getUserMedia({video: {facingMode: "environment"}, audio: false});
-    video.srcObject = stream;
-    if (!dialog.open) dialog.onclose();
+    const stream = await navigator.mediaDevices.getUserMedia({video: {facingMode: "environment"}, audio: false});
+    if (isOpen()) video.srcObject = stream;
+    else off(stream);
   } catch (error) {
-    line.textContent = `The camera cannot be used (${error.message}).`;
+    if (isOpen()) line.textContent = `The camera cannot be used (${error.message}).`;
   }
 }
 

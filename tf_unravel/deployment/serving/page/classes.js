@@ -47,28 +47,32 @@ function thumb(picture, remove) {
   return element("li", {}, element("img", {src: picture.url, alt: picture.name, title: picture.name}), button);
 }
 
-// What a labelled image looks like by a fit without it, if that is another class.
+// What a labelled image looks like by a fit without it, if that is another class. While the images are checked again,
+// what the last check said stays.
 function suspicion(one, picture) {
-  const found = state.checked === state.version ? state.leftOut?.get(picture.id) : null;
-  return found && found.classId !== one.id ? found : null;
+  const found = state.refused && state.checked !== state.version ? null : state.leftOut?.get(picture.id);
+  if (!found || found.classId === one.id) return null;
+  return state.classes.some(({id}) => id === found.classId) ? found : null;
 }
 
 export function drawCheck(actions) {
-  const judged = [...(state.leftOut ?? new Map()).values()].filter(Boolean).length;
-  const current = !state.model.classes && ready() && state.checked === state.version;
-  find("check").hidden = !current && !(state.refused && !state.model.classes);
-  if (find("check").hidden) return;
+  const box = find("check"), judged = [...(state.leftOut ?? new Map()).values()].filter(Boolean).length;
+  const focused = box.contains(document.activeElement);
+  box.hidden = Boolean(state.model.classes) || !(state.refused || (ready() && state.checked));
+  if (box.hidden && focused) find("teach-title").focus();
+  if (box.hidden) return;
   const doubts = state.classes.flatMap((one) => one.pictures.map((picture) => ({one, picture,
     looks: suspicion(one, picture)}))).filter(({looks}) => looks)
     .sort((a, b) => b.looks.probability - a.looks.probability);
-  find("check-line").textContent = state.refused?.line ?? checkLine(judged, judged - doubts.length);
+  find("check-line").textContent = state.refused ?? checkLine(judged, judged - doubts.length);
   const more = doubts.length - SUSPECTS;
   find("more-suspects").textContent = more > 0 ? `and ${more} more, framed above` : "";
   const named = doubts.slice(0, SUSPECTS).map((doubt) => ({...doubt, id: doubt.picture.id}));
-  keyed(find("suspects"), named, suspect, (item, doubt) => updateSuspect(item, doubt, actions));
+  keyed(find("suspects"), named, suspect, (item, doubt) => updateSuspect(item, doubt, actions), find("check-line"));
 }
 
 function checkLine(judged, right) {
+  if (state.checked !== state.version) return "Checking the labelled images …";
   if (state.leftOut === null) return "This head adapts the network, and labelled images are not checked.";
   if (!judged) return "Give a class a second image, and the labelled images are checked against each other.";
   return `${right} of ${judged} labelled images (${percent(right / judged)}) are recognised by the others.`;

@@ -8,21 +8,23 @@ import {element} from "./view.js";
 export function csvText() {
   // By class and not by name, which two classes may have in common.
   const columns = state.model.classes ? [...state.model.classes.keys()] : taught().map((one) => one.id);
-  const rows = [["file", "class", "probability", "margin", "p_known", ...classNames()]];
+  const rows = [["file", "class", "probability", "margin", "p_known", ...classNames().map(text)]];
   for (const picture of state.queries) {
     const answer = shown(picture);
     if (!answer) continue;
     const [first, second] = answer.ranked;
     const {classIds} = picture.answer;
     const of = new Map(answer.ranked.map(({place, probability}) => [classIds?.[place] ?? place, probability.toFixed(6)]));
-    rows.push([picture.name, answer.name, first.probability.toFixed(6),
+    rows.push([text(picture.name), text(answer.name), first.probability.toFixed(6),
       (first.probability - second.probability).toFixed(6), answer.pKnown?.toFixed(6) ?? "",
       ...columns.map((column) => of.get(column) ?? "")]);
   }
-  return rows.map((row) => `${row.map(cell).join(",")}\n`).join("");
+  return `\ufeff${rows.map((row) => `${row.map(cell).join(",")}\n`).join("")}`; // Excel asks for the mark of UTF-8
 }
 
-const cell = (text) => (/[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
+// What begins like a formula a spreadsheet would compute; after an apostrophe it is shown.
+const text = (words) => (/^[=+\-@\t\r]/.test(words) ? `'${words}` : words);
+const cell = (value) => (/[",\r\n]/.test(value) ? `"${value.replaceAll('"', '""')}"` : value);
 
 export function save(blob, name) {
   const link = element("a", {href: URL.createObjectURL(blob), download: name});
@@ -31,6 +33,7 @@ export function save(blob, name) {
 }
 
 export async function classifier() {
-  const answer = await post("/page/classifier", {...await supportRequest(), class_names: classNames()});
+  const names = classNames(); // of the same moment as the labels
+  const answer = await post("/page/classifier", {...await supportRequest(), class_names: names});
   return answer.blob();
 }

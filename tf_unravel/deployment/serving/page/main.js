@@ -1,12 +1,12 @@
 // Wires the page: what is done on it changes `state`, is drawn, and asked of the server.
 
-import {newClass, nameOf, nameProblem, shown, state, supportChanged} from "./state.js";
-import {droppedFiles, readAll} from "./pictures.js";
+import {held, newClass, nameOf, nameProblem, shown, state, supportChanged} from "./state.js";
+import {droppedFiles, forget, readAll} from "./pictures.js";
 import {model, onAway} from "./server.js";
 import {onChange, work} from "./work.js";
-import {drawModel, dropZone, find, percent, showProblem} from "./view.js";
+import {drawHeld, drawModel, dropZone, find, many, percent, showProblem} from "./view.js";
 import {drawCheck, drawClasses} from "./classes.js";
-import {drawAnswers} from "./answers.js";
+import {drawAnswers, drawDownloads} from "./answers.js";
 import {openCamera} from "./camera.js";
 import {classifier, csvText, save} from "./downloads.js";
 
@@ -18,6 +18,7 @@ function draw() {
     drawClasses(actions);
     drawCheck(actions);
     drawAnswers(actions);
+    drawHeld();
     announce();
   });
 }
@@ -37,12 +38,25 @@ function take(files, add) {
     add(picture);
     change();
   };
-  readAll(files, isHere, showProblem, draw);
+  readAll(files, isHere, showProblem, () => {
+    if (!state.reading) state.refused = null; // with other images it may be another answer
+    change();
+  });
   draw();
 }
 
+function tryAgain() {
+  held().forEach((picture) => { picture.held = null; });
+  state.refused = null;
+  find("progress").focus(); // the button goes
+  change();
+}
+
 const actions = {
-  teach: (one, files) => take(files, (picture) => one.pictures.push(picture)),
+  teach: (one, files) => take(files, (picture) => {
+    if (state.classes.includes(one)) one.pictures.push(picture);
+    else forget(picture);
+  }),
   camera: (one) => openCamera((file) => actions.teach(one, [file])),
   rename(one, name) {
     one.name = name;
@@ -53,12 +67,13 @@ const actions = {
     const place = list.indexOf(picture);
     if (place < 0) return; // left out meanwhile
     list.splice(place, 1);
-    URL.revokeObjectURL(picture.url);
+    forget(picture);
     if (one || state.model.transductive) changeSupport();
     else change();
   },
   removeClass(one) {
     state.classes.splice(state.classes.indexOf(one), 1);
+    one.pictures.forEach(forget);
     changeSupport();
   },
   move(one, other, picture) {
@@ -87,7 +102,7 @@ function announce() {
 }
 
 function takeDrops() {
-  const zoneOf = (event) => event.target.closest?.(".class, #ask");
+  const zoneOf = (event) => event.target.closest?.(".class, #ask") ?? (state.model.classes && find("ask"));
   for (const kind of ["dragover", "dragleave", "drop"]) {
     document.addEventListener(kind, (event) => {
       event.preventDefault(); // a file that misses would take the page's place
@@ -96,26 +111,29 @@ function takeDrops() {
     });
   }
   document.addEventListener("drop", async (event) => {
-    const zone = zoneOf(event);
-    if (!zone) return;
-    const one = state.classes.find(({id}) => id === Number(zone.dataset.id));
-    const files = await droppedFiles(event.dataTransfer);
-    if (one) actions.teach(one, files);
-    else ask(files);
+    if (!event.dataTransfer.types.includes("Files")) return;
+    const zone = zoneOf(event), files = await droppedFiles(event.dataTransfer, showProblem);
+    const one = state.classes.find(({id}) => id === Number(zone?.dataset.id));
+    if (!files.length) showProblem("Nothing was taken: there are no files in what was dropped.");
+    else if (one) actions.teach(one, files);
+    else if (zone === find("ask")) ask(files);
+    else showProblem(`Not taken: ${many(files.length, "file")}. Drop images on a class, or on “Images to recognise”.`);
   });
 }
 
 async function saveClassifier() {
   const wrong = state.classes.find((one) => one.pictures.length && nameProblem(one));
   if (wrong) return showProblem(`The classifier was not made: ${nameOf(wrong)}: ${nameProblem(wrong)}`);
-  const button = find("zip");
-  button.setAttribute("aria-busy", "true");
+  state.packing = true;
+  drawDownloads();
   try {
     save(await classifier(), `${state.model.name}.zip`);
   } catch (error) {
     showProblem(`The classifier was not made: ${error.message}`);
   } finally {
-    button.removeAttribute("aria-busy");
+    state.packing = false;
+    drawDownloads();
+    if (document.activeElement === document.body) find("zip").focus(); // which it lost when it was disabled
   }
 }
 
@@ -146,6 +164,7 @@ async function start() {
   });
   find("csv").addEventListener("click", () => save(new Blob([csvText()], {type: "text/csv"}), "answers.csv"));
   find("zip").addEventListener("click", saveClassifier);
+  find("again").addEventListener("click", tryAgain);
   window.addEventListener("beforeunload", (event) => {
     if (state.queries.length || state.classes.some((one) => one.pictures.length)) event.preventDefault();
   });

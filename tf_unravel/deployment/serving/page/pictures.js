@@ -1,4 +1,5 @@
-// Files become pictures: {id, name, file, url, vector, features, answer}, `file` what is sent and `url` a small one.
+// Files become pictures: {id, name, file, url, vector, features, answer, held}, `file` what is sent, `url` a small one
+// and `held` why it was not taken.
 
 import {newId, state} from "./state.js";
 
@@ -38,10 +39,17 @@ async function read(file) {
     const sent = known && small ? new Blob([await file.arrayBuffer()])
       : await reduced(bitmap, file.type, limit);
     const url = URL.createObjectURL(await drawn(bitmap, THUMBNAIL, "image/png"));
-    return {id: newId(), name: file.name, file: sent, url, vector: null, features: null, answer: null};
+    return {id: newId(), name: file.name, file: sent, url, vector: null, features: null, answer: null,
+      held: null};
   } finally {
     bitmap.close();
   }
+}
+
+// Frees what shows a picture that has left the page.
+export function forget(picture) {
+  URL.revokeObjectURL(picture.url);
+  picture.url = null;
 }
 
 // An image as a file that may be sent: no smaller than the model's own images, unless the limit is.
@@ -69,13 +77,17 @@ function drawn(bitmap, side, type) {
 }
 
 // The files of a drop, those in dropped folders too.
-export async function droppedFiles(transfer) {
+export async function droppedFiles(transfer, problem) {
   const entries = [...transfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
   if (!entries.length) return [...transfer.files];
-  return (await Promise.all(entries.map(filesBelow))).flat();
+  const below = (entry) => filesBelow(entry, below).catch(() => {
+    problem(`${entry.name} cannot be read; it was left out.`);
+    return [];
+  });
+  return (await Promise.all(entries.map(below))).flat();
 }
 
-async function filesBelow(entry) {
+async function filesBelow(entry, below) {
   if (entry.isFile) return [await new Promise((resolve, reject) => entry.file(resolve, reject))];
   const reader = entry.createReader(), found = [];
   for (;;) { // it gives a hundred at a time
@@ -84,5 +96,5 @@ async function filesBelow(entry) {
     found.push(...some);
   }
   const visible = found.filter((each) => !each.name.startsWith("."));
-  return (await Promise.all(visible.map(filesBelow))).flat();
+  return (await Promise.all(visible.map(below))).flat();
 }

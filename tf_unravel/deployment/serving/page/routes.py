@@ -104,6 +104,7 @@ class _Answers:
             "classes": self.model.baked_classes,
             "reads": None if self.few_shot is None else self.few_shot.reads,
             "max_bytes": self.gate.max_bytes,
+            "max_images": self.gate.max_images,
             "lowest_rate": lowest_rate(self.model, np.repeat(np.arange(len(counts)), counts)) if counts else None,
         })
 
@@ -115,12 +116,19 @@ class _Answers:
                 raise BadRequest(f"the body must be a JSON object. Received: {type(values).__name__}")
             if values.get("model") != self.id:
                 return refusal(409, "the server has another model now")
+            self._admit(values)
             return compute(values)
 
         async def endpoint(request: Request) -> Response:
             return await self.gate.answer(request, answer)
 
         return endpoint
+
+    def _admit(self, values: Mapping[str, Any]) -> None:
+        """Refuses too many images, before they are decoded."""
+        count = sum(len(values[key]) for key in ("images", "support", "query") if isinstance(values.get(key), list))
+        files = "images" in values or self.few_shot is None or self.few_shot.reads == "files"
+        (self.gate.admit if files else self.gate.admit_features)(count)
 
     def features(self, values: Mapping[str, Any]) -> Response:
         files = strings("images", values.get("images"))

@@ -9,8 +9,9 @@ export const state = {
   checked: 0,       // the version that the check below is of
   leftOut: null,    // picture id -> {classId, probability}; null where the head gives none
   lowestRate: null, // at which the labelled images can tell an unknown one
-  refused: null,    // {version, line}: what the server does not take
+  refused: null,    // what the server says against the labelled images of this version; a line
   reading: 0,       // files that are being read
+  packing: false,   // whether the classifier is being made
 };
 
 let lastId = 0;
@@ -38,6 +39,9 @@ export function nameById(id) {
 
 export const ready = () => Boolean(state.model && !state.model.problem && (state.model.classes || taught().length > 1));
 
+// Whether the server can be asked about other images.
+export const able = () => ready() && !state.refused;
+
 // The labelled images as {picture, label, classId}.
 export function support() {
   const of = (one, label) => one.pictures.filter((picture) => picture.vector)
@@ -46,6 +50,14 @@ export function support() {
 }
 
 export const allPictures = () => [...state.classes.flatMap((one) => one.pictures), ...state.queries];
+
+// Those that are yet to be sent, and those that were not taken.
+export const unsent = () => allPictures().filter((picture) => !picture.vector && !picture.held);
+export const held = () => allPictures().filter((picture) => picture.held);
+
+// Those to recognise whose answer, of these labelled images, is yet to come.
+export const unanswered = () => state.queries.filter((picture) => !picture.held
+  && picture.answer?.version !== state.version);
 
 export function supportChanged() {
   state.version += 1;

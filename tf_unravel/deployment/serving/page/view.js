@@ -1,9 +1,10 @@
 // What the page is drawn with; only texts and pictures are put in, never markup.
 
-import {state} from "./state.js";
+import {held, state} from "./state.js";
 
 const COLOURS = 8; // in style.css
 const LINES = 5; // of problems
+const NAMED = 16; // images that were not taken
 export const find = (id) => document.getElementById(id);
 export const colour = (place) => `var(--class-${Math.max(0, place) % COLOURS})`;
 export const percent = (p) => (p > 0.995 && p < 1 ? "> 99\u00a0%" : `${Math.round(100 * p)}\u00a0%`);
@@ -15,23 +16,26 @@ export function element(tag, properties = {}, ...children) {
   return made;
 }
 
+const FIRST = "button, input";
+
 // Puts the elements of some things into a list, each made once. What has the focus keeps it; if it goes, a neighbour
-// has it then.
-export function keyed(list, things, make, update) {
-  const there = new Map([...list.children].map((child) => [Number(child.dataset.id), child]));
-  things.forEach((thing, place) => {
-    const child = there.get(thing.id) ?? make(thing);
-    child.dataset.id = thing.id;
-    there.delete(thing.id);
+// has it then, or `home`, by default the first button of what the list is in.
+export function keyed(list, things, make, update, home = null) {
+  const before = [...list.children], focused = list.contains(document.activeElement) ? document.activeElement : null;
+  const there = new Map(before.map((child) => [Number(child.dataset.id), child]));
+  const now = things.map((thing) => there.get(thing.id) ?? make(thing)), staying = new Set(now);
+  const at = before.findIndex((child) => child.contains(focused));
+  before.filter((child) => !staying.has(child)).forEach((child) => child.remove());
+  now.forEach((child, place) => {
+    child.dataset.id = things[place].id;
     if (list.children[place] !== child) list.insertBefore(child, list.children[place] ?? null);
-    update(child, thing, place);
+    update(child, things[place], place);
   });
-  for (const gone of there.values()) {
-    const next = gone.nextElementSibling ?? gone.previousElementSibling ?? list.closest("article, section");
-    const moved = gone.contains(document.activeElement) && next?.querySelector("button, input");
-    gone.remove();
-    if (moved) moved.focus();
-  }
+  if (!focused || document.activeElement !== document.body) return;
+  const stays = (child) => staying.has(child);
+  const next = before.slice(at).find(stays) ?? before.slice(0, at).findLast(stays);
+  const heir = next?.querySelector(FIRST) ?? home ?? list.closest("article, section").querySelector(FIRST);
+  (focused.isConnected ? focused : heir).focus(); // what is moved in the document loses it too
 }
 
 export function dropZone(text, onFiles, onCamera) {
@@ -51,12 +55,26 @@ export function drawModel() {
   find("model").textContent = `${name}: images of ${size[0]} × ${size[1]} pixels, ${head}`;
 }
 
+// What was not taken, as by a proxy in front of the server, stays on the page and is sent again when somebody asks.
+export function drawHeld() {
+  const pictures = held(), more = pictures.length - NAMED;
+  find("held").hidden = !pictures.length;
+  if (!pictures.length) return;
+  const names = pictures.slice(0, NAMED).map(({name}) => name).join(", ");
+  find("held-line").textContent = `Not sent (${pictures[0].held.replace(/\.$/, "")}), and kept here: ${names}`
+    + `${more > 0 ? ` and ${more} more` : ""}.`;
+}
+
 // A line that stays until it is closed; of many, the last few and how many more.
 export function showProblem(line) {
   const list = find("problems");
   const close = element("button", {type: "button", textContent: "×", ariaLabel: "Close this message"});
   const shownLine = element("p", {}, element("span", {textContent: line}), close);
-  close.addEventListener("click", () => shownLine.remove());
+  close.addEventListener("click", () => {
+    const next = shownLine.nextElementSibling ?? shownLine.previousElementSibling;
+    shownLine.remove();
+    (next?.querySelector("button") ?? find("teach-title")).focus();
+  });
   list.append(shownLine);
   while (list.children.length > LINES) list.firstElementChild.remove();
 }

@@ -1,10 +1,12 @@
 // What is to be asked of the server, one request after the other, until everything on the page has its answer.
 
-import {allPictures, ready, state, support, supportChanged, taught} from "./state.js";
+import {able, allPictures, state, support, supportChanged, taught, unanswered, unsent} from "./state.js";
 import {Refused, base64, model, post, vectorOf} from "./server.js";
+import {forget} from "./pictures.js";
 
-const FEATURES_AT_ONCE = 16, ANSWERS_AT_ONCE = 64; // few enough for answers to be seen soon
+const ANSWERS_AT_ONCE = 64; // few enough for answers to be seen soon
 
+let featuresAtOnce = 16;
 let working = false;
 let changed = () => {};
 let problem = () => {};
@@ -18,7 +20,8 @@ export async function work() {
   working = true;
   try {
     for (let step = next(); step; step = next()) {
-      await step().catch(refused);
+      const {version} = state; // that is asked about; it may be another one when the answer comes
+      await step().catch((error) => refused(error, version));
       changed();
     }
   } finally {
@@ -26,25 +29,25 @@ export async function work() {
   }
 }
 
-async function refused(error) {
+async function refused(error, version) {
   if (!(error instanceof Refused)) throw error;
   if (error.status !== 409) {
-    state.refused = {version: state.version, line: error.message};
+    if (version !== state.version) return; // of labelled images that have changed meanwhile
+    state.refused = error.message;
     if (state.model.classes) problem(error.message); // of the others it stands below the classes
     return;
   }
   state.model = await model(); // another one: the images are still here, its features are not
-  for (const picture of allPictures()) Object.assign(picture, {vector: null, features: null});
+  for (const picture of allPictures()) Object.assign(picture, {vector: null, features: null, held: null});
+  Object.assign(state, {checked: 0, leftOut: null});
   supportChanged();
 }
 
-const unanswered = () => state.queries.filter((picture) => picture.vector && picture.answer?.version !== state.version);
-
 function next() {
   if (!state.model || state.model.problem) return null;
-  const raw = allPictures().filter((picture) => !picture.vector);
+  const raw = unsent();
   if (raw.length) return () => features(raw);
-  if (!ready() || state.refused?.version === state.version) return null;
+  if (!able()) return null;
   if (!state.model.classes && state.checked !== state.version) return check;
   return unanswered().length ? answers : null;
 }
@@ -62,14 +65,17 @@ function fitting(pictures, sizeOf, room, most) {
 const room = () => 0.9 * state.model.max_bytes;
 
 async function features(raw) {
-  const sent = fitting(raw, (picture) => 1.4 * picture.file.size, room(), FEATURES_AT_ONCE);
+  const most = Math.min(featuresAtOnce, state.model.max_images);
+  const sent = fitting(raw, (picture) => 1.4 * picture.file.size, room(), most);
   const images = await Promise.all(sent.map(async (picture) => ({b64: await base64(picture.file)})));
   let answer;
   try {
     answer = await (await post("/page/features", {model: state.model.id, images})).json();
   } catch (error) {
     if (!(error instanceof Refused) || error.status === 409) throw error;
-    sent.forEach((picture) => leaveOut(picture, error.message));
+    // A proxy may take less at a time than the server.
+    if (error.status === 413 && sent.length > 1) featuresAtOnce = sent.length >> 1;
+    else sent.forEach((picture) => { picture.held = error.message; });
     return;
   }
   answer.images.forEach((found, i) => {
@@ -80,11 +86,11 @@ async function features(raw) {
 }
 
 function leaveOut(picture, why) {
+  const list = [state.queries, ...state.classes.map((one) => one.pictures)].find((each) => each.includes(picture));
+  if (!list) return; // removed meanwhile
   problem(`${picture.name} cannot be used: ${why.replace(/\.$/, "")}; it was left out.`);
-  for (const list of [state.queries, ...state.classes.map((one) => one.pictures)]) {
-    const place = list.indexOf(picture);
-    if (place >= 0) list.splice(place, 1);
-  }
+  list.splice(list.indexOf(picture), 1);
+  forget(picture);
 }
 
 // A picture as the model's head reads it.
@@ -112,8 +118,10 @@ async function answers() {
   const given = state.model.classes ? {model: state.model.id} : await supportRequest();
   const read = (picture) => (state.model.reads === "features" ? picture.features.length : 1.4 * picture.file.size);
   const taken = (given.support ?? []).reduce((sum, each) => sum + each.b64.length + 10, 0);
-  const most = state.model.transductive ? Infinity : ANSWERS_AT_ONCE;
-  const asked = fitting(unanswered(), read, room() - taken, most);
+  const files = state.model.reads === "features" ? Infinity : state.model.max_images - (given.support ?? []).length;
+  const most = state.model.transductive ? Infinity : Math.max(1, Math.min(ANSWERS_AT_ONCE, files));
+  const asked = fitting(unanswered().filter((picture) => picture.vector), read, room() - taken, most);
+  if (!asked.length) return; // removed while their files were read
   const query = await Promise.all(asked.map(asRead));
   const found = await (await post("/page/answers", {...given, query})).json();
   asked.forEach((picture, i) => {
