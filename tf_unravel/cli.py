@@ -212,7 +212,8 @@ def _add_classify(classify: argparse.ArgumentParser) -> None:
     classify.add_argument("--out", default="classification", help="a folder for classification.csv and .json; default "
                                                                   "classification")
     classify.add_argument("--figure", action="store_true",
-                          help="draw contact_sheet.png: the images beside their nearest labelled ones")
+                          help="draw contact_sheet.png, the images beside their nearest labelled ones, and "
+                               "confusion.png, which classes are taken for which, of folders named after classes")
     classify.add_argument("--on_corrupt", default="error", choices=("error", "skip"),
                           help="stop at an image that cannot be read (default), or skip it")
 
