@@ -24,6 +24,9 @@ def evaluated(runs=3, heads=4, shots=(1, 5)):
              "ci95": rng.uniform(0.001, 0.01), "num_tasks": 2000, "split": "toy/test"}
             for run in NAMES[:runs] for head in HEADS[:heads] for count in shots]
     for row in rows:
+        pairs = rng.permutation(20)[:10]
+        row["mixed_up"] = [{"classes": [f"class {pair}", f"a long name of a class {pair % 7}"], "rate": rate}
+                           for pair, rate in zip(pairs, np.sort(rng.uniform(0.05, 0.4, 10))[::-1], strict=True)]
         probabilities, labels = rng.dirichlet(np.ones(5), 300), rng.integers(5, size=300)
         row["calibration"] = {"bins": 15} | {
             when: dataclasses.asdict(evaluation.reliability(values, labels))
@@ -58,7 +61,8 @@ def intervals(panel):
     return [values for _, *values in sorted(found)]
 
 
-@pytest.mark.parametrize(("runs", "heads", "shots"), [(1, 1, (1,)), (3, 4, (1, 5)), (12, 2, (1, 5)), (1, 7, (5, 1, 20))])
+@pytest.mark.parametrize(("runs", "heads", "shots"),
+                         [(1, 1, (1,)), (3, 4, (1, 5)), (12, 2, (1, 5)), (1, 7, (5, 1, 20))])
 def test_each_row_is_a_dot_with_its_interval(runs, heads, shots):
     rows = evaluated(runs, heads, shots)
     figure = plots.accuracy_figure(rows)
@@ -81,7 +85,7 @@ def texts(figure):
     legends = [*figure.legends]
     for panel in figure.axes:
         if panel.axison:
-            ticks = [tick.label1 for axis in (panel.xaxis, panel.yaxis) for tick in axis._update_ticks()]  # those in view
+            ticks = [tick.label1 for axis in (panel.xaxis, panel.yaxis) for tick in axis._update_ticks()]  # in view
             found += [panel.title, panel.xaxis.label, panel.yaxis.label, *ticks, *panel.texts]
             legends += [panel.get_legend()] if panel.get_legend() else []
     for legend in legends:
@@ -93,7 +97,8 @@ def texts(figure):
 @pytest.mark.filterwarnings("ignore:Glyph .* missing from font")
 def test_nothing_overlaps_and_nothing_is_small(runs, heads):
     rows = evaluated(runs, heads)
-    for figure in (plots.accuracy_figure(rows), plots.reliability_figure(rows), plots.clustering_figure(measured(runs))):
+    for figure in (plots.accuracy_figure(rows), plots.reliability_figure(rows), plots.mixed_up_figure(rows),
+                   plots.clustering_figure(measured(runs))):
         figure.draw_without_rendering()
         seen = texts(figure)
         assert min(text.get_fontsize() for text in seen) >= 8
@@ -149,6 +154,26 @@ def test_reliability_curves_are_those_of_the_rows():
     assert plots.reliability_figure(rows) is None
 
 
+def test_the_pairs_mixed_up_most_are_those_of_the_rows():
+    rows = evaluated(2, 3)
+    figure = plots.mixed_up_figure(rows)
+    assert len(figure.axes) == 4
+    for number, panel in enumerate(figure.axes):
+        mine = [row for row in rows if row["run"] == NAMES[number // 2] and row["shots"] == (1, 5)[number % 2]]
+        assert panel.get_title().endswith(f"5-way {(1, 5)[number % 2]}-shot")
+        means = {}
+        for row in mine:
+            for pair in row["mixed_up"]:
+                means[tuple(pair["classes"])] = means.get(tuple(pair["classes"]), 0) + pair["rate"]
+        first = sorted(means, key=means.__getitem__, reverse=True)[:10]
+        expected = [(100 * pair["rate"], first.index(tuple(pair["classes"])), HEADS.index(row["head"]))
+                    for row in mine for pair in row["mixed_up"] if tuple(pair["classes"]) in first]
+        found = [(x, y, head) for head, line in enumerate(panel.lines) for x, y in zip(*line.get_data(), strict=True)]
+        np.testing.assert_allclose(sorted(found), sorted(expected))
+        assert [text.get_text().split(" – ")[0] for text in panel.get_yticklabels()] == [pair[0] for pair in first]
+    assert plots.mixed_up_figure([{**row, "mixed_up": []} for row in rows]) is None
+
+
 def test_clustering_is_drawn_with_95_percent():
     figure = plots.clustering_figure(measured(3))
     for panel, name in zip(figure.axes, ("r_fc", "r_hv"), strict=True):
@@ -162,7 +187,7 @@ def test_clustering_is_drawn_with_95_percent():
 
 def test_the_same_rows_give_the_same_pixels():
     for draw, rows in ((plots.accuracy_figure, evaluated()), (plots.reliability_figure, evaluated(1, 2)),
-                       (plots.clustering_figure, measured())):
+                       (plots.mixed_up_figure, evaluated()), (plots.clustering_figure, measured())):
         np.testing.assert_array_equal(drawn(draw(rows)), drawn(draw(rows)))
 
 

@@ -1,9 +1,11 @@
-"""What `evaluate` and `measure` draw, from the rows of their tables: dots with intervals, and reliability curves.
+"""What `evaluate` and `measure` draw, from the rows of their tables: dots with intervals, reliability curves, pairs of
+classes that are mixed up.
 
 A series (a head) has a colour and a marker of its own, before and after calibration also a line style, so that a
 figure can be read in black and white. All text is of 8 points or more; a figure grows with its rows.
 """
 
+import itertools
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -22,6 +24,7 @@ _LINE, _AROUND = 0.19, 1.5  # inches: a dot's line; what stands above and below 
 _ACROSS = 6  # panels side by side
 _SMALL = 8.5  # points
 _FEW = 0.005  # of the queries: no line goes to a bin with fewer
+_PAIRS = 10  # of classes, in a panel
 
 
 _BARS = ("Bars: share of queries in each bin, grey after calibration, dashed before. Points grow with it; lines join "
@@ -91,8 +94,13 @@ def _dot_figure(panels: Mapping[str, Sequence[Dot]], axis: str, said: str, at_le
         if number and _groups(dots) == _groups(next(iter(panels.values()))):
             panel.set_yticklabels([])
     _legend(figure, styles)
-    figure.supxlabel(plain(said), fontsize=_SMALL)
+    figure.supxlabel(_wrapped(said, figure), fontsize=_SMALL)
     return figure
+
+
+def _wrapped(text: str, figure: Figure) -> str:
+    """In lines as wide as the figure, about."""
+    return "\n".join(textwrap.wrap(plain(text), int(13 * figure.get_size_inches()[0])))
 
 
 def _widen(panel: Axes, at_least: float) -> None:
@@ -152,6 +160,11 @@ def _draw_dots(panel: Axes, dots: Sequence[Dot], styles: Mapping[str, Mapping[st
     shown = names_shown(groups)
     panel.set_yticks([heights[numbers].mean() for numbers in groups.values()], [shown[name] for name in groups])
     panel.set_ylim(heights[-1], 0)
+    _plain_axes(panel)
+
+
+def _plain_axes(panel: Axes) -> None:
+    """Lines of a scale below, and none elsewhere."""
     panel.tick_params(labelsize=_SMALL)
     panel.tick_params(axis="y", length=0)
     panel.grid(axis="x", color="0.85", linewidth=0.6)
@@ -177,9 +190,9 @@ def reliability_figure(rows: Sequence[Row]) -> Figure | None:
     if not lines:
         return None
     columns = max(map(len, lines))
-    width = 2.3 * columns + 0.7
-    said = textwrap.wrap(_BARS, int(14 * width))
-    figure = new_figure(width, 2.95 * len(lines) + 0.7 + 0.15 * len(said))
+    figure = new_figure(2.3 * columns + 0.7, 2.95 * len(lines) + 0.7)
+    said = _wrapped(_BARS, figure)
+    figure.set_figheight(figure.get_figheight() + 0.15 * (1 + said.count("\n")))
     axes = figure.subplots(len(lines), columns, squeeze=False, sharex=True, sharey=True)
     shown = names_shown((row["run"] for row in rows), 26)
     for panels, line in zip(axes, lines, strict=True):
@@ -189,8 +202,53 @@ def reliability_figure(rows: Sequence[Row]) -> Figure | None:
         for panel, row in zip(panels, line, strict=False):
             heading = f"{plain(short(row['head']))}, {row['ways']}-way {row['shots']}-shot"
             _draw_reliability(panel, row["calibration"], f"{shown[row['run']]}\n{heading}")
-    figure.supxlabel("\n".join(["confidence, %", *said]), fontsize=_SMALL)
+    figure.supxlabel(f"confidence, %\n{said}", fontsize=_SMALL)
     return figure
+
+
+def mixed_up_figure(rows: Sequence[Row]) -> Figure | None:
+    """The pairs of classes that heads mix up most, a panel for each run and number of shots, a marker for each head.
+
+    A head has no marker at a pair that is not among the ten of its row.
+
+    Args:
+        rows: of evaluation.json.
+
+    Returns:
+        matplotlib Figure; None where no two classes met often enough.
+    """
+    runs, shots = (list(dict.fromkeys(row[key] for row in rows)) for key in ("run", "shots"))
+    if not any(row["mixed_up"] for row in rows):
+        return None
+    figure = new_figure(4.3 * len(shots) + 0.2, 2.9 * len(runs) + 1.0)
+    axes, styles = figure.subplots(len(runs), len(shots), squeeze=False), _styles(row["head"] for row in rows)
+    shown = names_shown(runs)
+    for panel, (run, count) in zip(axes.flat, itertools.product(runs, shots), strict=True):
+        mine = [row for row in rows if (row["run"], row["shots"]) == (run, count)]
+        if mine:
+            _draw_pairs(panel, mine, styles)
+            panel.set_title(f"{shown[run]}\n{mine[0]['ways']}-way {count}-shot", fontsize=9)
+    _legend(figure, styles)
+    said = "queries of either class answered to be of the other, % of those in tasks with both"
+    figure.supxlabel(_wrapped(said, figure), fontsize=_SMALL)
+    return figure
+
+
+def _draw_pairs(panel: Axes, rows: Sequence[Row], styles: Mapping[str, Mapping[str, Any]]) -> None:
+    """The pairs of the highest sums over heads, the highest on top."""
+    rates: dict[tuple[str, str], dict[str, float]] = {}
+    for row in rows:
+        for pair in row["mixed_up"]:
+            rates.setdefault(tuple(pair["classes"]), {})[row["head"]] = 100 * pair["rate"]
+    first = sorted(rates, key=lambda pair: -sum(rates[pair].values()))[:_PAIRS]
+    for row in rows:
+        head = row["head"]
+        points = [(rates[pair][head], height) for height, pair in enumerate(first) if head in rates[pair]]
+        panel.plot(*np.reshape(points, (-1, 2)).T, linestyle="none", markersize=5, **styles[head])
+    panel.set_yticks(range(len(first)), [" – ".join(plain(short(name, 16)) for name in pair) for pair in first])
+    panel.set_ylim(max(len(first), 1) - 0.5, -0.5)
+    panel.set_xlim(left=0)
+    _plain_axes(panel)
 
 
 def _draw_reliability(panel: Axes, calibration: Mapping[str, Any], title: str) -> None:

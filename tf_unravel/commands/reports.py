@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from tf_unravel import analysis, data, evaluation
 from tf_unravel.commands.figure_files import add_to_run, write_figures
-from tf_unravel.commands.plots import accuracy_figure, clustering_figure, reliability_figure
+from tf_unravel.commands.plots import accuracy_figure, clustering_figure, mixed_up_figure, reliability_figure
 from tf_unravel.commands.reliability import Asked, measured, prior_of, reliability_tables
 from tf_unravel.files import write_json
 from tf_unravel.heads import Head, Reads
@@ -86,7 +86,8 @@ def evaluate_runs(reading: Reading, head_names: Sequence[str], tasks: Tasks, ask
     """Accuracy of every run under every head, and what is asked besides.
 
     Adds to results.json of each run, which keeps what was evaluated before, and writes evaluation.json, this table,
-    and its figures: accuracy_<split>.png, and reliability_<split>.png where calibration is asked for.
+    and its figures: accuracy_<split>.png, confusion_<split>.png (the pairs of classes that were mixed up most), and
+    reliability_<split>.png where calibration is asked for.
 
     Args:
         reading: the runs.
@@ -115,15 +116,15 @@ def evaluate_runs(reading: Reading, head_names: Sequence[str], tasks: Tasks, ask
             besides = measured(asked, features, chosen, split, dataclasses.asdict(tasks), prior_of(run, chosen))
         for heads in _by_cost(chosen):
             accuracies = evaluation.evaluate_heads(run.backbone, heads, split, **dataclasses.asdict(tasks))
+            found = [(name, shots, accuracy) for name, each in accuracies.items() for shots, accuracy in each.items()]
             mine = [
                 {"run": title, "checkpoint": run.checkpoint, "checkpoint_step": run.step,
                  **accuracy_row(split, heads[name], shots, tasks, accuracy), "head": name,
                  **besides.get((name, shots), {})}
-                for name, by_shots in accuracies.items()
-                for shots, accuracy in by_shots.items()
+                for name, shots, accuracy in found
             ]
             run.folder.add_results(f"evaluation{reading.ending}", mine, TASKS)  # kept if a later head fails
-            rows += mine
+            rows += [{**row, **mixed_up(split, accuracy)} for row, (_, _, accuracy) in zip(mine, found, strict=True)]
         add_to_run(run, reading.split, evaluation_figures(rows[first:]), reading.ending)
     write_json(reading.folder / "evaluation.json", rows)
     figures = write_figures(reading.folder, reading.split, evaluation_figures(rows))
@@ -132,7 +133,8 @@ def evaluate_runs(reading: Reading, head_names: Sequence[str], tasks: Tasks, ask
 
 def evaluation_figures(rows: Sequence[dict[str, Any]]) -> dict[str, Figure | None]:
     """What is drawn of the rows of evaluation.json, by name."""
-    return {"accuracy": accuracy_figure(rows), "reliability": reliability_figure(rows)}
+    return {"accuracy": accuracy_figure(rows), "confusion": mixed_up_figure(rows),
+            "reliability": reliability_figure(rows)}
 
 
 def accuracy_row(
@@ -144,6 +146,13 @@ def accuracy_row(
         "shots": shots, "ways": tasks.ways, "queries": tasks.queries, "seed": tasks.seed,
         **{name: getattr(accuracy, name) for name in _SAVED},
     }
+
+
+def mixed_up(split: data.ClassImages, accuracy: evaluation.Accuracy) -> dict[str, Any]:
+    """What a row of evaluation.json, and no other record, says of the pairs of classes that were mixed up most."""
+    pairs = accuracy.confusion.most_mixed_up() if accuracy.confusion else []
+    return {"mixed_up": [{"classes": [split.class_names[a], split.class_names[b]], "rate": rate}
+                         for a, b, rate in pairs]}
 
 
 def _by_cost(heads: Mapping[str, Head]) -> Iterator[dict[str, Head]]:
