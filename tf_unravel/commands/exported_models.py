@@ -26,7 +26,6 @@ from tf_unravel.commands.reports import (
     accuracy_table,
     evaluation_figures,
     measurement_figures,
-    mixed_up,
     separation_table,
 )
 from tf_unravel.data.storage.cache import Create, cached_fill
@@ -150,8 +149,7 @@ def evaluate_models(question: Question, tasks: Tasks, asked: Asked | None = None
         mine = [{**accuracy_row(split, head, shots, tasks, accuracy), **besides.get((head.name, shots), {})}
                 for shots, accuracy in found.items()]
         _record(model, mine)
-        rows += [{"run": name, **row, **mixed_up(split, accuracy)}
-                 for row, accuracy in zip(mine, found.values(), strict=True)]
+        rows += [{"run": name, **row} for row in mine]
     out = pathlib.Path(question.out)
     write_json(out / "evaluation.json", rows)
     figures = write_figures(out, question.split, evaluation_figures(rows))

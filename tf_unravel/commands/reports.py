@@ -116,15 +116,15 @@ def evaluate_runs(reading: Reading, head_names: Sequence[str], tasks: Tasks, ask
             besides = measured(asked, features, chosen, split, dataclasses.asdict(tasks), prior_of(run, chosen))
         for heads in _by_cost(chosen):
             accuracies = evaluation.evaluate_heads(run.backbone, heads, split, **dataclasses.asdict(tasks))
-            found = [(name, shots, accuracy) for name, each in accuracies.items() for shots, accuracy in each.items()]
             mine = [
                 {"run": title, "checkpoint": run.checkpoint, "checkpoint_step": run.step,
                  **accuracy_row(split, heads[name], shots, tasks, accuracy), "head": name,
                  **besides.get((name, shots), {})}
-                for name, shots, accuracy in found
+                for name, by_shots in accuracies.items()
+                for shots, accuracy in by_shots.items()
             ]
             run.folder.add_results(f"evaluation{reading.ending}", mine, TASKS)  # kept if a later head fails
-            rows += [{**row, **mixed_up(split, accuracy)} for row, (_, _, accuracy) in zip(mine, found, strict=True)]
+            rows += mine
         add_to_run(run, reading.split, evaluation_figures(rows[first:]), reading.ending)
     write_json(reading.folder / "evaluation.json", rows)
     figures = write_figures(reading.folder, reading.split, evaluation_figures(rows))
@@ -140,19 +140,14 @@ def evaluation_figures(rows: Sequence[dict[str, Any]]) -> dict[str, Figure | Non
 def accuracy_row(
     split: data.ClassImages, head: Head, shots: int, tasks: Tasks, accuracy: evaluation.Accuracy
 ) -> dict[str, Any]:
-    """An accuracy and what it was measured on, as JSON."""
+    """An accuracy, what it was measured on, and the pairs of classes that were mixed up most, as JSON."""
+    pairs = accuracy.confusion.most_mixed_up() if accuracy.confusion else []
     return {
         "split": split.name, "fingerprint": split.fingerprint, "head": head.title, "settings": head.settings(),
         "shots": shots, "ways": tasks.ways, "queries": tasks.queries, "seed": tasks.seed,
         **{name: getattr(accuracy, name) for name in _SAVED},
+        "mixed_up": [{"classes": [split.class_names[a], split.class_names[b]], "rate": rate} for a, b, rate in pairs],
     }
-
-
-def mixed_up(split: data.ClassImages, accuracy: evaluation.Accuracy) -> dict[str, Any]:
-    """What a row of evaluation.json, and no other record, says of the pairs of classes that were mixed up most."""
-    pairs = accuracy.confusion.most_mixed_up() if accuracy.confusion else []
-    return {"mixed_up": [{"classes": [split.class_names[a], split.class_names[b]], "rate": rate}
-                         for a, b, rate in pairs]}
 
 
 def _by_cost(heads: Mapping[str, Head]) -> Iterator[dict[str, Head]]:
