@@ -263,11 +263,11 @@ def _draw_reliability(panel: Axes, calibration: Mapping[str, Any], title: str) -
         found = calibration[when]
         points = 100 * np.array([found["confidences"], found["accuracies"]])  # [2, bins]
         colour, face = COLOURS[number], "white" if when == "before" else COLOURS[number]
-        style = {"color": colour, "linestyle": LINES[number], "linewidth": 1.3}
+        style: dict[str, Any] = {"color": colour, "linestyle": LINES[number], "linewidth": 1.3}
         panel.plot(*points[:, share[when] >= 100 * _FEW], **style)
         some = share[when] > 0
-        panel.scatter(*points[:, some], s=8 + 0.9 * share[when][some], marker=MARKERS[number], facecolor=face,
-                      edgecolor=colour, zorder=3, clip_on=False)
+        panel.scatter(points[0, some], points[1, some], s=8 + 0.9 * share[when][some], marker=MARKERS[number],
+                      facecolor=face, edgecolor=colour, zorder=3, clip_on=False)
         panel.plot([], [], **style, marker=MARKERS[number], markersize=4.5, markerfacecolor=face,
                    label=f"{when}: ECE {100 * found['error']:.1f} %")
     panel.set(xlim=(0, 100), ylim=(0, 100), aspect="equal")

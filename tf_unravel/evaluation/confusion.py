@@ -33,7 +33,8 @@ class Confusion:
     @classmethod
     def of(cls, num_classes: int, queries: int) -> Confusion:
         """Before any task."""
-        return cls(*np.zeros((2, num_classes, num_classes), np.int64), queries)
+        answered, met = np.zeros((2, num_classes, num_classes), np.int64)
+        return cls(answered, met, queries)
 
     def add(self, classes: np.ndarray, answers: np.ndarray) -> None:
         """Adds the answers [T, WQ], labels 0..W-1, of tasks with these classes [T, W]; queries are class-major."""
