@@ -5,7 +5,10 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import tensorflow as tf
+from tensorboard.compat.proto import event_pb2
 
 from tests.runs.test_training import bindings
 from tf_unravel import cli, heads, runs
@@ -43,6 +46,37 @@ def test_evaluate_prints_every_run_head_and_shot(run_dirs, tmp_path, capsys):
     assert best["prototypes", 5] > best["prototypes", 1] > 0.3
 
 
+def test_figures_go_beside_the_table_into_the_runs_and_into_tensorboard(run_dirs, tmp_path, capsys):
+    """Whoever looks at TensorBoard sees the same picture as in the run's folder."""
+    shutil.copytree(run_dirs / "classical", tmp_path / "runs" / "classical")
+    shutil.copytree(run_dirs / "classical", tmp_path / "runs" / "again")
+    shutil.rmtree(tmp_path / "runs" / "again" / "tensorboard")
+    both = f"--run_dir={tmp_path / 'runs' / 'classical'},{tmp_path / 'runs' / 'again'}"
+    few = ["--heads=prototypes,ridge", "--tasks=100", "--ways=2", "--shots=1,2", "--queries=4", "--calibration"]
+    for command, names in ((["evaluate", both, *few], ("accuracy", "confusion", "reliability")),
+                           (["measure", both, "--pairs=50"], ("clustering", "lda"))):
+        assert cli.main([*command, f"--out={tmp_path}"]) == 0
+        said = capsys.readouterr().out.splitlines()
+        assert [line for line in said if "Figure" in line] == [f"Figure: {tmp_path / name}_test.png" for name in names]
+        for name in names:
+            wide = (tmp_path / f"{name}_test.png").read_bytes()
+            own = tmp_path / "runs" / "again" / "figures" / f"{name}_test.png"
+            assert wide.startswith(b"\x89PNG") and own.read_bytes().startswith(b"\x89PNG") and own.read_bytes() != wide
+    step = runs.FinishedRun(tmp_path / "runs" / "again").step
+    logged = {}
+    for path in (tmp_path / "runs" / "again" / "tensorboard").iterdir():
+        for event in tf.data.TFRecordDataset(str(path)):
+            event = event_pb2.Event.FromString(event.numpy())
+            logged |= {value.tag: (event.step, value.tensor.string_val[2]) for value in event.summary.value}
+    names = ("accuracy", "confusion", "reliability", "clustering", "lda")
+    assert set(logged) == {f"test/{name}" for name in names}
+    for name in names:
+        own = tmp_path / "runs" / "again" / "figures" / f"{name}_test.png"
+        assert logged[f"test/{name}"][0] == step
+        pixels = [tf.image.decode_png(png, channels=3) for png in (logged[f"test/{name}"][1], own.read_bytes())]
+        np.testing.assert_array_equal(*pixels)
+
+
 def test_the_table_names_the_checkpoint_of_every_run(run_dirs, tmp_path, capsys):
     few = ["--heads=ridge", "--tasks=6", "--queries=5", f"--out={tmp_path}"]
     best = json.loads((run_dirs / "classical" / "results.json").read_text())["training"]["best_step"]
@@ -71,9 +105,12 @@ def test_untrained_numbers_do_not_replace_trained_ones(command, section, few, ru
     run = f"--run_dir={run_dirs / 'classical'}"
     assert cli.main([command, run, f"--out={tmp_path}", *few]) == 0
     trained = json.loads((run_dirs / "classical" / "results.json").read_text())[section]
+    figures = {path.name: path.read_bytes() for path in (run_dirs / "classical" / "figures").iterdir()}
+    assert any(name.endswith("_test.png") for name in figures)
     assert cli.main([command, run, f"--out={tmp_path}", "--checkpoint=initial", *few]) == 0
     results = json.loads((run_dirs / "classical" / "results.json").read_text())
     assert results[section] == trained and results[f"{section}_initial"] != trained
+    assert all((run_dirs / "classical" / "figures" / name).read_bytes() == png for name, png in figures.items())
     assert "\ncheckpoint: initial (untrained)" in capsys.readouterr().out
 
 

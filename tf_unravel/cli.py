@@ -20,10 +20,12 @@ _EVALUATE = """example:
   tf-unravel evaluate --trained=cifar_fs_r2d2,cifar_fs_classical --data_root=cifar_fs
   tf-unravel evaluate --model=model --data_root=images --calibration --unknown
 An exported model is judged under the head that it carries, on all classes of the folder but those that it was
-trained on; its card records the accuracies."""
+trained on; its card records the accuracies. Beside the table, and in each run's figures/ and TensorBoard:
+accuracy_<split>.png, and confusion_<split>.png, the classes that are mixed up most."""
 _MEASURE = """example:
   tf-unravel measure --run_dir=runs/a,runs/b --out=runs/compared
-  tf-unravel measure --model=model --data_root=images"""
+  tf-unravel measure --model=model --data_root=images
+Beside the table, and in each run's figures/ and TensorBoard: clustering_<split>.png, lda_<split>.png."""
 _EXPORT = """example:
   tf-unravel export --run_dir=runs/demo --head=ridge --out=model
   tf-unravel export --backbone=EfficientNetV2B0 --head=ridge --out=model
@@ -141,8 +143,8 @@ def _add_reading(reading: argparse.ArgumentParser) -> None:
     reading.add_argument("--checkpoint", choices=("best", "last", "initial"),
                          help="of a run: the best by validation (default), the last, or the untrained weights")
     reading.add_argument("--seed", type=int, default=0, help="of the tasks or pairs that are drawn; default 0")
-    reading.add_argument("--out", help="a folder for the tables; default: the first run's, trained/ for --trained, "
-                                       "evaluation/ for --model")
+    reading.add_argument("--out", help="a folder for the tables and figures; default: the first run's, trained/ for "
+                                       "--trained, evaluation/ for --model")
 
 
 def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
@@ -158,7 +160,7 @@ def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
                           help="tasks that the accuracy is a mean over; default 2000")
     evaluate.add_argument("--calibration", action="store_true",
                           help="also: expected calibration error, confidence and accuracy, before and after the "
-                               "temperature that the support set gives")
+                               "temperature that the support set gives, and reliability_<split>.png")
     evaluate.add_argument("--unknown", type=float, nargs="?", const=0.05, metavar="RATE",
                           help="also: how well images of other classes are told (AUROC), and the false alarms and "
                                "detections of classify --unknown=RATE; default RATE 0.05")
@@ -212,7 +214,8 @@ def _add_classify(classify: argparse.ArgumentParser) -> None:
     classify.add_argument("--out", default="classification", help="a folder for classification.csv and .json; default "
                                                                   "classification")
     classify.add_argument("--figure", action="store_true",
-                          help="draw contact_sheet.png: the images beside their nearest labelled ones")
+                          help="draw contact_sheet.png, the images beside their nearest labelled ones, and "
+                               "confusion.png, which classes are taken for which, of folders named after classes")
     classify.add_argument("--on_corrupt", default="error", choices=("error", "skip"),
                           help="stop at an image that cannot be read (default), or skip it")
 

@@ -1,10 +1,13 @@
 """LDA projection: directions known in advance, plain LDA as the limit, noise that must stay noise; the figure."""
 
+import warnings
+
 import numpy as np
 import pytest
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from tf_unravel.analysis import choose_images, draw, lda_projection
+from tf_unravel.analysis.plot_style import figure_png
 
 CLASS_IDS = np.repeat([4, 1, 8], 100)
 
@@ -111,6 +114,17 @@ def test_each_extractor_may_bring_its_own_images():
     points = lda_projection(gaussian_classes(20, 5.0), CLASS_IDS)
     figure = draw({"a": points, "b": points[:200]}, {"a": CLASS_IDS, "b": CLASS_IDS[:200]})
     assert [len(panel.collections) for panel in figure.axes] == [3, 2]
+
+
+def test_names_of_any_kind_are_drawn_as_they_are_without_a_warning():
+    names = ("動物 $a$", "$b$ _c_", "ü")
+    class_ids = np.repeat([0, 1, 2], 100)
+    figure = draw({"$run$ 実行": lda_projection(gaussian_classes(20, 5.0), class_ids)}, class_ids, names)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert figure_png(figure).startswith(b"\x89PNG")
+    drawn = [text._preprocess_math(text.get_text()) for text in (figure.axes[0].title, *figure.legends[0].get_texts())]
+    assert drawn == [(name, False) for name in ("$run$ 実行", *names)]
 
 
 NINE = np.repeat([0, 1, 2], 3)

@@ -55,11 +55,13 @@ def rows(path: pathlib.Path) -> dict[tuple[str, int], dict]:
 
 
 @pytest.mark.parametrize("head", ["svm", "fine_tune"])
-def test_the_numbers_are_those_of_the_run(run, classes, head, tmp_path):
+def test_the_numbers_are_those_of_the_run(run, classes, head, tmp_path, capsys):
     """On the classes of its test split: those that it was trained on or chosen by are left out."""
     assert cli.main(["evaluate", f"--model={run / head}", f"--data_root={classes}", f"--out={tmp_path}", *FEW]) == 0
     expected, found = rows(run / "run" / "evaluation.json"), rows(tmp_path / "evaluation.json")
     assert set(found) == {(head, 1), (head, 2)}
+    assert f"Figure: {tmp_path / 'accuracy_test.png'}" in capsys.readouterr().out
+    assert (tmp_path / "accuracy_test.png").read_bytes().startswith(b"\x89PNG")
     for key, row in found.items():
         for what in ("mean", "standard_error", "settings", "num_tasks", "batchnorm", "adaptation", "fingerprint"):
             assert row[what] == expected[key][what], what
@@ -85,7 +87,9 @@ def test_features_are_measured_as_the_run_s(run, classes, tmp_path, capsys):
                              for folder in (run / "run", tmp_path))
     for name in ("r_fc", "r_hv", "variance_ratio"):
         np.testing.assert_allclose(found[name], expected[name], rtol=1e-5)
-    assert (tmp_path / "lda_test.png").is_file() and "Figure: " in capsys.readouterr().out
+    said = capsys.readouterr().out
+    for name in ("lda_test.png", "clustering_test.png"):
+        assert (tmp_path / name).is_file() and f"Figure: {tmp_path / name}" in said
 
 
 def test_features_are_computed_once(run, classes, tmp_path, monkeypatch):
@@ -224,6 +228,8 @@ def test_calibration_and_unknown_of_a_run_and_its_export(run, classes, tmp_path,
     card = json.loads((run / "svm" / "tf_unravel.json").read_text())["calibration"]
     assert card["prior_from"] == "one-shot tasks of the training classes" and len(card["similarities"]) == 100
     expected = rows(tmp_path / "run" / "evaluation.json")
+    for folder in (tmp_path / "run", tmp_path):
+        assert (folder / "reliability_test.png").read_bytes().startswith(b"\x89PNG")
     for key, row in rows(tmp_path / "evaluation.json").items():
         assert row["calibration"]["temperature"] == card["temperature"] != 0.1
         for when in ("before", "after"):

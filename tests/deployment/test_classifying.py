@@ -10,6 +10,7 @@ import shutil
 import numpy as np
 import pytest
 import tensorflow as tf
+from matplotlib.figure import Figure
 from PIL import Image
 
 from tests.data.test_hostile_files import png
@@ -85,7 +86,7 @@ def test_table_csv_and_json_say_the_same(classified):
         assert line.split() == [answer.file, row["class"], f"{ordered[0]:.3f}", f"{ordered[0] - ordered[1]:.3f}"]
     assert "11 images, prototypes, normalize False; labelled images: ape 1, bee 2, cat 3." in table
     assert "9 of 9 images in folders named after a class are given that class (100.0 %)." in table
-    for name in ("classification.csv", "classification.json", "contact_sheet.png"):
+    for name in ("classification.csv", "classification.json", "contact_sheet.png", "confusion.png"):
         assert f"Written: {out / name}" in table and (out / name).is_file()
 
 
@@ -145,13 +146,29 @@ def test_a_call_without_a_figure_leaves_no_sheet_of_another_question(place, tmp_
     assert len(deployment.classify(*asked).written) == 2 and not (tmp_path / "contact_sheet.png").exists()
 
 
-def test_a_picture_that_is_called_as_a_sheet_stays_and_is_classified(place, tmp_path):
-    save(PICTURES[0, 5], tmp_path / "contact_sheet.png")
+@pytest.mark.parametrize("name", ["contact_sheet.png", "confusion.png"])
+def test_a_picture_that_is_called_as_a_sheet_stays_and_is_classified(place, tmp_path, name):
+    save(PICTURES[0, 5], tmp_path / name)
     found = deployment.classify(place / "model", tmp_path, place / "photos", tmp_path)
-    assert [answer.file for answer in found.answers] == ["contact_sheet.png"]
-    with pytest.raises(ValueError, match="over a file that is none; choose another --out. Received: .*sheet.png"):
+    assert [answer.file for answer in found.answers] == [name]
+    with pytest.raises(ValueError, match=f"over a file that is none; choose another --out. Received: .*{name}"):
         deployment.classify(place / "model", tmp_path, place / "photos", tmp_path, figure=True)
-    assert (tmp_path / "contact_sheet.png").stat().st_size < 2000
+    assert (tmp_path / name).stat().st_size < 2000
+
+
+def test_pictures_of_an_earlier_call_are_no_queries_and_go(place, tmp_path):
+    """Also a contact sheet that an earlier version wrote."""
+    shutil.copytree(place / "more", tmp_path / "queries")
+    asked = (place / "model", tmp_path / "queries", place / "photos", tmp_path / "queries")
+    for figure in (True, True, False):
+        found = deployment.classify(*asked, figure=figure)
+        assert len(found.answers) == 11 and (len(found.written) == 4) == figure
+    assert not {"contact_sheet.png", "confusion.png"} & {path.name for path in (tmp_path / "queries").iterdir()}
+    Figure(figsize=(1, 1)).savefig(tmp_path / "queries" / "contact_sheet.png",
+                                   metadata={"Software": "tf_unravel contact sheet"})
+    assert len(deployment.classify(*asked).answers) == 11
+    loose = deployment.classify(place / "model", place / "more" / "loose", place / "photos", tmp_path, figure=True)
+    assert not loose.told and not (tmp_path / "confusion.png").exists()
 
 
 def test_queries_that_are_labelled_or_not_read_are_said(place, tmp_path):

@@ -25,7 +25,28 @@ def test_the_error_is_the_mean_gap_over_bins():
     assert found.error == pytest.approx(expected) and expected > 0.1
     assert (found.confidence, found.accuracy) == pytest.approx((confidence.mean(), right.mean()))
     certain = evaluation.reliability(np.eye(2), np.array([0, 0]))  # a probability of 1 is in the last bin
-    assert certain == evaluation.Reliability(0.5, 1.0, 0.5)
+    none = (0,) * 14
+    assert certain == evaluation.Reliability(0.5, 1.0, 0.5, (*none, 2), (*none, 1.0), (*none, 0.5))
+
+
+def test_bins_hold_what_a_loop_over_queries_puts_there():
+    rng = np.random.default_rng(1)
+    probabilities, labels = rng.dirichlet(np.ones(5), size=400), rng.integers(5, size=400)
+    counts, confidences, accuracies = np.zeros(10, int), np.zeros(10), np.zeros(10)
+    for row, label in zip(probabilities, labels, strict=True):
+        for number in range(10):
+            if number / 10 <= row.max() < (number + 1) / 10:
+                counts[number] += 1
+                confidences[number] += row.max()
+                accuracies[number] += row.argmax() == label
+    for number in range(10):
+        if counts[number]:
+            confidences[number] /= counts[number]
+            accuracies[number] /= counts[number]
+    found = evaluation.reliability(probabilities, labels, bins=10)
+    assert list(found.counts) == counts.tolist() and not counts.all() and counts.sum() == 400
+    np.testing.assert_allclose(found.confidences, confidences)
+    np.testing.assert_allclose(found.accuracies, accuracies)
 
 
 def test_auroc_counts_ties_half():

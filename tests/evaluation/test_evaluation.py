@@ -372,3 +372,36 @@ def test_batches_are_not_drawn_of_what_is_no_split():
 def test_heads_in_a_list_need_different_names():
     with pytest.raises(ValueError, match=r"\['ridge', 'ridge'\]"):
         evaluate_heads(make_features(make_split()), [Ridge(), Ridge(l2=1.0)], make_split())
+
+
+@pytest.mark.parametrize("head", [Prototypes(), RidgeOnFeatures()])
+def test_classes_taken_for_each_other_are_counted_where_they_met(head, monkeypatch):
+    """Against loops over tasks and queries; the tasks do not fill the last block."""
+    split = make_split(classes=6)
+    features = make_features(split)
+    monkeypatch.setattr(accuracy_module, "feature_tasks_per_block", lambda *_: 16)
+    monkeypatch.setattr(TaskProducts, "tasks_per_block", lambda *_: 16)
+    monkeypatch.setattr(GramProducts, "tasks_per_block", lambda *_: 16)
+    found = evaluate_heads(features, {"head": head}, split, 3, (2,), 4, 70, seed=5)["head"][2].confusion
+    answered, met = np.zeros((2, 6, 6), int)
+    for support, query in zip(*TaskSampler(split, 3, 2, 4, 5).indices(0, 70), strict=True):
+        classes = split.class_ids[support[::2]]
+        labels = np.repeat(np.arange(3), 2).astype(np.int32)
+        logits = head(features[support][None], labels[None], features[query][None], 3)
+        for image, answer in zip(query, np.argmax(logits[0], axis=-1), strict=True):
+            answered[split.class_ids[image], classes[answer]] += 1
+            for other in classes:
+                met[split.class_ids[image], other] += 1
+    np.testing.assert_array_equal(found.answered, answered)
+    np.testing.assert_array_equal(found.met, met)
+    assert answered.sum() == 70 * 12 and met.min() > 0
+    rates = {(a, b): (answered[a, b] + answered[b, a]) / (met[a, b] + met[b, a])
+             for b in range(6) for a in range(b) if met[a, b] >= 10 * 4}
+    expected = sorted((rate for rate in rates.values() if rate), reverse=True)[:4]
+    assert len(rates) < 15 and [rate for _, _, rate in found.most_mixed_up(4)] == pytest.approx(expected)
+    assert all(rate == rates[a, b] for a, b, rate in found.most_mixed_up())
+
+
+def test_classes_of_a_large_split_are_not_counted():
+    split = make_split(classes=201, images=3)
+    assert evaluate(make_features(split), Prototypes(), split, 2, 1, 2, 4).confusion is None

@@ -102,7 +102,9 @@ def test_events_that_find_no_room(tmp_path):
 
 
 @pytest.mark.parametrize(("command", "file"), [("evaluate", "results"), ("evaluate", "evaluation"),
-                                               ("measure", "measurement"), ("measure", "lda_test")])
+                                               ("evaluate", "accuracy_test"),
+                                               ("measure", "measurement"), ("measure", "clustering_test"),
+                                               ("measure", "lda_test")])
 def test_a_disk_that_is_full_when_results_are_written(copy, monkeypatch, capsys, command, file):
     before = (copy / "results.json").read_bytes()
     arguments = evaluating(copy) if command == "evaluate" else ["measure", f"--run_dir={copy}", "--pairs=50"]

@@ -30,13 +30,12 @@ from collections.abc import Mapping
 import keras
 import numpy as np
 import tensorflow as tf
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from tf_unravel.adaptation.fine_tune import FineTune
 from tf_unravel.adaptation.inner_loop import Start
 from tf_unravel.adaptation.network import Network, Weights
-from tf_unravel.analysis.plot_style import COLOURS, HATCHES, LINES
+from tf_unravel.analysis.plot_style import COLOURS, HATCHES, LINES, new_figure, plain
 from tf_unravel.data.class_images import ClassImages
 from tf_unravel.data.sampling.tasks import TaskSampler
 from tf_unravel.evaluation import IMAGE_TASKS_PER_BLOCK, task_blocks
@@ -125,8 +124,7 @@ def draw_distances(distances: Mapping[int, Mapping[str, np.ndarray]], bins: int 
     """
     if not distances or not all(distances.values()):
         raise ValueError("There is nothing to draw. Received: no distances.")
-    figure = Figure(figsize=(4.4 * len(distances) + 0.3, 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(4.4 * len(distances) + 0.3, 3.6)
     panels = figure.subplots(1, len(distances), squeeze=False)[0]
     for panel, (shots, networks) in zip(panels, distances.items(), strict=True):
         values = {name: np.asarray(travelled, np.float64) for name, travelled in networks.items()}
@@ -143,7 +141,7 @@ def draw_distances(distances: Mapping[int, Mapping[str, np.ndarray]], bins: int 
             clipped = np.clip(travelled, edges[0], edges[-1])
             panel.hist(clipped, **style, histtype="stepfilled", facecolor=colour, alpha=0.3, edgecolor="none")
             panel.hist(clipped, **style, histtype="stepfilled", facecolor="none", edgecolor=colour, linewidth=1.3,
-                       hatch=HATCHES[number % len(HATCHES)], label=f"{name} (median {_short(median)})")
+                       hatch=HATCHES[number % len(HATCHES)], label=f"{plain(name)} (median {_short(median)})")
         panel.set(title=f"{shots}-shot tasks", xlabel="filter-normalised distance travelled", xlim=edges[[0, -1]])
         top = panel.get_ylim()[1]
         for number, travelled in enumerate(values.values()):

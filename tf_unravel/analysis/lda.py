@@ -29,11 +29,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import scipy.linalg
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from sklearn.covariance import ledoit_wolf_shrinkage
 
-from tf_unravel.analysis.plot_style import COLOURS, MARKERS
+from tf_unravel.analysis.plot_style import COLOURS, MARKERS, new_figure, plain
 
 
 def choose_images(class_ids: np.ndarray, classes: int = 3, images: int = 100, seed: int = 0) -> np.ndarray:
@@ -168,8 +167,7 @@ def draw(
     """
     if not projections:
         raise ValueError("There is nothing to draw. Received: no projections.")
-    figure = Figure(figsize=(3.4 * len(projections), 3.7), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(3.4 * len(projections), 3.7)
     panels = figure.subplots(1, len(projections), squeeze=False)[0]
     for panel, (title, points) in zip(panels, projections.items(), strict=True):
         ids = np.asarray(class_ids[title] if isinstance(class_ids, Mapping) else class_ids)
@@ -183,9 +181,9 @@ def draw(
                 facecolors="none",
                 edgecolors=COLOURS[number % len(COLOURS)],
                 linewidths=0.9,
-                label=class_names[class_id] if class_names is not None else f"class {class_id}",
+                label=plain(class_names[class_id]) if class_names is not None else f"class {class_id}",
             )
-        panel.set(title=title, xlabel="first LDA component", aspect="equal", adjustable="datalim")
+        panel.set(title=plain(title), xlabel="first LDA component", aspect="equal", adjustable="datalim")
         panel.tick_params(labelsize="small")
         panel.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("second LDA component")

@@ -17,14 +17,16 @@ from typing import Any
 import numpy as np
 
 from tf_unravel import analysis, data, deployment, evaluation
+from tf_unravel.commands.figure_files import write_figures
 from tf_unravel.commands.reliability import Asked, measured, reliability_tables
 from tf_unravel.commands.reports import (
     TASKS,
     Tasks,
     accuracy_row,
     accuracy_table,
+    evaluation_figures,
+    measurement_figures,
     separation_table,
-    write_projections,
 )
 from tf_unravel.data.storage.cache import Create, cached_fill
 from tf_unravel.deployment.card import CARD, write_card
@@ -117,7 +119,8 @@ def _digest(model: pathlib.Path) -> str:
 def evaluate_models(question: Question, tasks: Tasks, asked: Asked | None = None) -> str:
     """The accuracy of exported models on few-shot tasks, each under its own head, and what is asked besides.
 
-    Writes evaluation.json into the folder of the question, and the accuracies into each model's card.
+    Writes evaluation.json and its figures, as `evaluate_runs` does, into the folder of the question, and the accuracies
+    into each model's card.
 
     Returns:
         The tables as text.
@@ -147,8 +150,10 @@ def evaluate_models(question: Question, tasks: Tasks, asked: Asked | None = None
                 for shots, accuracy in found.items()]
         _record(model, mine)
         rows += [{"run": name, **row} for row in mine]
-    write_json(pathlib.Path(question.out) / "evaluation.json", rows)
-    return accuracy_table(rows, tasks) + reliability_tables(rows)
+    out = pathlib.Path(question.out)
+    write_json(out / "evaluation.json", rows)
+    figures = write_figures(out, question.split, evaluation_figures(rows))
+    return accuracy_table(rows, tasks) + reliability_tables(rows) + figures
 
 
 def _record(model: deployment.Model, rows: Sequence[dict[str, Any]]) -> None:
@@ -159,7 +164,7 @@ def _record(model: deployment.Model, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def measure_models(question: Question, num_pairs: int = 10000, seed: int = 0) -> str:
-    """How the features of exported models cluster; writes measurement.json and lda_<split>.png.
+    """How the features of exported models cluster; writes measurement.json and its figures, as `measure_runs` does.
 
     Returns:
         The table as text.
@@ -178,5 +183,5 @@ def measure_models(question: Question, num_pairs: int = 10000, seed: int = 0) ->
         if (projected := projection(features, split, seed)) is not None:
             projections[name] = projected
     write_json(out / "measurement.json", rows)
-    return separation_table(rows, num_pairs, seed) + write_projections(
-        projections, split.class_names, out / f"lda_{question.split}.png")
+    figures = write_figures(out, question.split, measurement_figures(rows, projections, split))
+    return separation_table(rows, num_pairs, seed) + figures

@@ -5,15 +5,18 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from matplotlib.figure import Figure
+
 from tf_unravel import analysis, data, evaluation
+from tf_unravel.commands.figure_files import add_to_run, write_figures
+from tf_unravel.commands.plots import accuracy_figure, clustering_figure, mixed_up_figure, reliability_figure
 from tf_unravel.commands.reliability import Asked, measured, prior_of, reliability_tables
-from tf_unravel.files import write_bytes, write_json
+from tf_unravel.files import write_json
 from tf_unravel.heads import Head, Reads
 from tf_unravel.runs.config import OWN, heads_named, may_adapt
-from tf_unravel.runs.figures import Projections, figure_png, projection, projection_figure
+from tf_unravel.runs.figures import Projections, projection, projection_figure
 from tf_unravel.runs.finished_run import FinishedRun
 from tf_unravel.runs.folder import RunFolder, check_writable
-from tf_unravel.runs.logs import event_writer, log_figure
 from tf_unravel.text_table import text_table
 
 # What a row is about: one that agrees in these takes the place of an earlier one.
@@ -48,9 +51,10 @@ class Reading:
         """Where tables and figures over all runs go."""
         return pathlib.Path(self.out or self.run_dirs[0])
 
-    def section(self, name: str) -> str:
-        """Where results.json has what was found: apart for untrained weights, which replace no trained numbers."""
-        return f"{name}_initial" if self.checkpoint == "initial" else name
+    @property
+    def ending(self) -> str:
+        """Of names in a run's folder: apart for untrained weights, which replace no trained numbers or figures."""
+        return "_initial" if self.checkpoint == "initial" else ""
 
     @property
     def titles(self) -> list[str]:
@@ -81,7 +85,9 @@ class Tasks:
 def evaluate_runs(reading: Reading, head_names: Sequence[str], tasks: Tasks, asked: Asked | None = None) -> str:
     """Accuracy of every run under every head, and what is asked besides.
 
-    Adds to results.json of each run, which keeps what was evaluated before, and writes evaluation.json, this table.
+    Adds to results.json of each run, which keeps what was evaluated before, and writes evaluation.json, this table,
+    and its figures: accuracy_<split>.png, confusion_<split>.png (the pairs of classes that were mixed up most), and
+    reliability_<split>.png where calibration is asked for.
 
     Args:
         reading: the runs.
@@ -96,8 +102,9 @@ def evaluate_runs(reading: Reading, head_names: Sequence[str], tasks: Tasks, ask
         ConfigError: an unknown head, or a folder without a trained run.
         ValueError: tasks that the split cannot give; calibration of a head that adapts the network.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     for title, run, split in reading.runs(may_adapt(head_names)):
+        first = len(rows)
         chosen = heads_named(head_names, run.learner)
         for shots in tasks.shots:
             data.TaskSampler(split, tasks.ways, shots, tasks.queries, tasks.seed)  # refuses before minutes of features
@@ -116,20 +123,30 @@ def evaluate_runs(reading: Reading, head_names: Sequence[str], tasks: Tasks, ask
                 for name, by_shots in accuracies.items()
                 for shots, accuracy in by_shots.items()
             ]
-            run.folder.add_results(reading.section("evaluation"), mine, TASKS)  # kept if a later head fails
+            run.folder.add_results(f"evaluation{reading.ending}", mine, TASKS)  # kept if a later head fails
             rows += mine
+        add_to_run(run, reading.split, evaluation_figures(rows[first:]), reading.ending)
     write_json(reading.folder / "evaluation.json", rows)
-    return accuracy_table(rows, tasks) + reliability_tables(rows)
+    figures = write_figures(reading.folder, reading.split, evaluation_figures(rows))
+    return accuracy_table(rows, tasks) + reliability_tables(rows) + figures
+
+
+def evaluation_figures(rows: Sequence[dict[str, Any]]) -> dict[str, Figure | None]:
+    """What is drawn of the rows of evaluation.json, by name."""
+    return {"accuracy": accuracy_figure(rows), "confusion": mixed_up_figure(rows),
+            "reliability": reliability_figure(rows)}
 
 
 def accuracy_row(
     split: data.ClassImages, head: Head, shots: int, tasks: Tasks, accuracy: evaluation.Accuracy
 ) -> dict[str, Any]:
-    """An accuracy and what it was measured on, as JSON."""
+    """An accuracy, what it was measured on, and the pairs of classes that were mixed up most, as JSON."""
+    pairs = accuracy.confusion.most_mixed_up() if accuracy.confusion else []
     return {
         "split": split.name, "fingerprint": split.fingerprint, "head": head.title, "settings": head.settings(),
         "shots": shots, "ways": tasks.ways, "queries": tasks.queries, "seed": tasks.seed,
         **{name: getattr(accuracy, name) for name in _SAVED},
+        "mixed_up": [{"classes": [split.class_names[a], split.class_names[b]], "rate": rate} for a, b, rate in pairs],
     }
 
 
@@ -194,7 +211,7 @@ def measure_runs(reading: Reading, num_pairs: int = 10000, seed: int = 0) -> str
     """How features cluster.
 
     Adds to results.json of each run, which keeps what was measured before, and writes measurement.json, this table,
-    and lda_<split>.png.
+    and its figures: clustering_<split>.png and lda_<split>.png.
 
     Args:
         reading: the runs.
@@ -212,25 +229,22 @@ def measure_runs(reading: Reading, num_pairs: int = 10000, seed: int = 0) -> str
         rows.append({"run": title, "checkpoint": run.checkpoint, "checkpoint_step": run.step, "split": split.name,
                      "fingerprint": split.fingerprint, **dataclasses.asdict(measured),
                      "expected_r_hv": measured.expected_r_hv})
-        run.folder.add_results(reading.section("measurement"), rows[-1:], _PAIRS)
-        projected = projection(features, split, seed)
-        if projected is not None:
+        run.folder.add_results(f"measurement{reading.ending}", rows[-1:], _PAIRS)
+        if (projected := projection(features, split, seed)) is not None:
             projections[title] = projected
-            writer = event_writer(run.folder.tensorboard)
-            own = projection_figure({title: projected}, split.class_names)
-            png = log_figure(writer, f"{reading.split}/lda", own, run.step)
-            write_bytes(run.folder.figures / f"lda_{reading.split}.png", png)
+        own = {title: projections[title]} if title in projections else {}
+        add_to_run(run, reading.split, measurement_figures(rows[-1:], own, split), reading.ending)
     write_json(reading.folder / "measurement.json", rows)
-    figure = write_projections(projections, split.class_names, reading.folder / f"lda_{reading.split}.png")
-    return separation_table(rows, num_pairs, seed) + figure
+    figures = write_figures(reading.folder, reading.split, measurement_figures(rows, projections, split))
+    return separation_table(rows, num_pairs, seed) + figures
 
 
-def write_projections(projections: Projections, class_names: tuple[str, ...], path: pathlib.Path) -> str:
-    """Writes projections side by side, where there are any, and returns the line that says so."""
-    if not projections:
-        return ""
-    write_bytes(path, figure_png(projection_figure(projections, class_names)))
-    return f"\nFigure: {path}"
+def measurement_figures(
+    rows: Sequence[dict[str, Any]], projections: Projections, split: data.ClassImages
+) -> dict[str, Figure | None]:
+    """What is drawn of the rows of measurement.json and of the projections, by name."""
+    lda = projection_figure(projections, split.class_names) if projections else None
+    return {"clustering": clustering_figure(rows), "lda": lda}
 
 
 def separation_table(rows: Sequence[dict[str, Any]], num_pairs: int, seed: int) -> str:

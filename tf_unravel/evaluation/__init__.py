@@ -18,10 +18,11 @@ from tf_unravel.evaluation.calibration import (
     fitted_prior,
     reliability,
 )
+from tf_unravel.evaluation.confusion import Confusion
 from tf_unravel.evaluation.features import Extractor, extract_features
 
 __all__ = [
-    "BINS", "IMAGE_TASKS_PER_BLOCK", "INDUCTIVE", "Accuracy", "CalibrationResult", "Extractor", "Reliability",
-    "UnknownResult", "evaluate", "evaluate_calibration", "evaluate_heads", "evaluate_unknown", "extract_features",
-    "fitted_prior", "reliability", "task_blocks",
+    "BINS", "IMAGE_TASKS_PER_BLOCK", "INDUCTIVE", "Accuracy", "CalibrationResult", "Confusion", "Extractor",
+    "Reliability", "UnknownResult", "evaluate", "evaluate_calibration", "evaluate_heads", "evaluate_unknown",
+    "extract_features", "fitted_prior", "reliability", "task_blocks",
 ]

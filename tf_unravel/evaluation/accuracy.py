@@ -37,6 +37,7 @@ from tf_unravel.adaptation.labels import labels_checked
 from tf_unravel.checks import shown
 from tf_unravel.data.class_images import ClassImages
 from tf_unravel.data.sampling.tasks import TaskSampler
+from tf_unravel.evaluation.confusion import MOST_CLASSES, Confusion
 from tf_unravel.evaluation.features import Extractor, check_backbone, extract_features
 from tf_unravel.evaluation.gram import (
     GramProducts,
@@ -51,7 +52,8 @@ from tf_unravel.heads import SVM, AnyHead, Head, Kernels, Linear, Prototypes, Re
 INDUCTIVE = PROTOCOLS["running"].said
 IMAGE_TASKS_PER_BLOCK = 16
 
-_Counts: TypeAlias = dict[str, tuple[tf.Tensor, tf.Tensor]]  # name of the head -> `_correct`
+_Answers: TypeAlias = dict[str, tuple[tf.Tensor, tf.Tensor]]  # name of the head -> `_answered`
+_Found: TypeAlias = tuple[np.ndarray, Confusion | None]  # per-task accuracies [num_tasks], and what was taken for what
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -66,6 +68,7 @@ class Accuracy:
         per_task: float64 [n], in the order of the tasks.
         batchnorm: how BatchNorm behaved when the features were computed.
         adaptation: how the backbone was adapted to each task; "" where it was not.
+        confusion: which classes were taken for each other; None of a split of many classes.
     """
 
     mean: float
@@ -75,13 +78,17 @@ class Accuracy:
     per_task: np.ndarray
     batchnorm: str = INDUCTIVE
     adaptation: str = ""
+    confusion: Confusion | None = None
 
     @classmethod
-    def of(cls, per_task: np.ndarray, batchnorm: str = INDUCTIVE, adaptation: str = "") -> Accuracy:
+    def of(
+        cls, per_task: np.ndarray, batchnorm: str = INDUCTIVE, adaptation: str = "", confusion: Confusion | None = None
+    ) -> Accuracy:
         """Summarises the accuracies of single tasks, [n] with n >= 2."""
         per_task = np.asarray(per_task, np.float64)
         error = float(per_task.std(ddof=1) / np.sqrt(len(per_task)))
-        return cls(float(per_task.mean()), error, 1.96 * error, len(per_task), per_task, batchnorm, adaptation)
+        mean, ci95 = float(per_task.mean()), 1.96 * error
+        return cls(mean, error, ci95, len(per_task), per_task, batchnorm, adaptation, confusion)
 
     @property
     def protocol(self) -> str:
@@ -182,8 +189,8 @@ def evaluate_heads(
     for name, head in on_images.items():
         protocol = head.said_of(backbone)
         for sampler in samplers:
-            per_task = _image_accuracies(name, head, backbone, split, sampler, num_tasks)
-            results[name][sampler.shots] = Accuracy.of(per_task, *protocol)
+            per_task, confusion = _image_accuracies(name, head, backbone, split, sampler, num_tasks)
+            results[name][sampler.shots] = Accuracy.of(per_task, *protocol, confusion=confusion)
     if not (on_features or on_products):
         return results
     features = split_features(backbone, split)
@@ -196,11 +203,11 @@ def evaluate_heads(
         worth_it = gram_is_worth_it(features, samplers, num_tasks, gram_bytes)
         products = GramProducts(features) if worth_it else TaskProducts(features)
     for sampler in samplers:
-        accuracies = _kernel_accuracies(on_products, products, sampler, num_tasks) if products is not None else {}
+        found = _kernel_accuracies(on_products, products, split, sampler, num_tasks) if products is not None else {}
         if on_features:
-            accuracies |= _feature_accuracies(on_features, features, sampler, num_tasks)
-        for name, per_task in accuracies.items():
-            results[name][sampler.shots] = Accuracy.of(per_task, batchnorm)
+            found |= _feature_accuracies(on_features, features, split, sampler, num_tasks)
+        for name, (per_task, confusion) in found.items():
+            results[name][sampler.shots] = Accuracy.of(per_task, batchnorm, confusion=confusion)
     return results
 
 
@@ -217,12 +224,13 @@ def split_features(backbone: Any, split: ClassImages) -> SplitFeatures:
 
 
 def _kernel_accuracies(
-    heads: Mapping[str, Head], products: GramProducts | TaskProducts, sampler: TaskSampler, num_tasks: int
-) -> dict[str, np.ndarray]:
-    """Returns the per-task accuracy [num_tasks] of every kernel head."""
+    heads: Mapping[str, Head], products: GramProducts | TaskProducts, split: ClassImages, sampler: TaskSampler,
+    num_tasks: int,
+) -> dict[str, _Found]:
+    """Returns what every kernel head reaches."""
     compiled = _compiled_heads if all(map(_is_value, heads.values())) else _compiled_heads.__wrapped__
-    count = compiled(tuple(heads.items()), sampler.ways, sampler.shots, sampler.queries, products.dimension)
-    return _accuracies(count, products, sampler, num_tasks, products.tasks_per_block(sampler))
+    answer = compiled(tuple(heads.items()), sampler.ways, sampler.shots, products.dimension)
+    return _accuracies(answer, products, split, sampler, num_tasks, products.tasks_per_block(sampler))
 
 
 def _is_value(head: Head) -> bool:
@@ -236,13 +244,13 @@ def _is_value(head: Head) -> bool:
 
 @functools.lru_cache(maxsize=32)
 def _compiled_heads(
-    heads: tuple[tuple[str, Head], ...], ways: int, shots: int, queries: int, dimension: int
-) -> Callable[[Products], _Counts]:
-    """Products -> name of the head -> `_correct`, as one graph; remembered, for the validation after every epoch."""
-    support_labels, query_labels = np.repeat(np.arange(ways), shots), np.repeat(np.arange(ways), queries)
+    heads: tuple[tuple[str, Head], ...], ways: int, shots: int, dimension: int
+) -> Callable[[Products], _Answers]:
+    """Products -> name of the head -> `_answered`, as one graph; remembered, for the validation after every epoch."""
+    support_labels = np.repeat(np.arange(ways), shots)
 
     @tf.function
-    def count(block: Products) -> _Counts:
+    def answer(block: Products) -> _Answers:
         centred = Kernels(block.support, block.cross, block.query_norms, dimension)
         shift = block.support_shift[:, None, :]  # [T, 1, S]
         raw = Kernels(
@@ -252,56 +260,56 @@ def _compiled_heads(
             dimension,
         )
         labels = tf.tile(tf.constant(support_labels, tf.int32)[None], (len(block.support), 1))  # [T, S]
-        counts = {}
+        answers = {}
         for name, head in heads:
             with labels_checked():
                 logits = head.logits(centred if head.translation_invariant else raw, labels, ways)
-            counts[name] = _correct(logits, query_labels)
-        return counts
+            answers[name] = _answered(logits)
+        return answers
 
-    return count
+    return answer
 
 
 def _feature_accuracies(
-    heads: Mapping[str, Head], features: SplitFeatures, sampler: TaskSampler, num_tasks: int
-) -> dict[str, np.ndarray]:
-    """Returns the per-task accuracy [num_tasks] of heads that want the features themselves."""
-    support_labels, query_labels = sampler.labels
+    heads: Mapping[str, Head], features: SplitFeatures, split: ClassImages, sampler: TaskSampler, num_tasks: int
+) -> dict[str, _Found]:
+    """Returns what heads reach that want the features themselves."""
+    support_labels, _ = sampler.labels
 
     @tf.function
-    def count(block: tuple[tf.Tensor, tf.Tensor]) -> _Counts:
+    def answer(block: tuple[tf.Tensor, tf.Tensor]) -> _Answers:
         support, query = block
         labels = tf.tile(support_labels[None], (len(support), 1))  # [T, S]
         with labels_checked():
             logits = {name: head(support, labels, query, sampler.ways) for name, head in heads.items()}
-        return {name: _correct(values, query_labels) for name, values in logits.items()}
+        return {name: _answered(values) for name, values in logits.items()}
 
     together = feature_tasks_per_block(sampler, features.values.shape[1])
-    return _accuracies(count, taken_from(features.values), sampler, num_tasks, together)
+    return _accuracies(answer, taken_from(features.values), split, sampler, num_tasks, together)
 
 
 def _image_accuracies(
     name: str, head: Head, backbone: keras.Model, split: ClassImages, sampler: TaskSampler, num_tasks: int
-) -> np.ndarray:
-    """Returns the per-task accuracy [num_tasks] of a head that adapts the backbone itself to each task's images."""
+) -> _Found:
+    """Returns what a head reaches that adapts the backbone itself to each task's images."""
     exported = isinstance(backbone, Extractor) and head is backbone.head
     if not exported and not callable(backbone):
         given = "an exported model" if isinstance(backbone, Extractor) else "features"
         raise ValueError(f"The head '{name}' adapts a backbone: give the keras.Model. Received: {given}.")
-    support_labels, query_labels = sampler.labels
+    support_labels, _ = sampler.labels
 
     together = min(num_tasks, IMAGE_TASKS_PER_BLOCK)
     done = 0
 
-    def count(block: tuple[tf.Tensor, tf.Tensor]) -> _Counts:
+    def answer(block: tuple[tf.Tensor, tf.Tensor]) -> _Answers:
         nonlocal done
         support, query = block
         labels = tf.tile(support_labels[None], (len(support), 1))  # [T, S]
         logits = head(backbone, support, labels, query, sampler.ways, first_task=done)
         done += len(support)
-        return {name: _correct(logits, query_labels)}
+        return {name: _answered(logits)}
 
-    return _accuracies(count, taken_from(split.images), sampler, num_tasks, together)[name]
+    return _accuracies(answer, taken_from(split.images), split, sampler, num_tasks, together)[name]
 
 
 def taken_from(values: np.ndarray) -> Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
@@ -309,28 +317,37 @@ def taken_from(values: np.ndarray) -> Callable[[np.ndarray, np.ndarray], tuple[n
     return lambda support, query: (values[support], values[query])
 
 
-def _correct(logits: tf.Tensor, query_labels: np.ndarray) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns (number of right queries [T], whether all logits are finite [])."""
-    right = tf.argmax(logits, axis=-1, output_type=tf.int32) == query_labels  # [T, WQ]
-    return tf.math.count_nonzero(right, axis=-1), tf.reduce_all(tf.math.is_finite(logits))
+def _answered(logits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns (label of each query int32 [T, WQ], whether all logits are finite [])."""
+    return tf.argmax(logits, axis=-1, output_type=tf.int32), tf.reduce_all(tf.math.is_finite(logits))
 
 
 def _accuracies(
-    count: Callable[[Any], _Counts],
+    answer: Callable[[Any], _Answers],
     load: Callable[[np.ndarray, np.ndarray], Any],
+    split: ClassImages,
     sampler: TaskSampler,
     num_tasks: int,
     together: int,
-) -> dict[str, np.ndarray]:
-    """Runs `count(load(support, query))` over all tasks, block by block."""
+) -> dict[str, _Found]:
+    """Runs `answer(load(support, query))` over all tasks, block by block."""
     right: dict[str, list[np.ndarray]] = {}
-    for _, block in task_blocks(load, sampler, num_tasks, together):
-        for name, (counts, finite) in count(block).items():
+    confusions: dict[str, Confusion] = {}
+    labels, counted = sampler.labels[1], split.num_classes <= MOST_CLASSES
+
+    def with_classes(support: np.ndarray, query: np.ndarray) -> tuple[Any, np.ndarray]:
+        return load(support, query), split.class_ids[support[:, :: sampler.shots]]  # [T, W]
+
+    for start, (block, classes) in task_blocks(with_classes, sampler, num_tasks, together):
+        for name, (labelled, finite) in answer(block).items():
             if not finite:
                 raise ValueError(f"A head must give finite logits. Received: NaN or infinity from the head '{name}'.")
-            right.setdefault(name, []).append(counts.numpy())
-    queries = len(sampler.labels[1])
-    return {name: np.concatenate(counts)[:num_tasks] / queries for name, counts in right.items()}
+            answers = labelled.numpy()[: num_tasks - start]
+            right.setdefault(name, []).append(np.count_nonzero(answers == labels, axis=1))
+            if counted:
+                confusion = confusions.setdefault(name, Confusion.of(split.num_classes, sampler.queries))
+                confusion.add(classes.numpy()[: num_tasks - start], answers)
+    return {name: (np.concatenate(counts) / len(labels), confusions.get(name)) for name, counts in right.items()}
 
 
 def task_blocks(

@@ -39,17 +39,23 @@ _TASKS_PER_BLOCK = 64
 
 @dataclasses.dataclass(frozen=True)
 class Reliability:
-    """Confidence against accuracy, each in [0, 1].
+    """Confidence against accuracy, each in [0, 1], over all queries and bin by bin.
 
     Attributes:
         error: the expected calibration error.
         confidence: mean of the largest probability.
         accuracy: of the class that has it.
+        counts: queries in each bin.
+        confidences: their mean confidence; 0 where a bin is empty.
+        accuracies: their accuracy; 0 where a bin is empty.
     """
 
     error: float
     confidence: float
     accuracy: float
+    counts: tuple[int, ...] = dataclasses.field(default=(), repr=False)
+    confidences: tuple[float, ...] = dataclasses.field(default=(), repr=False)
+    accuracies: tuple[float, ...] = dataclasses.field(default=(), repr=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +101,10 @@ def reliability(probabilities: np.ndarray, labels: np.ndarray, bins: int = BINS)
     correct = (probabilities.argmax(axis=-1) == labels).astype(np.float64)
     place = np.minimum((confidence * bins).astype(int), bins - 1)
     gaps = np.bincount(place, correct - confidence, minlength=bins)  # n_b (accuracy_b - confidence_b)
-    return Reliability(float(np.abs(gaps).sum() / len(labels)), float(confidence.mean()), float(correct.mean()))
+    counts = np.bincount(place, minlength=bins)
+    means = [np.bincount(place, values, minlength=bins) / np.maximum(counts, 1) for values in (confidence, correct)]
+    return Reliability(float(np.abs(gaps).sum() / len(labels)), float(confidence.mean()), float(correct.mean()),
+                       *(tuple(values.tolist()) for values in (counts, *means)))
 
 
 def evaluate_calibration(

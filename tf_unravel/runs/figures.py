@@ -1,6 +1,5 @@
-"""Figures that runs draw, and how they become files."""
+"""Figures that runs draw."""
 
-import io
 import logging
 from typing import TypeAlias
 
@@ -13,13 +12,6 @@ Projections: TypeAlias = dict[str, tuple[np.ndarray, np.ndarray]]
 """Title of an extractor -> the result of `projection`."""
 
 _log = logging.getLogger(__name__)
-
-
-def figure_png(figure: Figure) -> bytes:
-    """A matplotlib figure as the bytes of a PNG file."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    return buffer.getvalue()
 
 
 def projection(features: np.ndarray, split: data.ClassImages, seed: int = 0) -> tuple[np.ndarray, np.ndarray] | None:

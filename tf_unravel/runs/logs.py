@@ -12,8 +12,8 @@ import tensorflow as tf
 import tqdm
 from matplotlib.figure import Figure
 
+from tf_unravel.analysis.plot_style import figure_png
 from tf_unravel.files import NotWritten, write_text
-from tf_unravel.runs.figures import figure_png
 from tf_unravel.runs.folder import RunFolder
 
 

@@ -24,7 +24,9 @@ from matplotlib.figure import Figure
 from tf_unravel.adaptation.open_set import check_rate, is_unknown, lowest
 from tf_unravel.data.storage import decoding
 from tf_unravel.data.storage.digests import composed, printable
-from tf_unravel.deployment.classifying.contact_sheet import Neighbour, Query, contact_sheet, is_sheet, write_sheet
+from tf_unravel.deployment.classifying.confusion import confusion, confusion_figure
+from tf_unravel.deployment.classifying.contact_sheet import Neighbour, Query, contact_sheet
+from tf_unravel.deployment.classifying.pictures import is_picture, write_picture
 from tf_unravel.deployment.labelled_images import (
     BITS,
     Labelled,
@@ -42,7 +44,7 @@ _ON_A_SHEET = 48
 _LEFT_OUT = 10  # that the table names
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 UNKNOWN = "unknown"
-SHEET = "contact_sheet.png"
+SHEET, CONFUSION = "contact_sheet.png", "confusion.png"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,11 +126,10 @@ class Classification:
             unknown = sum(answer.unknown for answer in self.answers)
             lines.append(f"{unknown} of them are unknown: they look stranger than known images do but for "
                          f"{100 * self.unknown_rate:g} %. The probability is of the likeliest class nevertheless.")
-        told = [answer for answer in self.answers if answer.folder_class is not None]
-        if told:
-            right = sum(answer.answer == answer.folder_class for answer in told)
-            lines.append(f"{right} of {len(told)} images in folders named after a class are given that class "
-                         f"({100 * right / len(told):.1f} %).")
+        if self.told:
+            right = sum(answer.answer == answer.folder_class for answer in self.told)
+            lines.append(f"{right} of {len(self.told)} images in folders named after a class are given that class "
+                         f"({100 * right / len(self.told):.1f} %).")
         labelled = sum(answer.labelled for answer in self.answers)
         if labelled:
             lines.append(f"{labelled} of them are labelled images too: what is said of those says nothing of others.")
@@ -136,6 +137,11 @@ class Classification:
         if len(self.skipped) > _LEFT_OUT:
             lines.append(f"left out {len(self.skipped) - _LEFT_OUT} more, which classification.json names.")
         return "\n".join([*lines, *(f"Written: {path}" for path in self.written)])
+
+    @property
+    def told(self) -> list[Answer]:
+        """The answers to images in folders that are named after a class."""
+        return [answer for answer in self.answers if answer.folder_class is not None]
 
     def json_values(self) -> dict[str, Any]:
         """The same as JSON values."""
@@ -173,16 +179,17 @@ def classify(
     on_corrupt: str = "error",
     unknown: float | None = None,
 ) -> Classification:
-    """Classifies images; writes classification.csv and .json, and contact_sheet.png with `figure`.
+    """Classifies images; writes classification.csv and .json.
 
-    Those of an earlier call are replaced, and its contact sheet is removed where this one draws none.
+    With `figure` also contact_sheet.png, and confusion.png where folders are named after classes. Those of an earlier
+    call are replaced, and its pictures are removed where this one draws none.
 
     Args:
         model: folder of an exported model, one that you exported or trust (see `model`).
         query: folder of the images, searched to its depth, or one image.
         support: folder of labelled images, support/<class>/<file>; None for a model with its classes built in.
         out: folder for the results.
-        figure: draw the images beside their nearest labelled ones.
+        figure: draw the images beside their nearest labelled ones, and which classes are taken for which.
         on_corrupt: "error" raises for an image that cannot be read and names it, "skip" leaves it out.
         unknown: the rate of false alarms, such as 0.05, at which images are answered "unknown"; None for never.
 
@@ -191,17 +198,17 @@ def classify(
 
     Raises:
         ValueError: no such model, no images, ones that cannot be read, a support set too few or too many, labelled
-            images too few for `unknown`, a class of that name, somebody else's contact_sheet.png where ours would be.
+            images too few for `unknown`, a class of that name, somebody else's file where a picture would be.
 
     Example:
         >>> print(classify("model", "queries", "support"))  # doctest: +SKIP
     """
     loaded = Model(model)
-    root, sheet = pathlib.Path(query), pathlib.Path(out) / SHEET
-    _check_asked(loaded, support, sheet if figure else None)
-    drawn_before = os.path.realpath(sheet) if is_sheet(sheet) else None
+    root, pictures = pathlib.Path(query), [pathlib.Path(out) / name for name in (SHEET, CONFUSION)]
+    _check_asked(loaded, support, pictures if figure else ())
+    drawn_before = {os.path.realpath(path) for path in pictures if is_picture(path)}
     given = images_below(root)
-    paths = [path for path in given.images if os.path.realpath(path) != drawn_before]
+    paths = [path for path in given.images if os.path.realpath(path) not in drawn_before]
     known = None if support is None else read_labelled(support, loaded.card, on_corrupt)
     counts = _support_counts(loaded, known)
     if unknown is not None:
@@ -218,12 +225,16 @@ def classify(
     if not answers:
         raise ValueError(f"None of the {len(paths)} images to classify can be read. Received: {query}.")
     found = Classification(str(model), loaded.card["head"]["settings"], counts, answers, skipped, unknown_rate=unknown)
-    drawn = _figure(loaded, found, known, root, on_corrupt) if figure and known else None
+    drawn = {}
+    if figure and known:
+        drawn[SHEET] = _sheet(loaded, found, known, root, on_corrupt)
+        if found.told:
+            drawn[CONFUSION] = _confusion(found)
     return _written(found, pathlib.Path(out), drawn)
 
 
-def _check_asked(model: Model, support: Any, sheet: pathlib.Path | None) -> None:
-    """Refuses a support set too few or too many, and a sheet in place of a file that is none."""
+def _check_asked(model: Model, support: Any, pictures: Sequence[pathlib.Path]) -> None:
+    """Refuses a support set too few or too many, and a picture in place of a file that is none of ours."""
     baked = model.baked_classes
     if support is None and baked is None:
         raise ValueError("This model needs labelled images: give --support=images, with images/<class>/<file>. "
@@ -231,10 +242,12 @@ def _check_asked(model: Model, support: Any, sheet: pathlib.Path | None) -> None
     if support is not None and baked is not None:
         raise ValueError(f"This model has its classes built in ({', '.join(baked)}); leave --support out, or export "
                          f"one without --support. Received: support={support}.")
-    if sheet and sheet.exists() and not is_sheet(sheet):
-        raise ValueError(f"A contact sheet would be written over a file that is none; choose another --out. "
-                         f"Received: {sheet}.")
-    if sheet and baked is not None:
+    for path in pictures:
+        if path.exists() and not is_picture(path):
+            what = "contact sheet" if path.name == SHEET else "confusion matrix"
+            raise ValueError(f"A {what} would be written over a file that is none; choose another --out. "
+                             f"Received: {path}.")
+    if pictures and baked is not None:
         raise ValueError("A contact sheet shows labelled images, and a model with its classes built in does not "
                          "keep them; leave --figure out. Received: figure=True.")
 
@@ -291,7 +304,7 @@ def _answers(
     return answers
 
 
-def _figure(
+def _sheet(
     model: Model, found: Classification, known: Labelled, root: pathlib.Path, on_corrupt: str
 ) -> Figure:
     """The contact sheet: every image, or those of the smallest margins, with its nearest labelled images."""
@@ -313,14 +326,24 @@ def _figure(
     return contact_sheet(rows, known.class_names, title)
 
 
-def _written(found: Classification, out: pathlib.Path, drawn: Figure | None) -> Classification:
+def _confusion(found: Classification) -> Figure:
+    """Folders' classes against answers."""
+    told = found.told
+    right = sum(answer.answer == answer.folder_class for answer in told)
+    folders, answers = [str(answer.folder_class) for answer in told], [answer.answer for answer in told]
+    return confusion_figure(confusion(folders, answers, list(found.support)),
+                            f"{right} of {len(told)} images are given the class of their folder")
+
+
+def _written(found: Classification, out: pathlib.Path, drawn: Mapping[str, Figure]) -> Classification:
     """The same, once its files are written."""
     values = json.dumps(found.json_values(), indent=1, ensure_ascii=False) + "\n"
     for name, text in (("classification.csv", found.csv_text()), ("classification.json", values)):
         write_text(out / name, text)
-    if drawn is not None:
-        write_sheet(drawn, out / SHEET)
-    elif is_sheet(out / SHEET):
-        (out / SHEET).unlink()  # of another question
-    names = ["classification.csv", "classification.json", *([SHEET] if drawn is not None else [])]
+    for name in (SHEET, CONFUSION):
+        if name in drawn:
+            write_picture(drawn[name], out / name)
+        elif is_picture(out / name):
+            (out / name).unlink()  # of another question
+    names = ["classification.csv", "classification.json", *drawn]
     return dataclasses.replace(found, written=[str(out / name) for name in names])

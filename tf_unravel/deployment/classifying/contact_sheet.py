@@ -5,9 +5,7 @@ holds to be alike. A frame's colour is that of a class, and its name stands belo
 after another class than the one it was given, that is said below it too.
 """
 
-import pathlib
 import textwrap
-import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -17,13 +15,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from tf_unravel.analysis.plot_style import COLOURS
-from tf_unravel.files import write_atomically
+from tf_unravel.analysis.plot_style import COLOURS, short
 
 _GAP, _TEXT, _LINE = 0.12, 0.48, 0.11  # between images, below them, and of it a line, in widths of an image
 _INCHES = 1.15  # of an image
 _ROWS = 16  # before another block begins beside the first
-_MARK = "tf_unravel contact sheet"
 _LEGEND = (
     "In front, the class that an image was given, and its probability. Behind it the labelled images, their classes "
     "and distances. The colour of a frame is a class; 'folder' stands where an image's folder is named after another."
@@ -62,21 +58,6 @@ class Query(NamedTuple):
     probability: float
     neighbours: Sequence[Neighbour]
     folder_class: str | None = None
-
-
-def is_sheet(path: pathlib.Path) -> bool:
-    """Whether a file is a contact sheet that `write_sheet` wrote."""
-    if not path.is_file():
-        return False
-    with open(path, "rb") as file:
-        return _MARK.encode() in file.read(512)  # its first text, before the pixels
-
-
-def write_sheet(figure: Figure, path: pathlib.Path) -> None:
-    """Writes a contact sheet as PNG, whole or not at all."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a box is drawn for it
-        write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=120, metadata={"Software": _MARK}))
 
 
 def contact_sheet(queries: Sequence[Query], class_names: Sequence[str], title: str = "") -> Figure:
@@ -135,16 +116,10 @@ def _image(
     extent = (left, left + 1, top + height, top)
     panel.imshow(pixels, cmap="gray", vmin=0, vmax=255, extent=extent, aspect="auto", interpolation="nearest")
     panel.add_patch(Rectangle(corner, 1, height, fill=False, edgecolor=colour, linewidth=2))
-    _lines(panel, (left, top + height), [_short(text) for text in below])
+    _lines(panel, (left, top + height), [short(text) for text in below])
 
 
 def _lines(panel: Axes, corner: tuple[float, float], lines: Sequence[str]) -> None:
     left, top = corner
     for number, line in enumerate(lines, start=1):
         panel.text(left, top + 0.01 + _LINE * number, line, fontsize=6, va="baseline", parse_math=False)
-
-
-def _short(text: str, longest: int = 20) -> str:
-    """The end of a long name tells more than its beginning; on one line."""
-    text = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
-    return text if len(text) <= longest else "…" + text[1 - longest :]

@@ -30,10 +30,9 @@ import math
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from tf_unravel.analysis.plot_style import COLOURS, MARKERS
+from tf_unravel.analysis.plot_style import COLOURS, MARKERS, new_figure
 from tf_unravel.reproduction.theory.theorem import distance_at, variance_ratio_of
 
 
@@ -170,8 +169,7 @@ def draw_boundaries(high: Boundaries, low: Boundaries, lines: int = 12) -> Figur
     """
     if not 1 <= lines <= min(len(high.pairs), len(low.pairs)):
         raise ValueError(f"There must be a boundary for every line. Received: lines={lines}.")
-    figure = Figure(figsize=(7.8, 4.7), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(7.8, 4.7)
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
     reach = 1.08 * np.abs(np.concatenate([high.points, low.points])).max(axis=0)
     for panel, title, drawn in zip(panels, ("a) high", "b) low"), (high, low), strict=True):

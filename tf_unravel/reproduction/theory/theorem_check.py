@@ -12,10 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from tf_unravel.analysis.plot_style import COLOURS, LINES, MARKERS
+from tf_unravel.analysis.plot_style import COLOURS, LINES, MARKERS, new_figure
 from tf_unravel.reproduction.theory.theorem import (
     VACUOUS_FROM,
     Classes,
@@ -219,8 +218,7 @@ def draw_theorem(records: Sequence[Record]) -> Figure:
     low, high = min(r.ratio for r in records) / 1.3, max(r.ratio for r in records) * 1.3
     floor = 0.03 / max(r.draws for r in records)
     grid = np.geomspace(low, min(high, 0.999), 400)
-    figure = Figure(figsize=(3.6 * len(dimensions) + 0.4, 4.7), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(3.6 * len(dimensions) + 0.4, 4.7)
     panels = figure.subplots(1, len(dimensions), squeeze=False, sharex=True, sharey=True)[0]
     for panel, dimension in zip(panels, dimensions, strict=True):
         if high > VACUOUS_FROM:
