@@ -76,6 +76,7 @@ def test_the_card_records_them_once_for_each_question(run, classes, tmp_path):
         asked = ["evaluate", f"--model={tmp_path / 'model'}", f"--data_root={classes}", f"--out={tmp_path}", *FEW]
         assert cli.main([*asked, f"--shots={shots}"]) == 0
     assert [row["shots"] for row in json.loads(card.read_text())["accuracies"]] == [1, 2]
+    assert json.loads(card.read_text())["note"].startswith("These accuracies were measured")
     tu.deployment.load(tmp_path / "model")  # it is still a card
 
 

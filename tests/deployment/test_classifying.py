@@ -17,7 +17,7 @@ from tests.data.test_hostile_files import png
 from tests.deployment.models import network
 from tf_unravel import deployment, heads
 from tf_unravel.deployment.classifying import classify, contact_sheet
-from tf_unravel.deployment.classifying.classify import Answer, Classification
+from tf_unravel.deployment.classifying.classification import Answer, Classification
 
 
 def pictures():
@@ -75,12 +75,13 @@ def test_table_csv_and_json_say_the_same(classified):
     table = str(found)
     rows = list(csv.DictReader((out / "classification.csv").open(encoding="utf-8")))
     values = json.loads((out / "classification.json").read_text(encoding="utf-8"))
-    assert list(rows[0]) == ["file", "class", "probability", "margin"] and len(rows) == 11
+    assert list(rows[0]) == ["file", "class", "probability", "margin", "p_known"] and len(rows) == 11
     for row, picture, answer in zip(rows, values["pictures"], found.answers, strict=True):
         ordered = sorted(picture["probabilities"].values(), reverse=True)
         assert sum(ordered) == pytest.approx(1, abs=1e-6)
         assert float(row["probability"]) == pytest.approx(ordered[0], abs=1e-6) == pytest.approx(picture["probability"])
         assert float(row["margin"]) == pytest.approx(ordered[0] - ordered[1], abs=1e-6)
+        assert float(row["p_known"]) == pytest.approx(picture["p_known"], abs=1e-6)
         assert picture["probabilities"][row["class"]] == ordered[0] and row["class"] == picture["class"]
         line = next(line for line in table.splitlines() if line.startswith(answer.file))
         assert line.split() == [answer.file, row["class"], f"{ordered[0]:.3f}", f"{ordered[0] - ordered[1]:.3f}"]
@@ -92,11 +93,11 @@ def test_table_csv_and_json_say_the_same(classified):
 
 def test_the_csv_computes_nothing():
     """What begins like a formula is text in a spreadsheet, and numbers stay numbers; there is no mark at the start."""
-    files = ["=1+1.png", "+1.png", "-1.png", "@a.png", "\ta.png", "a=1.png"]
+    files = ["=1+1.png", "+1.png", "-1.png", "@a.png", "\ta.png", "a=1.png", "a\rb.png"]
     answers = [Answer(file, file, {"-ape": 0.75, "bee": 0.25}) for file in files]
     text = Classification("model", "ridge", {"-ape": 1, "bee": 1}, answers, {}).csv_text()
     rows = list(csv.DictReader(io.StringIO(text, newline="")))
-    assert [row["file"] for row in rows] == [*(f"'{file}" for file in files[:-1]), "a=1.png"]
+    assert [row["file"] for row in rows] == [*(f"'{file}" for file in files[:5]), "a=1.png", "a\ufffdb.png"]
     assert {(row["class"], row["probability"], row["margin"]) for row in rows} == {("'-ape", "0.750000", "0.500000")}
     assert text.startswith("file,")
 
@@ -107,6 +108,18 @@ def test_wrong_ones_count_against():
     text = str(Classification("model", "ridge", {"ape": 1, "bee": 1}, answers, {"q.png": "the file is empty"}))
     assert "1 of 2 images in folders named after a class are given that class (50.0 %)." in text
     assert text.endswith("left out q.png: the file is empty.")
+
+
+def test_unknown_ones_are_counted_apart():
+    sure = {"ape": 0.6, "bee": 0.4}
+    answers = [Answer("x", "ape/1", sure, "ape"), Answer("y", "bee/1", sure, "bee"),
+               Answer("z", "bee/2", sure, "bee", unknown=True), Answer("v", "v", sure, unknown=True),
+               Answer("w", "w", sure)]
+    text = str(Classification("model", "ridge", {f"class {i}": 5 for i in range(40)}, answers, {}, unknown_rate=0.2))
+    assert "5 images, ridge; labelled images: 40 classes, 5 each." in text
+    assert "2 of them are answered unknown, at a false-alarm rate of 20 %;" in text
+    assert ("1 of 3 images in folders named after a class are given that class (33.3 %), 1 are answered unknown, and 1 "
+            "another class; of the 2 other images, 1 are answered unknown.") in text
 
 
 def test_blocks_change_nothing_but_all_pictures_of_a_transductive_model_go_together(place, tmp_path, monkeypatch):
@@ -173,9 +186,9 @@ def test_pictures_of_an_earlier_call_are_no_queries_and_go(place, tmp_path):
 
 def test_queries_that_are_labelled_or_not_read_are_said(place, tmp_path):
     found = deployment.classify(place / "model", place / "photos", place / "photos", tmp_path / "a")
-    assert "6 of them are labelled images too" in str(found)
+    assert "6 of them are labelled images themselves" in str(found)
     others = deployment.classify(place / "model", place / "more", place / "photos", tmp_path / "b")
-    assert "labelled images too" not in str(others)
+    assert "labelled images themselves" not in str(others)
     shutil.copytree(place / "more", tmp_path / "more")
     (tmp_path / "more" / "ape" / "telephone.HEIC").write_bytes(b"x")
     found = deployment.classify(place / "model", tmp_path / "more", place / "photos", tmp_path / "c")
@@ -384,7 +397,7 @@ def test_images_of_no_class_are_unknown(crowd, tmp_path):
     found = deployment.classify(crowd / "model", crowd / "strange", crowd / "many", tmp_path, figure=True, unknown=0.05)
     given = {answer.file: answer.answer for answer in found.answers}
     assert given == {"known 0.png": "ape", "known 1.png": "bee", "noise.png": "unknown", "stripes.png": "unknown"}
-    assert "2 of them are unknown" in str(found)
+    assert "2 of them are answered unknown" in str(found)
     values = json.loads((tmp_path / "classification.json").read_text())
     assert values["unknown_rate"] == 0.05
     assert [row["class"] for row in values["pictures"]] == list(given.values())

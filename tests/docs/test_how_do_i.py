@@ -34,7 +34,7 @@ def test_every_answer_works(place, capsys):
     (_, layouts, arrays, split, one, unknown, sure, _, deployed, sent, svm, compared, tuned, _, _, plan) = printed
     assert "miniImageNet_category_split" in layouts and "[600 600]" in arrays
     assert [line.count("class ") for line in split.splitlines()] == [9, 3, 3]
-    assert "of them are unknown" in unknown and "ECE after, %" in sure
+    assert "of them are answered unknown" in unknown and "ECE after, %" in sure
     assert "red" in one and "b'blue' b'red'" in deployed
     (answer,) = json.loads(sent)["predictions"]
     assert answer["class_names"][int(np.argmax(answer["probabilities"]))] == "red"

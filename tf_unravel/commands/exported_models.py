@@ -29,7 +29,7 @@ from tf_unravel.commands.reports import (
     separation_table,
 )
 from tf_unravel.data.storage.cache import Create, cached_fill
-from tf_unravel.deployment.card import CARD, write_card
+from tf_unravel.deployment.card import CARD, note_of, write_card
 from tf_unravel.files import write_json
 from tf_unravel.heads import Reads
 from tf_unravel.runs.config import ConfigError
@@ -133,6 +133,9 @@ def evaluate_models(question: Question, tasks: Tasks, asked: Asked | None = None
     for name in question.models:
         model = deployment.load(name)
         split = question.images(model)
+        if model.card["class_names"]:
+            _log.warning("%s: its built-in classes have no part in this: every task draws labelled images of its own. "
+                         "tf-unravel classify --query=<folder of classes> counts right answers.", name)
         for shots in tasks.shots:
             data.TaskSampler(split, tasks.ways, shots, tasks.queries, tasks.seed)  # refuses before minutes of features
         on_images = model.head.reads is Reads.IMAGES
@@ -160,7 +163,7 @@ def _record(model: deployment.Model, rows: Sequence[dict[str, Any]]) -> None:
     """Adds accuracies to a model's card; a SavedModel of others is not written into."""
     if (model.path / CARD).is_file() and os.access(model.path / CARD, os.W_OK):
         measured = merged(model.card.get("accuracies") or [], rows, TASKS)
-        write_card(model.path / CARD, {**model.card, "accuracies": measured})
+        write_card(model.path / CARD, {**model.card, "accuracies": measured, "note": note_of(measured)})
 
 
 def measure_models(question: Question, num_pairs: int = 10000, seed: int = 0) -> str:

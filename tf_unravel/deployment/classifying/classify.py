@@ -7,10 +7,7 @@
 folder's own folders are named after classes, the images in them are counted as right or wrong.
 """
 
-import csv
 import dataclasses
-import io
-import itertools
 import json
 import math
 import os
@@ -24,6 +21,7 @@ from matplotlib.figure import Figure
 from tf_unravel.adaptation.open_set import check_rate, is_unknown, lowest
 from tf_unravel.data.storage import decoding
 from tf_unravel.data.storage.digests import composed, printable
+from tf_unravel.deployment.classifying.classification import UNKNOWN, Answer, Classification
 from tf_unravel.deployment.classifying.confusion import confusion, confusion_figure
 from tf_unravel.deployment.classifying.contact_sheet import Neighbour, Query, contact_sheet
 from tf_unravel.deployment.classifying.pictures import is_picture, write_picture
@@ -41,133 +39,7 @@ from tf_unravel.files import write_text
 _BLOCK = 256  # images of a call
 _NEIGHBOURS = 5
 _ON_A_SHEET = 48
-_LEFT_OUT = 10  # that the table names
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
-UNKNOWN = "unknown"
 SHEET, CONFUSION = "contact_sheet.png", "confusion.png"
-
-
-@dataclasses.dataclass(frozen=True)
-class Answer:
-    """What was said of one image.
-
-    Attributes:
-        path: of the file.
-        file: the same below the query folder, as text.
-        probabilities: class -> probability.
-        folder_class: the class that its folder is named after; None where it is named after none.
-        labelled: whether the same image is among the labelled ones.
-        p_known: the share of known images that look as strange or stranger; None of a model without it.
-        unknown: whether it is answered to be of none of the classes.
-    """
-
-    path: str
-    file: str
-    probabilities: Mapping[str, float]
-    folder_class: str | None = None
-    labelled: bool = False
-    p_known: float | None = None
-    unknown: bool = False
-
-    @property
-    def answer(self) -> str:
-        """The likeliest class, or "unknown"."""
-        return UNKNOWN if self.unknown else self.class_name
-
-    @property
-    def class_name(self) -> str:
-        """The likeliest class, the first of equals."""
-        return max(self.probabilities, key=self.probabilities.__getitem__)
-
-    @property
-    def probability(self) -> float:
-        """Its probability."""
-        return max(self.probabilities.values())
-
-    @property
-    def margin(self) -> float:
-        """The likeliest class's probability minus the second's."""
-        first, second = sorted(self.probabilities.values(), reverse=True)[:2]
-        return first - second
-
-
-@dataclasses.dataclass(frozen=True)
-class Classification:
-    """What was said of a folder of images; str() is the table.
-
-    Attributes:
-        model: the model's folder.
-        head: its settings.
-        support: class -> number of labelled images.
-        answers: one per image, sorted by file.
-        skipped: files that were left out, and why.
-        written: the files that hold the same.
-        unknown_rate: the rate of false alarms at which images are answered "unknown"; None where none is.
-    """
-
-    model: str
-    head: str
-    support: Mapping[str, int]
-    answers: Sequence[Answer]
-    skipped: Mapping[str, str]
-    written: Sequence[str] = ()
-    unknown_rate: float | None = None
-
-    def __str__(self) -> str:
-        rows = [("file", "class", "probability", "margin")]
-        rows += [(a.file, a.answer, f"{a.probability:.3f}", f"{a.margin:.3f}") for a in self.answers]
-        files, classes = (max(len(row[i]) for row in rows) for i in (0, 1))
-        lines = [f"{file:<{files}}  {name:<{classes}}  {p:>11}  {margin:>6}" for file, name, p, margin in rows]
-        lines.insert(1, "-" * len(lines[0]))
-        given = ", ".join(f"{name} {count}" for name, count in self.support.items())
-        count = f"{len(self.answers)} image{'' if len(self.answers) == 1 else 's'}"
-        lines.append(f"{count}, {self.head}; labelled images: {given}.")
-        if self.unknown_rate is not None:
-            unknown = sum(answer.unknown for answer in self.answers)
-            lines.append(f"{unknown} of them are unknown: they look stranger than known images do but for "
-                         f"{100 * self.unknown_rate:g} %. The probability is of the likeliest class nevertheless.")
-        if self.told:
-            right = sum(answer.answer == answer.folder_class for answer in self.told)
-            lines.append(f"{right} of {len(self.told)} images in folders named after a class are given that class "
-                         f"({100 * right / len(self.told):.1f} %).")
-        labelled = sum(answer.labelled for answer in self.answers)
-        if labelled:
-            lines.append(f"{labelled} of them are labelled images too: what is said of those says nothing of others.")
-        lines += [f"left out {file}: {reason}." for file, reason in itertools.islice(self.skipped.items(), _LEFT_OUT)]
-        if len(self.skipped) > _LEFT_OUT:
-            lines.append(f"left out {len(self.skipped) - _LEFT_OUT} more, which classification.json names.")
-        return "\n".join([*lines, *(f"Written: {path}" for path in self.written)])
-
-    @property
-    def told(self) -> list[Answer]:
-        """The answers to images in folders that are named after a class."""
-        return [answer for answer in self.answers if answer.folder_class is not None]
-
-    def json_values(self) -> dict[str, Any]:
-        """The same as JSON values."""
-        images = [
-            {"file": a.file, "class": a.answer, "p_known": a.p_known, "probability": a.probability, "margin": a.margin,
-             "folder_class": a.folder_class, "labelled": a.labelled, "probabilities": dict(a.probabilities)}
-            for a in self.answers
-        ]
-        return {"model": self.model, "head": self.head, "unknown_rate": self.unknown_rate,
-                "support": dict(self.support), "pictures": images, "skipped": dict(self.skipped)}
-
-    def csv_text(self) -> str:
-        """The table as CSV, UTF-8 without a mark at its beginning: csv and most other readers would take it for a part
-        of the first column's name. A file or class that begins like a formula has an apostrophe before it.
-        """
-        buffer = io.StringIO()
-        writer = csv.writer(buffer, lineterminator="\n")
-        writer.writerow(["file", "class", "probability", "margin"])
-        writer.writerows([_shown(a.file), _shown(a.answer), f"{a.probability:.6f}", f"{a.margin:.6f}"]
-                         for a in self.answers)
-        return buffer.getvalue()
-
-
-def _shown(text: str) -> str:
-    """A cell that a spreadsheet shows, where it would compute what looks like a formula."""
-    return f"'{text}" if text.startswith(_FORMULA) else text
 
 
 def classify(
