@@ -31,11 +31,12 @@ def test_every_answer_works(place, capsys):
         else:
             run_shell(text, *SMALL, *((FEW, "Validation.num_tasks = 50") if "demo_" in text else ()))
         printed.append(capsys.readouterr().out)
-    (_, layouts, arrays, split, one, unknown, sure, _, deployed, sent, svm, compared, tuned, _, _, plan) = printed
+    (_, layouts, arrays, split, one, unknown, sure, _, deployed, many, sent, svm, compared, tuned, _, _, plan) = printed
     assert "miniImageNet_category_split" in layouts and "[600 600]" in arrays
     assert [line.count("class ") for line in split.splitlines()] == [9, 3, 3]
     assert "of them are answered unknown" in unknown and "ECE after, %" in sure
     assert "red" in one and "b'blue' b'red'" in deployed
+    assert "labelled images: blue 2, red 2" in many
     (answer,) = json.loads(sent)["predictions"]
     assert answer["class_names"][int(np.argmax(answer["probabilities"]))] == "red"
     assert "running statistics" in svm and "points (95 %, 200 tasks)" in compared and "transductive" in tuned

@@ -35,6 +35,7 @@ from tf_unravel.heads import Reads
 from tf_unravel.runs.config import ConfigError
 from tf_unravel.runs.figures import Projections, projection
 from tf_unravel.runs.folder import check_writable
+from tf_unravel.runs.logs import progress_bar
 from tf_unravel.runs.records import merged
 
 _log = logging.getLogger(__name__)
@@ -97,11 +98,13 @@ def features_of(model: deployment.Model, split: data.ClassImages) -> np.ndarray:
     def fill(create: Create) -> None:
         size = 256
         features: np.ndarray | None = None
-        for start in range(0, len(split), size):
-            batch = evaluation.extract_features(model, split.images[start : start + size])
-            if features is None:
-                features = create("features", (len(split), batch.shape[1]), np.float32)
-            features[start : start + len(batch)] = batch
+        with progress_bar(0, len(split), "image", delay=5.0) as bar:
+            for start in range(0, len(split), size):
+                batch = evaluation.extract_features(model, split.images[start : start + size])
+                if features is None:
+                    features = create("features", (len(split), batch.shape[1]), np.float32)
+                features[start : start + len(batch)] = batch
+                bar.update(len(batch))
 
     return cached_fill(f"features/{_digest(model.path)}/{split.fingerprint}", fill)["features"]
 

@@ -114,7 +114,7 @@ class Logs(contextlib.AbstractContextManager["Logs"]):
                 raise
 
 
-def progress_bar(first_step: int, total: int) -> tqdm.tqdm:
-    """A bar over training steps on standard error; a line every 30 s where that is not a terminal."""
+def progress_bar(first: int, total: int, unit: str = "step", delay: float = 0.0) -> tqdm.tqdm:
+    """A bar on standard error, from `delay` seconds on; a line every 30 s where that is not a terminal."""
     interval = 0.5 if sys.stderr.isatty() else 30.0
-    return tqdm.tqdm(initial=first_step, total=total, unit="step", mininterval=interval, dynamic_ncols=True)
+    return tqdm.tqdm(initial=first, total=total, unit=unit, mininterval=interval, dynamic_ncols=True, delay=delay)
