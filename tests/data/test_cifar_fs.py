@@ -203,5 +203,5 @@ def test_from_folders(tmp_path, below):
 def test_nothing_found_lists_the_layouts(tmp_path):
     with pytest.raises(ValueError) as caught:
         load(tmp_path)
-    for part in (str(tmp_path), "cifar-100-python.tar.gz", "CIFAR_FS_", "cifar100/data/<class>", "leave root out"):
+    for part in (str(tmp_path), "cifar-100-python.tar.gz", "CIFAR_FS_", "cifar100/data/<class>", "it is downloaded"):
         assert part in str(caught.value)

@@ -203,10 +203,10 @@ def encoded(inputs):
 
 
 @pytest.mark.parametrize(("body", "message"), [
-    (b"", "no JSON"),
-    (b"{", "no JSON"),
-    (b"\xff\xfe", "no JSON"),
-    (b"[" * 100_000, "no JSON"),
+    (b"", "not JSON"),
+    (b"{", "not JSON"),
+    (b"\xff\xfe", "not JSON"),
+    (b"[" * 100_000, "not JSON"),
     (b'{"instances": [NaN]}', "must be finite"),
     (b'{"instances": [Infinity]}', "must be finite"),
     ([1, 2], "a JSON object"),
