@@ -1,10 +1,10 @@
 // Draws the answers, and what is said of them.
 
-import {able, effectiveRate, nameById, nameOf, nearest, ready, shown, state, support, taught, unanswered,
-  unsent} from "./state.js";
+import {able, effectiveRate, nameById, nameOf, nearest, ready, shown, state, taught, unanswered, unsent} from "./state.js";
 import {colour, element, find, keyed, many, percent} from "./view.js";
 
 const BARS = 5; // classes of an answer that have a bar
+const CLOSE = 0.2; // a lead that is said to be narrow
 
 export function drawAnswers(actions) {
   keyed(find("answers"), state.queries, (picture) => answerCard(picture, actions), updateAnswer);
@@ -30,9 +30,8 @@ function rateHint() {
   const rate = effectiveRate();
   if (!state.rate || !ready() || state.lowestRate === null) return "";
   if (rate === null) return "Unknown images can be told once a class has two images.";
-  if (rate <= state.rate) return "";
-  return `With ${many(support().length, "labelled image")} it is also said of ${percent(rate)} of known images; `
-    + "more labelled images make it rarer.";
+  return `Of images that do belong to a class, about ${percent(rate)} are called unknown too`
+    + `${rate > state.rate ? "; with more labelled images it can be rarer" : ""}.`;
 }
 
 function answerCard(picture, actions) {
@@ -42,9 +41,21 @@ function answerCard(picture, actions) {
   return element("li", {className: "answer"},
     element("img", {className: "asked", src: picture.url, alt: ""}),
     element("div", {className: "said"}, element("p", {className: "file quiet", textContent: picture.name}),
-      element("p", {className: "verdict"}), element("ul", {className: "bars"}),
-      element("div", {className: "near"})),
+      element("p", {className: "verdict"}), element("p", {className: "why quiet"}), element("ul", {className: "bars"}),
+      element("div", {className: "near"}), ...(state.model.classes ? [] : [labelAs(picture, actions)])),
     remove);
+}
+
+// A choice that makes an image one of a class's labelled images, such as one that was answered wrongly.
+function labelAs(picture, actions) {
+  const choice = element("select", {className: "label-as", autocomplete: "off", ariaLabel: `Class of ${picture.name}`});
+  choice.addEventListener("change", () => actions.label(picture, Number(choice.value)));
+  return choice;
+}
+
+function drawLabelAs(card) {
+  card.querySelector(".label-as")?.replaceChildren(element("option", {value: "", textContent: "It is …"}),
+    ...state.classes.map((one) => element("option", {value: one.id, textContent: nameOf(one)})));
 }
 
 function updateAnswer(card, picture) {
@@ -57,6 +68,8 @@ function updateAnswer(card, picture) {
   const verdict = picture.held ? "not sent" : !answer ? "…"
     : answer.unknown ? "unknown" : `${answer.name} ${percent(answer.probability)}`;
   card.querySelector(".verdict").textContent = verdict;
+  card.querySelector(".why").textContent = answer ? why(answer) : "";
+  drawLabelAs(card);
   const rest = (answer?.ranked.length ?? 0) - BARS;
   card.querySelector(".bars").replaceChildren(...(answer?.ranked ?? []).slice(0, BARS).map(bar),
     ...(rest > 0 ? [element("li", {className: "quiet", textContent: `and ${rest} more`})] : []));
@@ -67,11 +80,16 @@ function updateAnswer(card, picture) {
     element("figcaption", {textContent: nameById(classId)}))));
 }
 
-function bar({name, probability, place}) {
+// What an answer leaves open.
+function why({unknown, ranked: [first, second]}) {
+  if (unknown) return `Too unlike the labelled images; the closest class is ${first.name}.`;
+  return first.probability - second.probability < CLOSE ? `Or ${second.name}: the two are close.` : "";
+}
+
+function bar({name, probability, colour: number}) {
   const fill = element("span", {className: "fill"});
-  const ofClass = state.model.classes ? place : state.classes.indexOf(taught()[place]);
   fill.style.setProperty("--part", `${100 * probability}%`);
-  fill.style.setProperty("--class", colour(ofClass));
+  fill.style.setProperty("--class", colour(number));
   return element("li", {}, element("span", {className: "label", textContent: name, title: name}),
     element("span", {className: "track", ariaHidden: "true"}, fill),
     element("span", {className: "value", textContent: percent(probability)}));

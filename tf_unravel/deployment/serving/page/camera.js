@@ -5,8 +5,9 @@ import {find, element} from "./view.js";
 let taken = 0;
 let opened = 0; // times that the dialog was; it may be closed, and opened again, while the permission is asked for
 
-// Calls onFile with every picture that is taken.
-export function openCamera(onFile) {
+// Calls onFile with every picture that is taken; `what` of.
+export function openCamera(what, onFile) {
+  find("camera-title").textContent = `Camera: ${what}`;
   if (navigator.mediaDevices?.getUserMedia) return inDialog(onFile);
   const input = element("input", {type: "file", accept: "image/*"}); // not https and not this machine
   input.setAttribute("capture", "environment");

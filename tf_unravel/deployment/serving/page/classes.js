@@ -9,9 +9,11 @@ export function drawClasses(actions) {
   for (const id of ["add-class", "zip", "take-hint"]) find(id).hidden = Boolean(state.model.classes);
   if (state.model.classes) return drawBuiltIn();
   keyed(find("classes"), state.classes, (one) => classCard(one, actions), (card, one, place) => {
-    card.style.setProperty("--class", colour(place));
+    card.style.setProperty("--class", colour(one.colour));
     const input = card.querySelector("input[type=text]"), problem = nameProblem(one);
+    if (input.value !== one.name) input.value = one.name; // a folder gave it
     input.placeholder = `class ${place + 1}`;
+    input.setAttribute("aria-label", `Name of class ${place + 1}`);
     input.setAttribute("aria-invalid", Boolean(problem));
     card.querySelector(".name-problem").textContent = problem;
     card.querySelector(".count").textContent = many(one.pictures.length, "image");
@@ -28,17 +30,17 @@ function drawBuiltIn() {
 }
 
 function classCard(one, actions) {
-  const name = element("input", {type: "text", value: one.name, maxLength: 60, autocomplete: "off",
-    ariaLabel: "Name of the class"});
+  const name = element("input", {type: "text", value: one.name, maxLength: 60, autocomplete: "off"});
   name.addEventListener("input", () => actions.rename(one, name.value));
   const remove = element("button", {type: "button", className: "remove-class", textContent: "×",
     title: "Remove class"});
   remove.addEventListener("click", () => actions.removeClass(one));
   return element("article", {className: "class"},
-    element("div", {className: "head"}, name, element("span", {className: "count quiet"}), remove),
+    element("div", {className: "head"}, name, element("span", {className: "count quiet"})),
     element("p", {className: "name-problem", role: "status"}),
-    dropZone("Drop images", (files) => actions.teach(one, files), () => actions.camera(one)),
-    element("ul", {className: "thumbs", ariaLabel: "Labelled images"}));
+    dropZone((files) => actions.teach(one, files), () => actions.camera(one)),
+    element("ul", {className: "thumbs", ariaLabel: "Labelled images"}),
+    remove); // the last by keyboard, at the top by style: after a name come its images
 }
 
 function thumb(picture, remove) {
@@ -66,7 +68,7 @@ export function drawCheck(actions) {
     .sort((a, b) => b.looks.probability - a.looks.probability);
   find("check-line").textContent = state.refused ?? checkLine(judged, judged - doubts.length);
   const more = doubts.length - SUSPECTS;
-  find("more-suspects").textContent = more > 0 ? `and ${more} more, framed above` : "";
+  find("more-suspects").textContent = more > 0 ? `and ${more} more, framed below` : "";
   const named = doubts.slice(0, SUSPECTS).map((doubt) => ({...doubt, id: doubt.picture.id}));
   keyed(find("suspects"), named, suspect, (item, doubt) => updateSuspect(item, doubt, actions), find("check-line"));
 }
@@ -75,7 +77,8 @@ function checkLine(judged, right) {
   if (state.checked !== state.version) return "Checking the labelled images …";
   if (state.leftOut === null) return "This head adapts the network, and labelled images are not checked.";
   if (!judged) return "Give a class a second image, and the labelled images are checked against each other.";
-  return `${right} of ${judged} labelled images (${percent(right / judged)}) are recognised by the others.`;
+  return `Self-check: ${right} of ${judged} labelled images (${percent(right / judged)}) are given their own class when `
+    + "left out.";
 }
 
 function suspect({picture}) {

@@ -20,6 +20,7 @@ function draw() {
     drawAnswers(actions);
     drawHeld();
     announce();
+    scrollToNew();
   });
 }
 
@@ -57,7 +58,15 @@ const actions = {
     if (state.classes.includes(one)) one.pictures.push(picture);
     else forget(picture);
   }),
-  camera: (one) => openCamera((file) => actions.teach(one, [file])),
+  teachFolders(found) {
+    for (const folder of new Set(found.map((each) => each.folder))) {
+      const one = state.classes.find((each) => nameOf(each) === folder)
+        ?? state.classes.find((each) => !each.name.trim() && !each.pictures.length) ?? newClass();
+      one.name = folder;
+      actions.teach(one, found.filter((each) => each.folder === folder).map(({file}) => file));
+    }
+  },
+  camera: (one) => openCamera(nameOf(one), (file) => actions.teach(one, [file])),
   rename(one, name) {
     one.name = name;
     draw();
@@ -72,8 +81,17 @@ const actions = {
     else change();
   },
   removeClass(one) {
+    const lost = `Remove ${nameOf(one)} and its ${many(one.pictures.length, "image")}?`;
+    if (one.pictures.length && !window.confirm(lost)) return;
     state.classes.splice(state.classes.indexOf(one), 1);
     one.pictures.forEach(forget);
+    changeSupport();
+  },
+  label(picture, id) {
+    const one = state.classes.find((each) => each.id === id);
+    if (!one) return; // the line above the classes was chosen
+    state.queries.splice(state.queries.indexOf(picture), 1);
+    one.pictures.push(Object.assign(picture, {answer: null}));
     changeSupport();
   },
   move(one, other, picture) {
@@ -82,10 +100,22 @@ const actions = {
     changeSupport();
   },
 };
-const ask = (files) => take(files, (picture) => {
-  state.queries.push(picture);
-  if (state.model.transductive) supportChanged(); // the answers to the others depend on it
-});
+let scrollTo = null; // the first of the images that were added last, until its answer has been shown
+function ask(files) {
+  let first = null;
+  take(files, (picture) => {
+    state.queries.push(picture);
+    first ??= scrollTo = picture;
+    if (state.model.transductive) supportChanged(); // the answers to the others depend on it
+  });
+}
+
+function scrollToNew() {
+  const card = scrollTo?.answer && find("answers").querySelector(`[data-id="${scrollTo.id}"]`);
+  if (!card) return;
+  card.scrollIntoView({block: "nearest"});
+  scrollTo = null;
+}
 
 // Says new answers to those who listen: each of a few, of many how many there are.
 const announced = new WeakMap();
@@ -102,7 +132,7 @@ function announce() {
 }
 
 function takeDrops() {
-  const zoneOf = (event) => event.target.closest?.(".class, #ask") ?? (state.model.classes && find("ask"));
+  const zoneOf = (event) => (state.model.classes ? find("ask") : event.target.closest?.(".class, #ask, #teach"));
   for (const kind of ["dragover", "dragleave", "drop"]) {
     document.addEventListener(kind, (event) => {
       event.preventDefault(); // a file that misses would take the page's place
@@ -112,11 +142,13 @@ function takeDrops() {
   }
   document.addEventListener("drop", async (event) => {
     if (!event.dataTransfer.types.includes("Files")) return;
-    const zone = zoneOf(event), files = await droppedFiles(event.dataTransfer, showProblem);
-    const one = state.classes.find(({id}) => id === Number(zone?.dataset.id));
+    const zone = zoneOf(event), found = await droppedFiles(event.dataTransfer, showProblem);
+    const one = state.classes.find(({id}) => id === Number(zone?.dataset.id)), files = found.map(({file}) => file);
+    const inFolders = found.length && found.every(({folder}) => folder);
     if (!files.length) showProblem("Nothing was taken: there are no files in what was dropped.");
-    else if (one) actions.teach(one, files);
     else if (zone === find("ask")) ask(files);
+    else if (inFolders && (zone === find("teach") || (one && !one.name.trim()))) actions.teachFolders(found);
+    else if (one) actions.teach(one, files);
     else showProblem(`Not taken: ${many(files.length, "file")}. Drop images on a class, or on “Images to recognise”.`);
   });
 }
@@ -151,7 +183,7 @@ async function start() {
   state.model = await model();
   newClass();
   newClass();
-  find("ask-zone").append(dropZone("Drop images", ask, () => openCamera((file) => ask([file]))));
+  find("ask-zone").append(dropZone(ask, () => openCamera("images to recognise", (file) => ask([file]))));
   find("ask-zone").querySelector("input").setAttribute("aria-label", "Images to recognise");
   find("add-class").addEventListener("click", () => {
     newClass();

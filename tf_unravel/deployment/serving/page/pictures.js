@@ -76,10 +76,10 @@ function drawn(bitmap, side, type) {
     (blob) => (blob ? resolve(blob) : reject(new Error("an image cannot be drawn; it was left out."))), type, 0.93));
 }
 
-// The files of a drop, those in dropped folders too.
+// What is dropped, in folders or not: [{file, folder}], `folder` the name of the one that a file is in, or "".
 export async function droppedFiles(transfer, problem) {
   const entries = [...transfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
-  if (!entries.length) return [...transfer.files];
+  if (!entries.length) return [...transfer.files].map((file) => ({file, folder: ""}));
   const below = (entry) => filesBelow(entry, below).catch(() => {
     problem(`${entry.name} cannot be read; it was left out.`);
     return [];
@@ -88,7 +88,10 @@ export async function droppedFiles(transfer, problem) {
 }
 
 async function filesBelow(entry, below) {
-  if (entry.isFile) return [await new Promise((resolve, reject) => entry.file(resolve, reject))];
+  if (entry.isFile) {
+    const file = await new Promise((resolve, reject) => entry.file(resolve, reject));
+    return [{file, folder: entry.fullPath.split("/").at(-2) ?? ""}];
+  }
   const reader = entry.createReader(), found = [];
   for (;;) { // it gives a hundred at a time
     const some = await new Promise((resolve, reject) => reader.readEntries(resolve, reject));

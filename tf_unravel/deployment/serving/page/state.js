@@ -2,7 +2,7 @@
 
 export const state = {
   model: null,      // what /page/model says
-  classes: [],      // {id, name, pictures}
+  classes: [],      // {id, name, pictures, colour}
   queries: [],      // pictures
   rate: 0.05,       // false alarms accepted for `unknown`; 0 for never
   version: 1,       // of the labelled images: an answer of an earlier one is stale
@@ -14,11 +14,11 @@ export const state = {
   packing: false,   // whether the classifier is being made
 };
 
-let lastId = 0;
+let lastId = 0, lastColour = -1;
 export const newId = () => ++lastId;
 
 export function newClass(name = "") {
-  const made = {id: newId(), name, pictures: []};
+  const made = {id: newId(), name, pictures: [], colour: ++lastColour};
   state.classes.push(made);
   return made;
 }
@@ -73,18 +73,20 @@ export function nameProblem(one) {
 }
 
 // The rate at which `unknown` is answered, null for never: what was chosen, or the lowest that there can be.
-export function effectiveRate() {
-  const lowest = state.lowestRate;
+export function effectiveRate(lowest = state.lowestRate) {
   return state.rate === 0 || lowest === null || lowest >= 0.5 ? null : Math.max(state.rate, lowest);
 }
 
-// An answer as it is shown: {name, probability, unknown, ranked: [{name, probability, place}]}; null without one.
+// An answer as it is shown: {name, probability, unknown, ranked: [{name, probability, place, colour}]}; null without one.
 export function shown(picture) {
   if (!picture.answer) return null;
-  const {probabilities, pKnown, classIds} = picture.answer, names = classIds?.map(nameById) ?? state.model.classes;
-  const ranked = probabilities.map((probability, place) => ({name: names[place], probability, place}));
+  const {probabilities, pKnown, classIds, lowestRate} = picture.answer;
+  const names = classIds?.map(nameById) ?? state.model.classes;
+  const colourOf = (id) => state.classes.find((each) => each.id === id)?.colour ?? 0;
+  const ranked = probabilities.map((probability, place) => ({name: names[place], probability, place,
+    colour: classIds ? colourOf(classIds[place]) : place}));
   ranked.sort((a, b) => b.probability - a.probability || a.place - b.place);
-  const rate = effectiveRate();
+  const rate = effectiveRate(lowestRate); // of the labelled images that the answer is of
   const unknown = rate !== null && pKnown !== null && pKnown <= rate * (1 + 1e-6);
   return {name: unknown ? "unknown" : ranked[0].name, probability: ranked[0].probability, unknown, ranked, pKnown};
 }

@@ -7,7 +7,7 @@ const LINES = 5; // of problems
 const NAMED = 16; // images that were not taken
 export const find = (id) => document.getElementById(id);
 export const colour = (place) => `var(--class-${Math.max(0, place) % COLOURS})`;
-export const percent = (p) => (p > 0.995 && p < 1 ? "> 99\u00a0%" : `${Math.round(100 * p)}\u00a0%`);
+export const percent = (p) => (p > 0.995 && p < 1 ? ">\u00a099\u00a0%" : `${Math.round(100 * p)}\u00a0%`);
 export const many = (count, what) => `${count} ${what}${count === 1 ? "" : "s"}`;
 
 export function element(tag, properties = {}, ...children) {
@@ -38,13 +38,14 @@ export function keyed(list, things, make, update, home = null) {
   (focused.isConnected ? focused : heir).focus(); // what is moved in the document loses it too
 }
 
-export function dropZone(text, onFiles, onCamera) {
+export function dropZone(onFiles, onCamera) {
   const input = element("input", {type: "file", multiple: true, accept: "image/*", className: "visually-hidden"});
   input.addEventListener("change", () => {
     onFiles([...input.files]);
     input.value = ""; // the same file may be chosen again
   });
-  const words = element("span", {}, element("strong", {textContent: text}), " or choose files");
+  const words = element("span", {}, element("span", {className: "fine"}, element("strong", {textContent: "Drop images"}),
+    " or choose files"), element("strong", {className: "coarse", textContent: "Choose photos"}));
   const camera = element("button", {type: "button", className: "camera", textContent: "Camera"});
   camera.addEventListener("click", onCamera);
   return element("div", {className: "zone"}, element("label", {className: "drop"}, input, words), camera);

@@ -114,7 +114,7 @@ async function check() {
 }
 
 async function answers() {
-  const {version} = state, classIds = state.model.classes ? null : taught().map((one) => one.id);
+  const {version, lowestRate} = state, classIds = state.model.classes ? null : taught().map((one) => one.id);
   const given = state.model.classes ? {model: state.model.id} : await supportRequest();
   const read = (picture) => (state.model.reads === "features" ? picture.features.length : 1.4 * picture.file.size);
   const taken = (given.support ?? []).reduce((sum, each) => sum + each.b64.length + 10, 0);
@@ -125,6 +125,7 @@ async function answers() {
   const query = await Promise.all(asked.map(asRead));
   const found = await (await post("/page/answers", {...given, query})).json();
   asked.forEach((picture, i) => {
-    picture.answer = {version, classIds, probabilities: found.probabilities[i], pKnown: found.p_known?.[i] ?? null};
+    picture.answer = {version, classIds, lowestRate, probabilities: found.probabilities[i],
+      pKnown: found.p_known?.[i] ?? null};
   });
 }
