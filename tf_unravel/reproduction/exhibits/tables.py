@@ -95,8 +95,11 @@ def _meta_and_classical(scale: Scale, seeds: Sequence[int], shots: int, name: st
     for model, (method, network) in EXTRACTORS.items():
         runs = [scale.run(scale.home_beside, method, network, seed) for seed in seeds]
         for label, head in HEADS.items():
-            tuned = head == "fine_tune"
-            numbers = _fine_tuned(scale, runs, shots) if tuned else _percent(scale, runs, head, shots)
+            if head == "fine_tune":
+                others = [other for other, role in EXTRACTORS.values() if role == network]
+                numbers = _fine_tuned(scale, _of_common_seeds(scale, runs, others, network), shots)
+            else:
+                numbers = _percent(scale, runs, head, shots)
             cells[model, label] = Cell((model, _label(scale, network)), (label,), printed[model, label], numbers)
     comparisons = tuple(
         Comparison(f"{family}, {label}", cells[f"{family}-M", label], cells[f"{family}-C", label])
@@ -117,6 +120,17 @@ def _meta_and_classical(scale: Scale, seeds: Sequence[int], shots: int, name: st
     claim = Claim(f"meta beats classical, {shots}-shot", text, comparisons, section)
     return Exhibit(name, title, _measurable(cells.values()), (claim,), (*notes, *_elsewhere(scale)),
                    printed_on=_printed_on(scale))
+
+
+def _of_common_seeds(
+    scale: Scale, runs: Iterable[RunName | None], others: Iterable[str], network: str
+) -> list[RunName]:
+    """The runs whose seed all of some methods are trained with, of those that the scale has: to fine-tune the others
+    takes half an hour each, and there would be nothing to compare them with.
+    """
+    there = [method for method in others if f"{method}@{network}" in scale.runs]
+    return [run for run in runs if run is not None
+            and all(scale.run(scale.home_beside, method, network, run.seed) for method in there)]
 
 
 def _on_cifar_fs(shots: int) -> tuple[Comparison, ...]:
@@ -279,7 +293,9 @@ def table5(scale: Scale, seeds: Sequence[int]) -> Exhibit:
     cells: dict[Key, Cell] = {}
     for framework, methods in frameworks.items():
         for shots, method in zip(SHOTS, methods, strict=True):
-            runs = [scale.run(scale.home_beside, method, "conv4", seed) for seed in seeds]
+            others = [each[SHOTS.index(shots)] for each in frameworks.values()]
+            found = (scale.run(scale.home_beside, method, "conv4", seed) for seed in seeds)
+            runs = _of_common_seeds(scale, found, others, "conv4")
             head, bindings = ("fine_tune", scale.reptile_loop) if method == "classical" else ("own", ())
             numbers = _percent(scale, runs, head, shots, bindings)
             row = (framework, _label(scale, "conv4"))
