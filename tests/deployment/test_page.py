@@ -470,6 +470,7 @@ def test_an_answer_that_is_wrong_is_put_right_where_it_stands(opened, address):
 def test_a_class_is_removed_after_a_question(opened, address):
     page = opened(address)
     taught(page)
+    expect(page.locator(".count")).to_have_text([f"{SHOTS} images"] * 3)  # all of them have been read
     asked = []
     page.once("dialog", lambda dialog: (asked.append(dialog.message), dialog.dismiss()))
     page.get_by_role("button", name="Remove blue", exact=True).click()
