@@ -451,6 +451,7 @@ def test_unknown_stays_while_it_is_asked_again(opened, address):
     page.locator(".class").first.locator("input[type=file]").set_input_files(
         [given(f"more {i}.png", file) for i, file in enumerate(SUPPORT["red"][2:])])
     until(page, lambda: waiting)
+    expect(page.locator("#check-line")).to_have_text(re.compile(r"of ([7-9]|1\d) "))  # drawn since
     expect(page.locator(".answer.stale .verdict")).to_have_text("unknown")
     waiting[0].continue_()
     assert verdicts(page, 1) == {"checks.png": "unknown"}
