@@ -37,7 +37,7 @@ def refuse_negative(owner: str, **values: Any) -> None:
 
 
 def refuse_below(least: int, owner: str, **counts: Any) -> None:
-    """Refuses what is no whole number from `least` on; None is for the default and passes.
+    """Raises ValueError unless every count is a whole number of at least `least`, or None for the default.
 
     Args:
         least: the smallest count that makes sense.

@@ -173,9 +173,22 @@ def test_a_pretrained_network_is_exported_and_judged_without_training(tmp_path, 
     assert cli.main(asked) == 0
     assert "16x16, 6 features; ridge, l2 3" in capsys.readouterr().out
     assert tu.deployment.load(tmp_path / "model").head == tu.heads.Ridge(l2=3.0)
+    card = json.loads((tmp_path / "model" / "tf_unravel.json").read_text())
+    assert card["trained"] == {"backbone": "net.keras", "weights": "its own"}
     assert cli.main(["evaluate", f"--model={tmp_path / 'model'}", f"--data_root={classes}", f"--out={tmp_path}",
                      *FEW]) == 0
     assert "ridge" in capsys.readouterr().out
+
+
+def test_built_in_classes_are_said_to_have_no_part(tmp_path, classes, caplog):
+    keras.utils.set_random_seed(0)
+    layers = [keras.Input((16, 16, 3)), keras.layers.Conv2D(6, 3, strides=2), keras.layers.ReLU()]
+    keras.Sequential(layers, name="net").save(tmp_path / "net.keras")
+    assert cli.main(["export", f"--backbone={tmp_path / 'net.keras'}", "--head=prototypes", f"--support={classes}",
+                     f"--out={tmp_path / 'model'}"]) == 0
+    assert cli.main(["evaluate", f"--model={tmp_path / 'model'}", f"--data_root={classes}", f"--out={tmp_path}",
+                     *FEW]) == 0
+    assert "its built-in classes are not used" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -637,8 +637,12 @@ def test_a_proxy_that_takes_less_is_sent_less(opened, address):
             asked.continue_()
 
     page.route("**/page/features", limited)
+    first = held_back(page, "features")
     taught(page)
     ask(page, QUERIES)
+    expect(page.locator(".answer")).to_have_count(6)
+    expect(page.locator(".count")).to_have_text([f"{SHOTS} images"] * 3)  # all of them wait to be sent
+    first[0].continue_()
     verdicts(page, 6)
     assert max(sizes) > 3 and sizes[-1] <= 3
     expect(page.locator("#held")).to_be_hidden()

@@ -8,7 +8,7 @@ from tests.reproduction.fakes import SCALE, workspace
 from tf_unravel.files import write_json
 from tf_unravel.reproduction.exhibits import published
 from tf_unravel.reproduction.jobs import scales
-from tf_unravel.reproduction.jobs.measurements import Accuracy, Separation
+from tf_unravel.reproduction.jobs.measurements import Accuracy, Separation, Tuned
 from tf_unravel.reproduction.report import report
 
 PAPER = {exhibit.name: exhibit for exhibit in report.exhibits(scales.load("paper"), (0,))}
@@ -40,6 +40,17 @@ def test_table1_evaluates_each_extractor_under_each_head():
     assert adapted.measurement.head == "fine_tune" and adapted.measurement.shots == 5
     assert [trial.rate for trial in adapted.measurement.trials] == [0.003, 0.01, 0.03, 0.1]
     assert str(adapted.run) == "mini_imagenet/classical@r2d2/seed-0"
+
+
+def test_networks_are_fine_tuned_where_every_method_has_the_seed():
+    """At the scale cifar_fs classical training has six seeds and the meta-learners one; other heads cost little."""
+    scale = scales.load("cifar_fs")
+    for name in ("table1", "table5", "table6"):
+        (exhibit,) = report.exhibits(scale, scale.seeds, (name,))
+        wanted = [(run.seed, each) for run, each in exhibit.wanted() if run.training == "classical@resnet12"]
+        adapted = {seed for seed, each in wanted if isinstance(each, Tuned) or each.head == "fine_tune"}
+        assert adapted == {0}
+        assert {seed for seed, _ in wanted} == ({0} if name == "table5" else set(range(6)))
 
 
 def test_table3_evaluates_r2d2_by_its_own_ridge_and_the_others_by_an_svm():

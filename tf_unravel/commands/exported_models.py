@@ -137,8 +137,8 @@ def evaluate_models(question: Question, tasks: Tasks, asked: Asked | None = None
         model = deployment.load(name)
         split = question.images(model)
         if model.card["class_names"]:
-            _log.warning("%s: its built-in classes have no part in this: every task draws labelled images of its own. "
-                         "tf-unravel classify --query=<folder of classes> counts right answers.", name)
+            _log.warning("%s: its built-in classes are not used: every task draws its own labelled images. To count "
+                         "its right answers, use tf-unravel classify --query=<folder of classes>.", name)
         for shots in tasks.shots:
             data.TaskSampler(split, tasks.ways, shots, tasks.queries, tasks.seed)  # refuses before minutes of features
         on_images = model.head.reads is Reads.IMAGES

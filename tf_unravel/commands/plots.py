@@ -25,8 +25,6 @@ _ACROSS = 6  # panels side by side
 _SMALL = 8.5  # points
 _FEW = 0.005  # of the queries: no line goes to a bin with fewer
 _PAIRS = 10  # of classes, in a panel
-
-
 _BARS = ("Bars: share of queries in each bin, grey after calibration, dashed before. Points grow with it; lines join "
          f"bins with {100 * _FEW:g} % or more. Dotted: accuracy = confidence.")
 

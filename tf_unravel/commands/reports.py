@@ -159,7 +159,7 @@ def _by_cost(heads: Mapping[str, Head]) -> Iterator[dict[str, Head]]:
 
 
 def accuracy_table(rows: Sequence[dict[str, Any]], tasks: Tasks) -> str:
-    """One line a run and head, one column a number of shots."""
+    """One line per run and head, one column per number of shots."""
     cells: dict[tuple[str, str], list[str]] = {}
     for row in rows:
         cells.setdefault((row["run"], row["head"]), []).append(

@@ -125,8 +125,9 @@ def _meta_and_classical(scale: Scale, seeds: Sequence[int], shots: int, name: st
 def _of_common_seeds(
     scale: Scale, runs: Iterable[RunName | None], others: Iterable[str], network: str
 ) -> list[RunName]:
-    """The runs whose seed all of some methods are trained with, of those that the scale has: to fine-tune the others
-    takes half an hour each, and there would be nothing to compare them with.
+    """The runs with a seed that every method in `others` is trained with; methods that the scale lacks do not count.
+
+    Fine-tuning a run takes half an hour, and without the others there is nothing to compare it with.
     """
     there = [method for method in others if f"{method}@{network}" in scale.runs]
     return [run for run in runs if run is not None

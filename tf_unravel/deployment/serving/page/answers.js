@@ -1,6 +1,7 @@
 // Draws the answers, and what is said of them.
 
-import {able, effectiveRate, nameById, nameOf, nearest, ready, shown, state, taught, unanswered, unsent} from "./state.js";
+import {able, effectiveRate, nameById, nameOf, nearest, ready, shown, state, taught, unanswered,
+  unsent} from "./state.js";
 import {colour, element, find, keyed, many, percent} from "./view.js";
 
 const BARS = 5; // classes of an answer that have a bar

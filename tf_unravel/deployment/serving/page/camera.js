@@ -5,7 +5,7 @@ import {find, element} from "./view.js";
 let taken = 0;
 let opened = 0; // times that the dialog was; it may be closed, and opened again, while the permission is asked for
 
-// Calls onFile with every picture that is taken; `what` of.
+// Calls onFile with every picture that is taken; `what` it is a picture of, for the title.
 export function openCamera(what, onFile) {
   find("camera-title").textContent = `Camera: ${what}`;
   if (navigator.mediaDevices?.getUserMedia) return inDialog(onFile);

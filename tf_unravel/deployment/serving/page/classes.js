@@ -77,8 +77,8 @@ function checkLine(judged, right) {
   if (state.checked !== state.version) return "Checking the labelled images …";
   if (state.leftOut === null) return "This head adapts the network, and labelled images are not checked.";
   if (!judged) return "Give a class a second image, and the labelled images are checked against each other.";
-  return `Self-check: ${right} of ${judged} labelled images (${percent(right / judged)}) are given their own class when `
-    + "left out.";
+  return `Self-check: ${right} of ${judged} labelled images (${percent(right / judged)}) are given their own class `
+    + "when left out.";
 }
 
 function suspect({picture}) {

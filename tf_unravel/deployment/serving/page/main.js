@@ -89,7 +89,7 @@ const actions = {
   },
   label(picture, id) {
     const one = state.classes.find((each) => each.id === id);
-    if (!one) return; // the line above the classes was chosen
+    if (!one) return; // “It is …” itself
     state.queries.splice(state.queries.indexOf(picture), 1);
     one.pictures.push(Object.assign(picture, {answer: null}));
     changeSupport();
@@ -149,7 +149,10 @@ function takeDrops() {
     else if (zone === find("ask")) ask(files);
     else if (inFolders && (zone === find("teach") || (one && !one.name.trim()))) actions.teachFolders(found);
     else if (one) actions.teach(one, files);
-    else showProblem(`Not taken: ${many(files.length, "file")}. Drop images on a class, or on “Images to recognise”.`);
+    else {
+      showProblem(`Not taken: ${many(files.length, "file")}. `
+        + "Drop images on a class, or on “Images to recognise”.");
+    }
   });
 }
 

@@ -77,7 +77,8 @@ export function effectiveRate(lowest = state.lowestRate) {
   return state.rate === 0 || lowest === null || lowest >= 0.5 ? null : Math.max(state.rate, lowest);
 }
 
-// An answer as it is shown: {name, probability, unknown, ranked: [{name, probability, place, colour}]}; null without one.
+// An answer as it is shown: {name, probability, unknown, pKnown, ranked: [{name, probability, place, colour}]}; null
+// without one.
 export function shown(picture) {
   if (!picture.answer) return null;
   const {probabilities, pKnown, classIds, lowestRate} = picture.answer;
