@@ -215,6 +215,9 @@ def test_csv_and_a_classifier_that_answers_as_the_page(downloaded):
     said = classifier.call("classify_encoded", {"image_bytes": files})
     shown = [[float(row[name]) for name in COLOURS] for row in rows]
     np.testing.assert_allclose(shown, said["probabilities"], atol=2e-6)
+    first, second = np.sort(said["probabilities"], axis=1)[:, ::-1].T[:2]
+    np.testing.assert_allclose([float(row["probability"]) for row in rows], first, atol=2e-6)
+    np.testing.assert_allclose([float(row["margin"]) for row in rows], first - second, atol=4e-6)
     np.testing.assert_allclose([float(row["p_known"]) for row in rows], said["p_known"], atol=2e-6)
 
 
